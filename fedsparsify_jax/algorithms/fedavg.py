@@ -1,0 +1,49 @@
+"""FedAvg: the dense baseline.
+
+McMahan, Moore, Ramage, Hampson and Aguera y Arcas, *Communication-Efficient Learning of
+Deep Networks from Decentralized Data*, AISTATS 2017, arXiv 1602.05629, algorithm 1.
+
+In round t, every client k of the cohort starts from the global model w and runs E local
+epochs of SGD on its n_k examples; then
+
+    w  <-  sum_k n_k w_k / sum_k n_k            (over the cohort)
+
+Deviations: none. (The paper's ``m = max(C N, 1)`` clients a round is
+``floor(participation * N)`` here, and selecting nobody is an error.)
+"""
+
+from typing import Unpack
+
+from fedsparsify_jax.aggregation import weighted_mean
+from fedsparsify_jax.hooks import Context, Method, Uploads, no_projection
+from fedsparsify_jax.rounds import EngineOptions, engine
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Masks, Variables
+
+
+def fedavg(
+    apply_fn: ApplyFn, **options: Unpack[EngineOptions]
+) -> FederatedAlgorithm:
+    """Builds FedAvg.
+
+    Args:
+      apply_fn: the model's forward pass.
+      **options: see `rounds.engine`.
+
+    Example:
+      >>> import jax
+      >>> from fedsparsify_jax import data, models
+      >>> digits = data.load("digits")
+      >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
+      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      >>> algorithm = fedavg(model.apply, local_epochs=1)
+      >>> state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
+      >>> state, info = jax.jit(algorithm.step)(jax.random.key(2), state, clients)
+      >>> int(state.round), float(info.sparsity)
+      (1, 0.0)
+    """
+
+    def aggregate(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
+        return weighted_mean(uploads.variables, uploads.weights), context.masks
+
+    method = Method(aggregate=aggregate, project=no_projection)
+    return engine(apply_fn, method, **options)

@@ -1,0 +1,77 @@
+"""From one training set and a partition to client-stacked data."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.types import ClientData, Examples
+
+
+def stack(examples: Examples, parts: Sequence[np.ndarray]) -> ClientData:
+    """Gathers every client's examples, padded with zeros to the largest client.
+
+    Args:
+      examples: x ``[n, ...]`` and y ``[n]``.
+      parts: one index array a client, of any sizes above zero.
+
+    Returns:
+      x ``[N, M, ...]`` in the dtype of ``examples``, y ``[N, M]`` and count ``[N]``.
+
+    Raises:
+      InputError: if there is no client, or one without examples.
+
+    Example:
+      >>> examples = Examples(np.arange(6).reshape(3, 2), np.array([0, 1, 2]))
+      >>> clients = stack(examples, [np.array([2]), np.array([0, 1])])
+      >>> clients.count.tolist(), clients.y.tolist()
+      ([1, 2], [[2, 0], [0, 1]])
+    """
+    if not len(parts):
+        raise InputError("a federation needs at least one client")
+    counts = np.array([len(part) for part in parts], np.int32)
+    if counts.min() == 0:
+        raise InputError(f"client {int(counts.argmin())} has no examples")
+    length = int(counts.max())
+    source_x, source_y = np.asarray(examples.x), np.asarray(examples.y)
+    x = np.zeros((len(parts), length, *source_x.shape[1:]), source_x.dtype)
+    y = np.zeros((len(parts), length, *source_y.shape[1:]), source_y.dtype)
+    for client, part in enumerate(parts):
+        x[client, : len(part)] = source_x[part]
+        y[client, : len(part)] = source_y[part]
+    return ClientData(jnp.asarray(x), jnp.asarray(y), jnp.asarray(counts))
+
+
+def class_table(
+    labels: np.ndarray, parts: Sequence[np.ndarray], *, max_rows: int = 20
+) -> str:
+    """A small text table: how many examples of each class every client holds.
+
+    Args:
+      labels: ``[n]`` integer classes.
+      parts: one index array a client.
+      max_rows: clients shown; the rest is counted in a last line.
+
+    Example:
+      >>> print(class_table(np.array([0, 1, 1]), [np.array([0, 1]), np.array([2])]))
+      client  0  1  total
+           0  1  1      2
+           1  0  1      1
+    """
+    labels = np.asarray(labels)
+    classes = int(labels.max()) + 1
+    head = ["client", *map(str, range(classes)), "total"]
+    rows = []
+    for client, part in enumerate(parts[:max_rows]):
+        counts = np.bincount(labels[part], minlength=classes)
+        rows.append([str(client), *map(str, counts), str(len(part))])
+    columns = zip(head, *rows, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [head, *rows]
+    ]
+    if len(parts) > max_rows:
+        lines.append(f"... and {len(parts) - max_rows} more clients")
+    return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""The IDX format of the MNIST family: big-endian header, then raw bytes.
+
+Header: two zero bytes, a type code, the number of dimensions, then each dimension as a
+32-bit unsigned integer. The MNIST family uses type 8, unsigned bytes.
+"""
+
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from fedsparsify_jax.errors import InputError
+
+_UNSIGNED_BYTE = 8
+
+
+def read_bytes(path: Path) -> bytes:
+    """The contents of a file, decompressed if its name ends in ``.gz``.
+
+    Raises:
+      InputError: if it cannot be read or its compression is damaged.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if path.suffix != ".gz":
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"{path} is truncated or not gzip ({error}): fetch the file again"
+        ) from error
+
+
+def parse_idx(contents: bytes, name: str) -> np.ndarray:
+    """Parses an IDX file of unsigned bytes.
+
+    Args:
+      contents: the (decompressed) file.
+      name: what to call it in errors.
+
+    Raises:
+      InputError: for anything but exactly such a file.
+
+    Example:
+      >>> header = bytes([0, 0, 8, 1]) + (3).to_bytes(4, "big")
+      >>> parse_idx(header + bytes([7, 8, 9]), "labels")
+      array([7, 8, 9], dtype=uint8)
+    """
+    if len(contents) < 4 or contents[:2] != b"\0\0":
+        raise InputError(f"{name} is not an IDX file: wrong magic number")
+    kind, rank = contents[2], contents[3]
+    if kind != _UNSIGNED_BYTE:
+        raise InputError(f"{name} has IDX type {kind}: expected 8, unsigned bytes")
+    start = 4 + 4 * rank
+    if len(contents) < start:
+        raise InputError(f"{name} is truncated inside its header: fetch it again")
+    shape = struct.unpack(f">{rank}I", contents[4:start])
+    expected, found = math.prod(shape), len(contents) - start
+    if found != expected:
+        state = "truncated" if found < expected else "too long"
+        raise InputError(
+            f"{name} is {state}: {found:,} bytes of data where its header says "
+            f"{expected:,}; fetch it again"
+        )
+    return np.frombuffer(contents, np.uint8, offset=start).reshape(shape)
+
+
+def check_sha256(contents: bytes, expected: str, name: str) -> None:
+    """Compares the SHA-256 of the decompressed contents.
+
+    Raises:
+      InputError: if they differ.
+    """
+    found = hashlib.sha256(contents).hexdigest()
+    if found != expected:
+        raise InputError(
+            f"{name} is corrupt or not the official file (SHA-256 {found[:12]}..., "
+            f"expected {expected[:12]}...): fetch it again"
+        )

@@ -1,0 +1,211 @@
+"""Partitioners: labels to one index array a client.
+
+Every partitioner uses each example exactly once, gives every client at least one, and
+returns the same partition for the same seed.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fedsparsify_jax.errors import InputError
+
+Parts = list[np.ndarray]
+
+_TRIES = 1000
+
+
+def _labels(labels: ArrayLike, num_clients: int) -> np.ndarray:
+    checked = np.asarray(labels)
+    if checked.ndim != 1:
+        raise InputError(f"labels have shape {checked.shape}: expected [examples]")
+    if num_clients < 1:
+        raise InputError(f"num_clients is {num_clients}: it must be at least 1")
+    if num_clients > len(checked):
+        raise InputError(
+            f"{num_clients} clients for {len(checked)} examples: every client needs at "
+            f"least one, so use at most {len(checked)} clients"
+        )
+    return checked
+
+
+def _check_alpha(alpha: float) -> None:
+    if not alpha > 0:
+        raise InputError(f"alpha is {alpha}: it must be above 0")
+
+
+def iid(labels: ArrayLike, num_clients: int, seed: int = 0) -> Parts:
+    """Shuffles the examples and deals them out in equal contiguous chunks.
+
+    >>> [len(part) for part in iid(np.zeros(7), 3)]
+    [3, 2, 2]
+    """
+    checked = _labels(labels, num_clients)
+    order = np.random.default_rng(seed).permutation(len(checked))
+    return np.array_split(order, num_clients)
+
+
+def label_shards(
+    labels: ArrayLike, num_clients: int, classes_per_client: int, seed: int = 0
+) -> Parts:
+    """The authors' non-IID partition: every client holds k classes, in blocks.
+
+    The examples are sorted by label and cut into ``N k`` chunks; each client in turn
+    takes the first k chunks whose labels it does not hold yet. On balanced data this
+    gives disjoint groups of clients: with 10 classes and k = 2 the pairs {0, 1},
+    {2, 3}, and so on. If ``N k`` is a multiple of the number of classes, chunks never
+    straddle two classes, whatever the class sizes; otherwise they are equally long.
+
+    Args:
+      labels: ``[n]`` integer classes.
+      num_clients: N.
+      classes_per_client: k.
+      seed: which examples of a class go to which of its chunks. Who gets which
+        classes does not depend on it.
+
+    Raises:
+      InputError: if chunks are left over, or k is out of range.
+
+    References:
+      The code of Stripelis et al., FedSparsify (``utils/data_distribution.py``).
+
+    Example:
+      >>> labels = np.repeat(np.arange(4), 10)
+      >>> [sorted(set(labels[part].tolist())) for part in label_shards(labels, 4, 2)]
+      [[0, 1], [0, 1], [2, 3], [2, 3]]
+    """
+    checked = _labels(labels, num_clients)
+    classes = np.unique(checked)
+    shards = num_clients * classes_per_client
+    if not 1 <= classes_per_client <= len(classes):
+        raise InputError(
+            f"classes_per_client is {classes_per_client}: the labels have "
+            f"{len(classes)} classes, so it must be between 1 and {len(classes)}"
+        )
+    order = np.random.default_rng(seed).permutation(len(checked))
+    by_label = order[np.argsort(checked[order], kind="stable")]
+    if shards % len(classes) == 0:
+        counts = [int(np.sum(checked == label)) for label in classes]
+        groups = np.split(by_label, np.cumsum(counts)[:-1])
+        chunks = [
+            chunk
+            for group in groups
+            for chunk in np.array_split(group, shards // len(classes))
+        ]
+    else:
+        chunks = np.array_split(by_label, shards)
+    return _deal(checked, chunks, num_clients, classes_per_client)
+
+
+def _deal(
+    labels: np.ndarray, chunks: Parts, num_clients: int, classes_per_client: int
+) -> Parts:
+    """Each client in turn takes the first chunks with labels new to it."""
+    if min(map(len, chunks)) == 0:
+        raise InputError(
+            f"{len(chunks)} chunks of {len(labels)} examples leave some empty: use "
+            "fewer clients or fewer classes per client"
+        )
+    left, parts = list(chunks), []
+    for client in range(num_clients):
+        held: set[int] = set()
+        taken: Parts = []
+        for position, chunk in enumerate(left):
+            new = set(labels[chunk].tolist())
+            if len(taken) < classes_per_client and not new & held:
+                taken.append(chunk)
+                held |= new
+                left[position] = chunk[:0]
+        left = [chunk for chunk in left if len(chunk)]
+        if len(taken) < classes_per_client:
+            raise InputError(
+                f"no {classes_per_client} chunks of different classes are left for "
+                f"client {client}: make num_clients x classes_per_client a multiple of "
+                f"the {len(np.unique(labels))} classes"
+            )
+        parts.append(np.concatenate(taken))
+    return parts
+
+
+
+def dirichlet(
+    labels: ArrayLike,
+    num_clients: int,
+    alpha: float,
+    seed: int = 0,
+    *,
+    min_examples: int = 1,
+) -> Parts:
+    """Divides every class among the clients by a draw from Dirichlet(alpha).
+
+    Small ``alpha`` gives clients few classes and unequal sizes. Draws that leave a
+    client with fewer than ``min_examples`` are repeated.
+
+    Raises:
+      InputError: if no draw gives every client enough.
+
+    References:
+      Hsu, Qi and Brown, Measuring the Effects of Non-Identical Data Distribution
+      (arXiv 1909.06335), in the form with one draw a class (Li et al., arXiv
+      2102.02079).
+
+    Example:
+      >>> parts = dirichlet(np.repeat(np.arange(4), 25), 5, alpha=0.5, seed=1)
+      >>> len(parts), sum(map(len, parts))
+      (5, 100)
+    """
+    checked = _labels(labels, num_clients)
+    _check_alpha(alpha)
+    rng = np.random.default_rng(seed)
+    for _ in range(_TRIES):
+        pieces: list[Parts] = [[] for _ in range(num_clients)]
+        for label in np.unique(checked):
+            members = rng.permutation(np.flatnonzero(checked == label))
+            shares = rng.dirichlet(np.full(num_clients, alpha))
+            cuts = np.floor(np.cumsum(shares)[:-1] * len(members)).astype(int)
+            for piece, chunk in zip(pieces, np.split(members, cuts), strict=True):
+                piece.append(chunk)
+        parts = [np.concatenate(piece) for piece in pieces]
+        if min(map(len, parts)) >= min_examples:
+            return parts
+    raise InputError(
+        f"alpha {alpha} leaves some of {num_clients} clients with fewer than "
+        f"{min_examples} examples in {_TRIES} draws: use a larger alpha or fewer clients"
+    )
+
+
+def quantity_skew(
+    labels: ArrayLike,
+    num_clients: int,
+    alpha: float,
+    seed: int = 0,
+    *,
+    min_examples: int = 1,
+) -> Parts:
+    """Clients of very unequal size, each with the class mix of the whole.
+
+    Every client first gets ``min_examples``; what remains is divided by a draw from
+    Dirichlet(alpha), so small ``alpha`` means stronger skew.
+
+    References:
+      Li, Diao, Chen and He, Federated Learning on Non-IID Data Silos (arXiv
+      2102.02079), "quantity skew".
+
+    Example:
+      >>> parts = quantity_skew(np.zeros(100), 4, alpha=0.5, seed=0)
+      >>> sum(map(len, parts)), min(map(len, parts)) >= 1
+      (100, True)
+    """
+    checked = _labels(labels, num_clients)
+    _check_alpha(alpha)
+    rest = len(checked) - num_clients * min_examples
+    if rest < 0:
+        raise InputError(
+            f"{num_clients} clients of at least {min_examples} examples need "
+            f"{num_clients * min_examples}, the data has {len(checked)}"
+        )
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(checked))
+    shares = rng.dirichlet(np.full(num_clients, alpha))
+    ends = np.floor(np.cumsum(shares)[:-1] * rest).astype(int)
+    ends += min_examples * np.arange(1, num_clients)
+    return np.split(order, ends)

@@ -1,0 +1,180 @@
+"""One client's epochs as a pure function, written for one client and vmapped over many.
+
+Epochs are true epochs: every example once, in a fresh order. The last short batch is
+kept and its loss is the mean over its real examples. Clients shorter than the longest
+one run out of batches: their remaining steps change nothing, neither weights nor
+momentum.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedsparsify_jax import trees
+from fedsparsify_jax.hooks import Batch, BatchLoss, Context, Method, mean_loss
+from fedsparsify_jax.types import (
+    ApplyFn,
+    ClientData,
+    Key,
+    LossFn,
+    Masks,
+    PyTree,
+    Variables,
+)
+
+
+class Trained(NamedTuple):
+    """Result of one client's local training."""
+
+    variables: Variables
+    optimizer: PyTree  # optimizer state
+    memory: PyTree  # see Method.memory
+    loss: jax.Array  # float32 scalar: mean over the examples seen, in order
+
+
+TrainFn = Callable[[Key, Variables, Masks, PyTree, ClientData, Context], Trained]
+
+
+def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
+    """Cross-entropy of logits ``[B, C]`` and class indices ``[B]``: ``[B]``.
+
+    >>> cross_entropy(jnp.zeros((1, 2)), jnp.array([0])).round(4)
+    Array([0.6931], dtype=float32)
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, y)
+
+
+def epoch_order(key: Key, count: jax.Array, length: int) -> jax.Array:
+    """A fresh order of a client's examples: int32 ``[length]``.
+
+    The first ``count`` entries are a uniformly random permutation of
+    ``0 .. count - 1``, the rest is padding.
+
+    >>> sorted(epoch_order(jax.random.key(0), jnp.int32(3), 5)[:3].tolist())
+    [0, 1, 2]
+    """
+    priority = jax.random.bits(key, (length,))
+    padding = jnp.arange(length) >= count
+    priority = jnp.where(padding, jnp.uint32(0xFFFFFFFF), priority)
+    return jnp.argsort(priority)  # stable, so padding stays behind on ties
+
+
+def batch_loss(apply_fn: ApplyFn, loss_fn: LossFn) -> BatchLoss:
+    """The mean loss of the valid examples of a batch as a function of variables."""
+
+    def loss(
+        variables: Variables, batch: Batch, key: Key
+    ) -> tuple[jax.Array, Variables]:
+        outputs, changed = apply_fn(
+            variables, batch.x, train=True, key=key, valid=batch.valid
+        )
+        return mean_loss(loss_fn(outputs, batch.y), batch.valid), changed
+
+    return loss
+
+
+class _Carry(NamedTuple):
+    variables: Variables
+    optimizer: PyTree
+    memory: PyTree
+    loss: jax.Array  # sum over the examples seen
+
+
+def local_training(
+    loss: BatchLoss,
+    optimizer: optax.GradientTransformation,
+    method: Method,
+    *,
+    epochs: int,
+    batch_size: int,
+    trained: tuple[str, ...] = ("params",),
+) -> TrainFn:
+    """Builds the local training of one client.
+
+    Args:
+      loss: mean loss of a batch.
+      optimizer: any Optax transformation; its state covers the trained collections.
+      method: its hooks ``objective``, ``memory``, ``gradient`` and ``project`` are
+        used here.
+      epochs: E, passes over the client's examples.
+      batch_size: B.
+      trained: collections that the optimizer changes; the others change only through
+        what the forward pass returns.
+
+    Returns:
+      ``(key, variables, masks, optimizer_state, data, context) -> Trained`` where
+      ``data`` is one client's (no leading axis).
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs is {epochs}: it must be at least 1")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+
+    def grad_of(batch: Batch, key: Key, context: Context) -> Callable[..., Any]:
+        def objective(weights: Variables, others: Variables) -> Any:
+            return method.objective(loss, others | weights, batch, key, context)
+
+        def grad_fn(variables: Variables) -> Any:
+            weights, others = split(variables)
+            return jax.value_and_grad(objective, has_aux=True)(weights, others)
+
+        return grad_fn
+
+    def split(variables: Variables) -> tuple[Variables, Variables]:
+        weights = {name: tree for name, tree in variables.items() if name in trained}
+        others = {name: tree for name, tree in variables.items() if name not in trained}
+        return weights, others
+
+    def update(
+        carry: _Carry, batch: Batch, key: Key, masks: Masks, context: Context
+    ) -> _Carry:
+        (value, changed), gradients, memory = method.gradient(
+            grad_of(batch, key, context), carry.variables, carry.memory, context
+        )
+        weights, _ = split(carry.variables)
+        updates, state = optimizer.update(gradients, carry.optimizer, weights)
+        weights = optax.apply_updates(weights, updates)
+        variables = method.project(masks, carry.variables | changed | weights)
+        seen = jnp.sum(batch.valid, dtype=jnp.float32)
+        new = _Carry(variables, state, memory, carry.loss + value * seen)
+        return trees.where(seen > 0, new, carry)
+
+    def train(
+        key: Key,
+        variables: Variables,
+        masks: Masks,
+        optimizer_state: PyTree,
+        data: ClientData,
+        context: Context,
+    ) -> Trained:
+        length = data.y.shape[0]
+        steps = -(-length // batch_size)
+        slots = jnp.arange(steps * batch_size).reshape(steps, batch_size)
+
+        def epoch(carry: _Carry, epoch_key: Key) -> tuple[_Carry, None]:
+            order_key, step_key = jax.random.split(epoch_key)
+            order = epoch_order(order_key, data.count, length)
+
+            def step(carry: _Carry, slot: jax.Array) -> tuple[_Carry, None]:
+                valid = slot < data.count
+                # Padding repeats a real example, so whatever fills the padded rows
+                # never enters a computation; `valid` takes the repeats out again.
+                index = order[jnp.where(valid, slot, 0)]
+                batch = Batch(data.x[index], data.y[index], valid)
+                noise = jax.random.fold_in(step_key, slot[0])
+                return update(carry, batch, noise, masks, context), None
+
+            return jax.lax.scan(step, carry, slots)[0], None
+
+        start = method.project(masks, variables)
+        carry = _Carry(start, optimizer_state, method.memory(start), jnp.float32(0))
+        carry, _ = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
+        seen = jnp.maximum(data.count * epochs, 1).astype(jnp.float32)
+        return Trained(
+            carry.variables, carry.optimizer, carry.memory, carry.loss / seen
+        )
+
+    return train

@@ -1,0 +1,152 @@
+"""Mask algebra: bool trees with exactly the structure of the variables.
+
+True means kept. Leaves that may not be pruned stay all True, so a mask can be applied,
+averaged or counted without knowing which leaves those are.
+"""
+
+from collections.abc import Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from fedsparsify_jax import trees
+from fedsparsify_jax.types import Masks, Prunable, PyTree, Variables
+
+
+def prunable_leaves(tree: PyTree, prunable: Prunable | None = None) -> PyTree:
+    """Which leaves may be pruned: a tree of Python bools.
+
+    Args:
+      tree: variables, masks or scores.
+      prunable: path of a leaf to whether it may be pruned. By default everything in
+        the collection ``params``, biases and norm scales included, as in FedSparsify;
+        a tree without that collection counts as parameters throughout.
+
+    Example:
+      >>> prunable_leaves({"params": {"w": 1.0}, "batch_stats": {"mean": 0.0}})
+      {'batch_stats': {'mean': False}, 'params': {'w': True}}
+    """
+    collections = isinstance(tree, Mapping) and "params" in tree
+
+    def choose(name: str, _: object) -> bool:
+        if prunable is not None:
+            return bool(prunable(name))
+        return not collections or name.startswith("params/")
+
+    return trees.map_with_name(choose, tree)
+
+
+def ones_like(variables: Variables) -> Masks:
+    """The mask that keeps everything.
+
+    >>> ones_like({"params": {"w": jnp.zeros(2)}})
+    {'params': {'w': Array([ True,  True], dtype=bool)}}
+    """
+    return jax.tree.map(lambda leaf: jnp.ones(jnp.shape(leaf), bool), variables)
+
+
+def apply(masks: Masks, variables: Variables) -> Variables:
+    """Sets what the masks do not keep to exactly zero.
+
+    >>> apply({"w": jnp.array([True, False])}, {"w": jnp.array([1.0, 2.0])})
+    {'w': Array([1., 0.], dtype=float32)}
+    """
+    return jax.tree.map(
+        lambda mask, leaf: jnp.where(mask, leaf, jnp.zeros_like(leaf)), masks, variables
+    )
+
+
+def intersect(a: Masks, b: Masks) -> Masks:
+    """Keeps what both keep."""
+    return jax.tree.map(jnp.logical_and, a, b)
+
+
+def union(a: Masks, b: Masks) -> Masks:
+    """Keeps what either keeps."""
+    return jax.tree.map(jnp.logical_or, a, b)
+
+
+def kept(masks: Masks) -> dict[str, jax.Array]:
+    """Kept entries of every leaf: path to int32 scalar."""
+    return {
+        name: jnp.sum(mask, dtype=jnp.int32) for name, mask in trees.named_leaves(masks)
+    }
+
+
+def _prunable_only(masks: Masks, prunable: Prunable | None) -> list[jax.Array]:
+    chosen = jax.tree.leaves(prunable_leaves(masks, prunable))
+    leaves = jax.tree.leaves(masks)
+    return [leaf for leaf, use in zip(leaves, chosen, strict=True) if use]
+
+
+def sparsity(masks: Masks, prunable: Prunable | None = None) -> jax.Array:
+    """Pruned share of the prunable parameters: float32 scalar in [0, 1].
+
+    >>> sparsity({"w": jnp.array([True, False, False, False])})
+    Array(0.75, dtype=float32)
+    """
+    leaves = _prunable_only(masks, prunable)
+    total = trees.size(leaves)
+    if total == 0:
+        return jnp.float32(0)
+    return (total - trees.nonzeros(leaves)).astype(jnp.float32) / total
+
+
+def distance(a: Masks, b: Masks, prunable: Prunable | None = None) -> jax.Array:
+    """Jaccard distance of what two masks keep: float32 scalar in [0, 1].
+
+    0 when they keep the same, 1 when they share nothing; 0 when both keep nothing.
+
+    >>> a, b = {"w": jnp.array([True, True])}, {"w": jnp.array([True, False])}
+    >>> distance(a, b)
+    Array(0.5, dtype=float32)
+    """
+    shared = trees.nonzeros(_prunable_only(intersect(a, b), prunable))
+    either = trees.nonzeros(_prunable_only(union(a, b), prunable))
+    return 1 - jnp.where(either > 0, shared / jnp.maximum(either, 1), 1.0)
+
+
+def majority_vote(
+    stacked_masks: Masks,
+    participating: jax.Array | None = None,
+    *,
+    rule: str = "authors",
+) -> Masks:
+    """Keeps what enough clients of the cohort keep.
+
+    Args:
+      stacked_masks: the clients' masks, every leaf ``[K, ...]``.
+      participating: bool ``[K]``: whose votes count; everybody's by default.
+      rule: with k participants, ``"authors"`` keeps at ``votes >= floor(k/2)``, so
+        that a tie keeps and with 3 clients one vote is enough; ``"strict"`` keeps at
+        ``votes > k/2``. Either way at least one vote is needed: the authors' code
+        re-derives masks from non-zero weights, which has that effect for k = 1.
+
+    Returns:
+      The elected masks, without the client axis.
+
+    References:
+      Stripelis et al., FedSparsify (arXiv 2204.12430), FedSparsify-Local.
+
+    Example:
+      >>> votes = {"w": jnp.array([[True, True], [False, True], [False, False],
+      ...                          [False, False]])}
+      >>> majority_vote(votes)["w"], majority_vote(votes, rule="strict")["w"]
+      (Array([False,  True], dtype=bool), Array([False, False], dtype=bool))
+    """
+    if rule not in ("authors", "strict"):
+        raise ValueError(f"unknown vote rule {rule!r}: 'authors' or 'strict'")
+    num_clients = trees.leading_size(stacked_masks)
+    if participating is None:
+        participating = jnp.ones(num_clients, bool)
+    chex.assert_shape(participating, (num_clients,))
+    voters = jnp.sum(participating, dtype=jnp.int32)
+    needed = voters // 2 if rule == "authors" else voters // 2 + 1
+    needed = jnp.maximum(needed, 1)
+
+    def elect(leaf: jax.Array) -> jax.Array:
+        counted = leaf & trees.align(participating, leaf)
+        return jnp.sum(counted, axis=0, dtype=jnp.int32) >= needed
+
+    return jax.tree.map(elect, stacked_masks)

@@ -1,0 +1,164 @@
+"""Scores and a sparsity to masks, exactly and without sorting.
+
+The threshold is found on bit patterns: floats map to unsigned integers of the same
+order, and 32 passes of "how many are at least this candidate" build the k-th largest
+one bit at a time, with k a traced number. Counts add up over leaves, so nothing is
+concatenated. On CPU this is over ten times faster than sorting the model.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from fedsparsify_jax import allocation
+from fedsparsify_jax.masks import prunable_leaves
+from fedsparsify_jax.types import Masks, Prunable, Scores, Variables
+
+SCOPES = ("global", "layer", "erk")
+
+
+def magnitude(variables: Variables) -> Scores:
+    """Scores a parameter by its absolute value.
+
+    >>> magnitude({"w": jnp.array([-2.0, 1.0])})
+    {'w': Array([2., 1.], dtype=float32)}
+    """
+    return jax.tree.map(jnp.abs, variables)
+
+
+def _sort_keys(scores: jax.Array, within: jax.Array | None) -> jax.Array:
+    """Floats to uint32 of the same order, as a flat vector.
+
+    Pattern 0, which no float maps to, marks what is outside ``within``. NaN counts as
+    the smallest score, and -0 equals +0.
+    """
+    scores = jnp.ravel(scores).astype(jnp.float32)
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    scores = jnp.where(scores == 0, 0.0, scores)
+    bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
+    sign = jnp.uint32(1 << 31)
+    keys = jnp.where(bits >= sign, ~bits, bits | sign)
+    return keys if within is None else jnp.where(jnp.ravel(within), keys, 0)
+
+
+def _largest_true(
+    holds: Callable[[jax.Array], jax.Array], bits: ArrayLike
+) -> jax.Array:
+    """The largest uint32 below ``2^bits`` for which a monotone test holds (or 0)."""
+
+    def body(i: jax.Array, best: jax.Array) -> jax.Array:
+        shift = (jnp.asarray(bits) - 1 - i).astype(jnp.uint32)
+        candidate = best | (jnp.uint32(1) << shift)
+        return jnp.where(holds(candidate), candidate, best)
+
+    return jax.lax.fori_loop(0, bits, body, jnp.uint32(0))
+
+
+def _count(parts: list[jax.Array]) -> jax.Array:
+    return sum((jnp.sum(part, dtype=jnp.int32) for part in parts), start=jnp.int32(0))
+
+
+def _largest(keys: list[jax.Array], keep: jax.Array) -> list[jax.Array]:
+    """Bool vectors that hold for the ``keep`` largest keys, ties by lowest index."""
+    keep = jnp.minimum(keep, _count([key > 0 for key in keys]))
+    threshold = _largest_true(
+        lambda candidate: _count([key >= candidate for key in keys]) >= keep, 32
+    )
+    above = [key > threshold for key in keys]
+    tied = [key == threshold for key in keys]
+    needed = keep - _count(above)
+
+    sizes = [key.size for key in keys]
+    index, offset = [], 0
+    for size in sizes:
+        index.append(jnp.arange(offset, offset + size, dtype=jnp.uint32))
+        offset += size
+    bits = offset.bit_length()
+
+    def few_enough(cut: jax.Array) -> jax.Array:
+        first = [tie & (i < cut) for tie, i in zip(tied, index, strict=True)]
+        return _count(first) <= needed
+
+    # Ties at the threshold are rare: without a surplus every one of them stays and
+    # the second search makes no pass at all.
+    surplus = _count(tied) > needed
+    cut = _largest_true(few_enough, jnp.where(surplus, bits, 0))
+    return [
+        more | (tie & (~surplus | (i < cut)))
+        for more, tie, i in zip(above, tied, index, strict=True)
+    ]
+
+
+def prune(
+    scores: Scores,
+    sparsity: ArrayLike,
+    *,
+    scope: str = "global",
+    within: Masks | None = None,
+    prunable: Prunable | None = None,
+) -> Masks:
+    """Masks that keep the parameters with the largest scores.
+
+    Of n prunable parameters exactly ``n - floor(s n)`` stay (see
+    `allocation.kept_count` for the rounding of a traced ``s``); ties go to the lowest
+    index. NaN scores are the first to go.
+
+    Args:
+      scores: float tree with the structure of the variables.
+      sparsity: s in [0, 1]; may be traced.
+      scope: ``"global"`` compares all parameters with one threshold; ``"layer"``
+        prunes every leaf to s by itself; ``"erk"`` divides the budget by the
+        Erdos-Renyi-kernel rule and leaves vectors dense.
+      within: masks that the result may not leave (monotone pruning). If it keeps
+        fewer than asked for, all of it stays.
+      prunable: path of a leaf to whether it may be pruned; see
+        `masks.prunable_leaves`. Other leaves are kept whole and are not counted.
+
+    Returns:
+      Bool tree with the structure of ``scores``.
+
+    Raises:
+      ValueError: for an unknown scope or a concrete sparsity outside [0, 1].
+      AssertionError: at trace time, if ``within`` differs in structure or shape.
+
+    References:
+      Stripelis et al., FedSparsify (arXiv 2204.12430): one threshold over all layers.
+
+    Example:
+      >>> prune({"w": jnp.array([3.0, 1.0, 2.0]), "b": jnp.array([2.0])}, 0.5)
+      {'b': Array([ True], dtype=bool), 'w': Array([ True, False, False], dtype=bool)}
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"unknown scope {scope!r}: one of {', '.join(SCOPES)}")
+    if isinstance(sparsity, int | float) and not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity is {sparsity}: it must lie in [0, 1]")
+    if within is not None:
+        chex.assert_trees_all_equal_structs(scores, within)
+        chex.assert_trees_all_equal_shapes(scores, within)
+
+    leaves, structure = jax.tree.flatten(scores)
+    chosen = jax.tree.leaves(prunable_leaves(scores, prunable))
+    allowed = [None] * len(leaves) if within is None else jax.tree.leaves(within)
+    picked = [i for i, use in enumerate(chosen) if use]
+    keys = [_sort_keys(leaves[i], allowed[i]) for i in picked]
+    shapes = [jnp.shape(leaves[i]) for i in picked]
+
+    if not picked:
+        flat = []
+    elif scope == "global":
+        total = sum(key.size for key in keys)
+        flat = _largest(keys, allocation.kept_count(total, sparsity))
+    else:
+        if scope == "layer":
+            counts = [allocation.kept_count(key.size, sparsity) for key in keys]
+        else:
+            counts = allocation.erk_counts(shapes, sparsity)
+        flat = [_largest([key], n)[0] for key, n in zip(keys, counts, strict=True)]
+
+    result = [jnp.ones(jnp.shape(leaf), bool) for leaf in leaves]
+    for i, mask, shape in zip(picked, flat, shapes, strict=True):
+        result[i] = mask.reshape(shape)
+    return jax.tree.unflatten(structure, result)

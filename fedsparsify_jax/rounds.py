@@ -1,0 +1,278 @@
+"""The engine: a method's hooks to ``FederatedAlgorithm(init, step)``.
+
+``step`` is one whole federated round as a pure function: cohort sampling, gathering the
+cohort's data and state, local training of all its clients, client-side pruning,
+aggregation, server-side pruning, and what is reported.
+"""
+
+from typing import NamedTuple, TypedDict
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from fedsparsify_jax import masks as mask_algebra
+from fedsparsify_jax import trees
+from fedsparsify_jax.cohort import CohortMap, vmapped
+from fedsparsify_jax.hooks import Client, Context, Local, Method, Upload, Uploads
+from fedsparsify_jax.local_training import batch_loss, cross_entropy, local_training
+from fedsparsify_jax.metrics.communication import nonzero_bytes
+from fedsparsify_jax.types import (
+    ApplyFn,
+    ClientData,
+    ClientsState,
+    FederatedAlgorithm,
+    Key,
+    LossFn,
+    PyTree,
+    RoundInfo,
+    State,
+    Variables,
+)
+
+
+class EngineOptions(TypedDict, total=False):
+    """Keyword arguments that every algorithm takes; `engine` documents them."""
+
+    learning_rate: ArrayLike
+    momentum: ArrayLike | None
+    nesterov: bool
+    optimizer: optax.GradientTransformation | None
+    optimizer_state: str
+    num_clients: int | None
+    loss_fn: LossFn
+    local_epochs: int
+    batch_size: int
+    participation: float
+    cohort: CohortMap | None
+
+
+class _Task(NamedTuple):
+    """What one client needs for a round; stacked ``[K, ...]`` for the cohort."""
+
+    key: Key
+    client: Client
+    optimizer: PyTree
+
+
+class _Done(NamedTuple):
+    """What one client's round leaves; stacked ``[K, ...]`` for the cohort."""
+
+    upload: Upload
+    state: ClientsState
+    loss: jax.Array
+    bytes_up: jax.Array
+
+
+def cohort_size(num_clients: int, participation: float) -> int:
+    """Clients in a round: ``floor(participation * num_clients)``.
+
+    Raises:
+      ValueError: if the participation is outside (0, 1] or selects nobody.
+
+    >>> cohort_size(100, 0.29)
+    29
+    """
+    if not 0 < participation <= 1:
+        raise ValueError(
+            f"participation is {participation}: it must be above 0 and at most 1"
+        )
+    # The tolerance keeps decimals such as 0.29 from losing a client to rounding.
+    size = int(participation * num_clients + 1e-9)
+    if size < 1:
+        raise ValueError(
+            f"participation {participation} of {num_clients} clients selects nobody: "
+            f"use at least {1 / num_clients:g}"
+        )
+    return size
+
+
+def sample_cohort(key: Key, num_clients: int, size: int) -> jax.Array:
+    """Distinct clients, uniformly at random and in ascending order: int32 ``[size]``.
+
+    >>> sample_cohort(jax.random.key(0), 4, 4)
+    Array([0, 1, 2, 3], dtype=int32)
+    """
+    if size == num_clients:
+        return jnp.arange(num_clients, dtype=jnp.int32)
+    chosen = jax.random.choice(key, num_clients, (size,), replace=False)
+    return jnp.sort(chosen).astype(jnp.int32)
+
+
+def client_keys(key: Key, cohort: jax.Array) -> Key:
+    """One key a client ``[K]``, tied to who it is and not to its place in the cohort."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, cohort)
+
+
+def _optimizer(
+    learning_rate: ArrayLike, momentum: ArrayLike | None, nesterov: bool
+) -> optax.GradientTransformation:
+    # A momentum of exactly 0 would only carry a useless buffer.
+    if isinstance(momentum, int | float) and momentum == 0:
+        momentum = None
+    return optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+
+
+def engine(
+    apply_fn: ApplyFn,
+    method: Method,
+    *,
+    learning_rate: ArrayLike = 0.02,
+    momentum: ArrayLike | None = None,
+    nesterov: bool = False,
+    optimizer: optax.GradientTransformation | None = None,
+    optimizer_state: str = "fresh",
+    num_clients: int | None = None,
+    loss_fn: LossFn = cross_entropy,
+    local_epochs: int = 4,
+    batch_size: int = 32,
+    participation: float = 1.0,
+    cohort: CohortMap | None = None,
+) -> FederatedAlgorithm:
+    """Turns a method into an algorithm.
+
+    ``learning_rate`` and ``momentum`` may be traced; everything else is static.
+
+    Args:
+      apply_fn: the model's forward pass.
+      method: the hooks.
+      learning_rate: of the clients' SGD.
+      momentum: of the clients' SGD; None or 0 for none.
+      nesterov: whether the momentum is Nesterov's.
+      optimizer: any Optax transformation, in place of that SGD.
+      optimizer_state: ``"fresh"`` starts every client with a new state every round;
+        ``"kept"`` keeps a state for each of the N clients, as the authors' long-lived
+        Keras models do. The same thing for SGD without momentum.
+      num_clients: N; needed for whatever is kept for each client.
+      loss_fn: outputs and targets of a batch to one loss an example.
+      local_epochs: E, passes over its data that a client makes in a round.
+      batch_size: B.
+      participation: share of the clients that takes part in a round, drawn without
+        replacement; ``floor(participation * N)`` clients.
+      cohort: how the cohort's clients are run, see `cohort`; all at once by default.
+
+    Returns:
+      The algorithm. Its ``init`` raises ``ValueError`` if the variables have no
+      ``params`` collection or ``num_clients`` is missing where it is needed.
+    """
+    if optimizer_state not in ("fresh", "kept"):
+        raise ValueError(f"unknown optimizer_state {optimizer_state!r}: fresh or kept")
+    if num_clients is not None:
+        cohort_size(num_clients, participation)  # complain early
+    keep_optimizer = optimizer_state == "kept"
+    transform = optimizer or _optimizer(learning_rate, momentum, nesterov)
+    train = local_training(
+        batch_loss(apply_fn, loss_fn),
+        transform,
+        method,
+        epochs=local_epochs,
+        batch_size=batch_size,
+    )
+    run_cohort = cohort or vmapped()
+
+    def new_optimizer(variables: Variables) -> PyTree:
+        return transform.init({"params": variables["params"]})
+
+    def init(key: Key, variables: Variables) -> State:
+        del key
+        if "params" not in variables:
+            raise ValueError(
+                'variables must be a dict of collections such as {"params": ...}; '
+                f"got the keys {sorted(variables)}"
+            )
+        variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
+        masks = mask_algebra.ones_like(variables)
+        kept = ClientsState(
+            new_optimizer(variables) if keep_optimizer else (),
+            method.client_state(variables, masks),
+        )
+        if jax.tree.leaves(kept):
+            if num_clients is None:
+                raise ValueError("num_clients is needed to keep state for every client")
+            kept = trees.repeat(kept, num_clients)
+        server = method.server_state(variables, masks)
+        return State(variables, masks, jnp.int32(0), kept, server)
+
+    def client_round(context: Context, task: _Task) -> _Done:
+        train_key, prune_key, upload_key = jax.random.split(task.key, 3)
+        variables, masks = method.receive(context, task.client)
+        state = task.optimizer if keep_optimizer else new_optimizer(variables)
+        trained = train(train_key, variables, masks, state, task.client.data, context)
+        local = Local(trained.variables, masks, trained.memory)
+        masks = method.client_prune(prune_key, local, context, task.client)
+        pruned = method.project(masks, trained.variables)
+        local = local._replace(variables=pruned, masks=masks)
+        upload, extra = method.upload(upload_key, local, context, task.client)
+        kept = ClientsState(trained.optimizer if keep_optimizer else (), extra)
+        return _Done(upload, kept, trained.loss, nonzero_bytes(upload.variables))
+
+    def step(
+        key: Key, state: State, clients: ClientData
+    ) -> tuple[State, RoundInfo]:
+        _check_clients(clients, state, num_clients)
+        setup_key, sample_key, local_key, server_key = jax.random.split(key, 4)
+        t = state.round + 1
+        target = jnp.asarray(method.schedule(t), jnp.float32)
+        context = Context(
+            t, target, state.variables, state.masks, state.server, state.clients.extra
+        )
+        if method.setup is not None:
+            setup = method.setup
+            variables, masks = jax.lax.cond(
+                t == 1,
+                lambda: setup(setup_key, context, clients),
+                lambda: (context.variables, context.masks),
+            )
+            context = context._replace(variables=variables, masks=masks)
+
+        total = clients.count.shape[0]
+        size = cohort_size(total, participation)
+        chosen = sample_cohort(sample_key, total, size)
+        everyone = size == total
+        data = clients if everyone else trees.take(clients, chosen)
+        mine = state.clients if everyone else trees.take(state.clients, chosen)
+        tasks = _Task(
+            client_keys(local_key, chosen),
+            Client(chosen, data, mine.extra),
+            mine.optimizer,
+        )
+        done: _Done = run_cohort(client_round, context, tasks)
+
+        weights = data.count.astype(jnp.float32)
+        uploads = Uploads(*done.upload, weights, chosen)
+        variables, masks = method.aggregate(uploads, context)
+        variables, masks, server = method.server_update(
+            server_key, variables, masks, uploads, context
+        )
+        kept = done.state if everyone else trees.put(state.clients, chosen, done.state)
+        new = State(variables, masks, t, kept, server)
+
+        down = nonzero_bytes(method.download(variables, masks, context))
+        seen = jnp.maximum(jnp.sum(weights), 1.0)
+        info = RoundInfo(
+            round=t,
+            loss=jnp.sum(weights * done.loss) / seen,
+            target_sparsity=target,
+            sparsity=mask_algebra.sparsity(masks, method.prunable),
+            kept=mask_algebra.kept(masks),
+            bytes_up=done.bytes_up,
+            bytes_down=jnp.broadcast_to(down, (size,)),
+            cohort=chosen,
+        )
+        return new, info
+
+    return FederatedAlgorithm(init, step, method.model, method.finish)
+
+
+def _check_clients(clients: ClientData, state: State, num_clients: int | None) -> None:
+    """Preconditions on shapes, at trace time."""
+    chex.assert_rank(clients.count, 1)
+    chex.assert_equal_shape_prefix([clients.x, clients.y, clients.count], 1)
+    chex.assert_equal_shape_prefix([clients.x, clients.y], 2)
+    total = clients.count.shape[0]
+    if num_clients is not None and num_clients != total:
+        raise ValueError(f"num_clients is {num_clients}, the data has {total} clients")
+    if jax.tree.leaves(state.clients):
+        chex.assert_tree_shape_prefix(state.clients, (total,))

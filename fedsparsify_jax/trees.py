@@ -1,0 +1,105 @@
+"""Pytree maths, over one tree or over trees stacked along a leading client axis."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from fedsparsify_jax.types import PyTree
+
+Tree = TypeVar("Tree")
+
+
+def align(vector: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Reshapes ``[K]`` to ``[K, 1, ...]`` so that it broadcasts against a leaf."""
+    return vector.reshape(vector.shape + (1,) * (leaf.ndim - vector.ndim))
+
+
+def leading_size(stacked: PyTree) -> int:
+    """The common length of the leading axis of every leaf.
+
+    Raises:
+      AssertionError: if the leaves disagree, or there is none.
+    """
+    leaves = jax.tree.leaves(stacked)
+    if not leaves:
+        raise AssertionError("a stacked tree needs at least one leaf")
+    chex.assert_equal_shape_prefix(leaves, 1)
+    return leaves[0].shape[0]
+
+
+def take(stacked: Tree, index: ArrayLike) -> Tree:
+    """Picks entries of the leading axis: ``[N, ...]`` to ``[K, ...]``."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def put(stacked: Tree, index: ArrayLike, values: Tree) -> Tree:
+    """Writes ``values`` ``[K, ...]`` at ``index`` ``[K]`` of ``stacked`` ``[N, ...]``."""
+    return jax.tree.map(lambda old, new: old.at[index].set(new), stacked, values)
+
+
+def repeat(tree: Tree, times: int) -> Tree:
+    """Stacks ``times`` copies along a new leading axis."""
+    return jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (times, *jnp.shape(leaf))), tree
+    )
+
+
+def where(condition: jax.Array, yes: Tree, no: Tree) -> Tree:
+    """Chooses between two trees of the same structure by a bool scalar."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def size(tree: PyTree) -> int:
+    """How many numbers the tree holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def nonzeros(tree: PyTree) -> jax.Array:
+    """How many numbers of the tree are not zero, as an int32 scalar."""
+    counts = [jnp.sum(leaf != 0, dtype=jnp.int32) for leaf in jax.tree.leaves(tree)]
+    return sum(counts, start=jnp.int32(0))
+
+
+def _name(entry: Any) -> str:
+    """One step of a path: the key of a dict, the field of a record, an index."""
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def named_leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
+    """Pairs of ``"collection/module/leaf"`` paths and leaves, in tree order.
+
+    >>> dict(named_leaves({"params": {"b": 1, "w": 2}}))
+    {'params/b': 1, 'params/w': 2}
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield "/".join(_name(entry) for entry in path), leaf
+
+
+def map_with_name(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """Like ``jax.tree.map``, with the path of the leaf as first argument."""
+
+    def call(path: tuple[Any, ...], *leaves: Any) -> Any:
+        return fn("/".join(_name(entry) for entry in path), *leaves)
+
+    return jax.tree_util.tree_map_with_path(call, tree, *rest)
+
+
+def weighted_sum(stacked: Tree, weights: jax.Array) -> Tree:
+    """Sum over the client axis of ``weights[k] * leaf[k]``.
+
+    Clients of weight zero are left out altogether, so that not even their NaN
+    reaches the sum.
+    """
+
+    def total(leaf: jax.Array) -> jax.Array:
+        factor = align(weights, leaf).astype(leaf.dtype)
+        return jnp.sum(jnp.where(factor > 0, factor * leaf, 0), axis=0)
+
+    return jax.tree.map(total, stacked)

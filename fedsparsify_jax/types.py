@@ -1,0 +1,140 @@
+"""Aliases, records and callables shared by the whole library.
+
+Shape letters, used in every docstring:
+
+* ``N``: clients in the federation,
+* ``K``: clients in the cohort of one round,
+* ``M``: examples of the largest client, the length others are padded to,
+* ``B``: examples in a batch,
+* ``C``: classes,
+* ``T``: rounds; ``t`` is the round in progress, counted from 1.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jax.typing import ArrayLike
+
+Key = jax.Array
+"""A typed PRNG key (``jax.random.key``). A function that takes one consumes it."""
+
+PyTree = Any
+Variables = dict[str, Any]
+"""Nested dict of collections, ``{"params": ..., "batch_stats": ...}``."""
+Masks = dict[str, Any]
+"""Bool tree with exactly the structure of the variables; True means kept."""
+Scores = dict[str, Any]
+"""Float tree with the structure of the variables; the largest are kept."""
+
+Schedule = Callable[[ArrayLike], ArrayLike]
+"""Round ``t`` to target sparsity in [0, 1)."""
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]
+"""Model outputs ``[B, ...]`` and targets ``[B, ...]`` to one loss an example ``[B]``."""
+Prunable = Callable[[str], bool]
+"""Path of a leaf, such as ``"params/Dense_0/bias"``, to whether it may be pruned."""
+
+
+class ApplyFn(Protocol):
+    """A model's forward pass.
+
+    Args of a call:
+      variables: the model's variables.
+      x: raw inputs ``[B, ...]`` in the data source's dtype.
+      train: whether this is a training step (dropout, batch statistics).
+      key: randomness of the step; None outside training.
+      valid: bool ``[B]``, False for padding; statistics must leave those out.
+
+    Returns:
+      The outputs ``[B, ...]`` and the collections the pass changed (``{}`` if none).
+    """
+
+    def __call__(
+        self,
+        variables: Variables,
+        x: jax.Array,
+        *,
+        train: bool = False,
+        key: Key | None = None,
+        valid: jax.Array | None = None,
+    ) -> tuple[jax.Array, Variables]: ...
+
+
+class Examples(NamedTuple):
+    """A labelled set, for instance the central test set."""
+
+    x: Any  # [n, ...] in the source's dtype
+    y: Any  # [n] int32 (or float targets)
+
+
+class ClientData(NamedTuple):
+    """The examples of many clients, padded to the largest.
+
+    The same record without its leading axis is the data of one client.
+    """
+
+    x: jax.Array  # [N, M, ...] in the source's dtype
+    y: jax.Array  # [N, M]
+    count: jax.Array  # [N] int32: how many of the M are real
+
+
+class ClientsState(NamedTuple):
+    """What clients keep between rounds; every leaf has a leading ``[N]``."""
+
+    optimizer: PyTree = ()  # optimizer states, () when made fresh every round
+    extra: PyTree = ()  # a method's own, () when it keeps nothing
+
+
+class State(NamedTuple):
+    """Everything the next round needs; structure, shapes and dtypes never change."""
+
+    variables: Variables  # the global model
+    masks: Masks  # which of its parameters are kept
+    round: jax.Array  # int32 scalar: completed rounds
+    clients: ClientsState = ClientsState()
+    server: PyTree = ()  # a method's own state on the server
+
+
+class RoundInfo(NamedTuple):
+    """What a round reports and the next one does not need."""
+
+    round: jax.Array  # int32 scalar: t
+    loss: jax.Array  # float32 scalar: training loss, mean over the examples seen
+    target_sparsity: jax.Array  # float32 scalar: the schedule's s_t
+    sparsity: jax.Array  # float32 scalar: pruned share of the prunable parameters
+    kept: dict[str, jax.Array]  # path of a leaf -> int32 kept entries
+    bytes_up: jax.Array  # [K] uint32: sent by each client, non-zeros x 32 bit
+    bytes_down: jax.Array  # [K] uint32: sent to each client, non-zeros x 32 bit
+    cohort: jax.Array  # [K] int32: who took part
+
+
+InitFn = Callable[[Key, Variables], State]
+StepFn = Callable[[Key, State, ClientData], tuple[State, RoundInfo]]
+
+
+def _global_model(state: State) -> Variables:
+    return state.variables
+
+
+def _nothing_more(key: Key, state: State, clients: ClientData) -> State:
+    del key, clients
+    return state
+
+
+class FederatedAlgorithm(NamedTuple):
+    """A federated training algorithm as pure functions.
+
+    Attributes:
+      init: ``(key, variables) -> state``. Copies ``variables``, so that a donated
+        state never takes the caller's arrays with it.
+      step: ``(key, state, clients) -> (state, info)``: one whole round, jittable.
+      model: ``state -> variables``: the model to evaluate and take away. It differs
+        from ``state.variables`` for methods that train another parametrisation.
+      finish: ``(key, state, clients) -> state``: post-training, once after the last
+        round; does nothing by default.
+    """
+
+    init: InitFn
+    step: StepFn
+    model: Callable[[State], Variables] = _global_model
+    finish: Callable[[Key, State, ClientData], State] = _nothing_more
