@@ -79,7 +79,9 @@ def sharded(mesh: Mesh, inner: CohortMap | None = None) -> CohortMap:
       inner: how a device runs its share; `vmapped` by default.
     """
     if AXIS not in mesh.shape:
-        raise ValueError(f"the mesh needs an axis named {AXIS!r}: has {mesh.axis_names}")
+        raise ValueError(
+            f"the mesh needs an axis named {AXIS!r}: has {mesh.axis_names}"
+        )
     inner = vmapped() if inner is None else inner
     shares = mesh.shape[AXIS]
 

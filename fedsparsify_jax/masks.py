@@ -74,7 +74,8 @@ def kept(masks: Masks) -> dict[str, jax.Array]:
     }
 
 
-def _prunable_only(masks: Masks, prunable: Prunable | None) -> list[jax.Array]:
+def prunable_only(masks: Masks, prunable: Prunable | None = None) -> list[jax.Array]:
+    """The masks of the leaves that may be pruned, in tree order."""
     chosen = jax.tree.leaves(prunable_leaves(masks, prunable))
     leaves = jax.tree.leaves(masks)
     return [leaf for leaf, use in zip(leaves, chosen, strict=True) if use]
@@ -86,7 +87,7 @@ def sparsity(masks: Masks, prunable: Prunable | None = None) -> jax.Array:
     >>> sparsity({"w": jnp.array([True, False, False, False])})
     Array(0.75, dtype=float32)
     """
-    leaves = _prunable_only(masks, prunable)
+    leaves = prunable_only(masks, prunable)
     total = trees.size(leaves)
     if total == 0:
         return jnp.float32(0)
@@ -102,8 +103,8 @@ def distance(a: Masks, b: Masks, prunable: Prunable | None = None) -> jax.Array:
     >>> distance(a, b)
     Array(0.5, dtype=float32)
     """
-    shared = trees.nonzeros(_prunable_only(intersect(a, b), prunable))
-    either = trees.nonzeros(_prunable_only(union(a, b), prunable))
+    shared = trees.nonzeros(prunable_only(intersect(a, b), prunable))
+    either = trees.nonzeros(prunable_only(union(a, b), prunable))
     return 1 - jnp.where(either > 0, shared / jnp.maximum(either, 1), 1.0)
 
 

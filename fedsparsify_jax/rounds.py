@@ -102,7 +102,7 @@ def sample_cohort(key: Key, num_clients: int, size: int) -> jax.Array:
 
 
 def client_keys(key: Key, cohort: jax.Array) -> Key:
-    """One key a client ``[K]``, tied to who it is and not to its place in the cohort."""
+    """One key a client ``[K]``, tied to who it is, not to its place in the cohort."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, cohort)
 
 
@@ -208,9 +208,7 @@ def engine(
         kept = ClientsState(trained.optimizer if keep_optimizer else (), extra)
         return _Done(upload, kept, trained.loss, nonzero_bytes(upload.variables))
 
-    def step(
-        key: Key, state: State, clients: ClientData
-    ) -> tuple[State, RoundInfo]:
+    def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
         _check_clients(clients, state, num_clients)
         setup_key, sample_key, local_key, server_key = jax.random.split(key, 4)
         t = state.round + 1

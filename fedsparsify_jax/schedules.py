@@ -78,6 +78,8 @@ def polynomial(
     if every < 1:
         raise ValueError(f"every is {every}: it must be at least 1 round")
 
+    start: Any = initial
+
     def schedule(t: ArrayLike) -> ArrayLike:
         xp = _backend(t, final, end, begin, initial, exponent)
         # One-round runs have T = t0; the ratio is then never used before t = T.
@@ -87,7 +89,7 @@ def polynomial(
         if every > 1:  # T itself follows the formula, after T the target holds
             last = (every * (xp.asarray(end) // every) - begin) / length
             progress = xp.minimum(progress, last)
-        sparsity = final + (initial - final) * (1.0 - progress) ** exponent
+        sparsity = final + (start - final) * (1.0 - progress) ** exponent
         return _clipped(xp, xp.where(xp.asarray(t) >= begin, sparsity, 0.0))
 
     return schedule
@@ -115,12 +117,14 @@ def cosine(
     check_sparsity("final sparsity", final)
     check_sparsity("initial sparsity", initial)
 
+    start: Any = initial
+
     def schedule(t: ArrayLike) -> ArrayLike:
         xp = _backend(t, final, end, begin, initial)
         length = xp.maximum(xp.asarray(end) - begin, 1)
         progress = xp.clip((xp.asarray(t) - begin) / length, 0.0, 1.0)
         progress = xp.where(xp.asarray(t) >= end, 1.0, progress)
-        sparsity = final + (initial - final) * (1.0 + xp.cos(np.pi * progress)) / 2.0
+        sparsity = final + (start - final) * (1.0 + xp.cos(np.pi * progress)) / 2.0
         return _clipped(xp, xp.where(xp.asarray(t) >= begin, sparsity, 0.0))
 
     return schedule

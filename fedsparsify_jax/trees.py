@@ -37,7 +37,7 @@ def take(stacked: Tree, index: ArrayLike) -> Tree:
 
 
 def put(stacked: Tree, index: ArrayLike, values: Tree) -> Tree:
-    """Writes ``values`` ``[K, ...]`` at ``index`` ``[K]`` of ``stacked`` ``[N, ...]``."""
+    """Writes ``values`` ``[K, ...]`` at ``index`` ``[K]`` into ``[N, ...]`` leaves."""
     return jax.tree.map(lambda old, new: old.at[index].set(new), stacked, values)
 
 

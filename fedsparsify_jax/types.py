@@ -30,7 +30,7 @@ Scores = dict[str, Any]
 Schedule = Callable[[ArrayLike], ArrayLike]
 """Round ``t`` to target sparsity in [0, 1)."""
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
-"""Model outputs ``[B, ...]`` and targets ``[B, ...]`` to one loss an example ``[B]``."""
+"""Outputs ``[B, ...]`` and targets ``[B, ...]`` to one loss an example ``[B]``."""
 Prunable = Callable[[str], bool]
 """Path of a leaf, such as ``"params/Dense_0/bias"``, to whether it may be pruned."""
 
@@ -75,7 +75,7 @@ class ClientData(NamedTuple):
 
     x: jax.Array  # [N, M, ...] in the source's dtype
     y: jax.Array  # [N, M]
-    count: jax.Array  # [N] int32: how many of the M are real
+    count: jax.Array  # type: ignore[assignment]  # [N] int32: real ones of the M
 
 
 class ClientsState(NamedTuple):

@@ -20,9 +20,7 @@ from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Masks, Variables
 
 
-def fedavg(
-    apply_fn: ApplyFn, **options: Unpack[EngineOptions]
-) -> FederatedAlgorithm:
+def fedavg(apply_fn: ApplyFn, **options: Unpack[EngineOptions]) -> FederatedAlgorithm:
     """Builds FedAvg.
 
     Args:

@@ -12,9 +12,9 @@ In round t = 1, ..., T with masks m (all ones at first) and schedule s_t:
 
     s_t = S_T + (S_0 - S_T) (1 - (F floor(t/F) - t0) / (T - t0))^n
 
-With S_0 = 0 and t0 = 1 the first purge is in round 2, and S_T is reached by the last act
-of round T: nothing is tuned after it. Biases and norm parameters are prunable, running
-statistics are not.
+With S_0 = 0 and t0 = 1 the first purge is in round 2, and S_T is reached by the last
+act of round T: nothing is tuned after it. Biases and norm parameters are prunable,
+running statistics are not.
 
 Deviations from the authors' code: the kept count is exact, ties go to the lowest index
 (theirs keeps every tie at the threshold); masks are kept as such, while theirs are

@@ -1,5 +1,6 @@
 """What a data source hands over, checked."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,8 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.types import Examples
 
 
-class Normalization(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Normalization:
     """``(x - mean) / std``, done inside the jitted step on the source's raw numbers.
 
     >>> Normalization(0.0, 256.0)(jnp.array([128], jnp.uint8))

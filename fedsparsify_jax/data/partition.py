@@ -126,7 +126,6 @@ def _deal(
     return parts
 
 
-
 def dirichlet(
     labels: ArrayLike,
     num_clients: int,
@@ -169,7 +168,8 @@ def dirichlet(
             return parts
     raise InputError(
         f"alpha {alpha} leaves some of {num_clients} clients with fewer than "
-        f"{min_examples} examples in {_TRIES} draws: use a larger alpha or fewer clients"
+        f"{min_examples} examples in {_TRIES} draws: use a larger alpha or fewer "
+        "clients"
     )
 
 

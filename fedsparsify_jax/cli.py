@@ -1,0 +1,83 @@
+"""The command line: ``fedsparsify train ...``."""
+
+import contextlib
+import functools
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.runner import TrainConfig, train
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="train")
+def _train(config: TrainConfig) -> Callable[[], object]:
+    """Train a federated model and write a run directory.
+
+    Without options: FedSparsify-Global on the embedded digits, 10 clients, 90 %
+    sparsity. The paper's FashionMNIST federation: --dataset fashion_mnist.
+    """
+    return functools.partial(train, config)
+
+
+def _one_line(boxed: str) -> str:
+    """The message inside tyro's box as one line, without the help it repeats."""
+    text = re.sub("[╭╮╰╯│─]", " ", boxed)
+    text = re.split(r"Argument helptext:|For full helptext|Got errors:|=====", text)[0]
+    message, *similar = text.split("Perhaps you meant:")
+    lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
+    # The first line is the box's title, a kind of error that the rest spells out.
+    said = " ".join(lines[1:] or lines)
+    meant = re.search(r"--[\w-]+", " ".join(similar))
+    return f"{said}: did you mean {meant[0]}?" if meant else said
+
+
+def _parse(arguments: Sequence[str]) -> Callable[[], object]:
+    """What is to be done.
+
+    Raises:
+      InputError: for options that do not parse.
+      SystemExit: after ``--help``.
+    """
+    boxed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(boxed):
+            return app.cli(
+                prog="fedsparsify",
+                args=list(arguments),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(f"{_one_line(boxed.getvalue())} (see --help)") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+      arguments: the words after the program's name; those of the process by default.
+
+    Returns:
+      The exit status: 0; 2 for bad input, after one line on standard error; 130 when
+      interrupted.
+    """
+    try:
+        _parse(sys.argv[1:] if arguments is None else arguments)()
+    except InputError as error:
+        print(f"fedsparsify: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "fedsparsify: interrupted; the same command with --out DIR --resume "
+            "continues from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 130
+    return 0

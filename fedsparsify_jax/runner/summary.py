@@ -1,0 +1,92 @@
+"""The closing summary of a run."""
+
+import statistics
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedsparsify_jax.runner.progress import duration
+
+Record = dict[str, Any]
+
+
+def summarize(records: list[Record], *, parameters: int, kept: int) -> dict[str, Any]:
+    """Totals and last values of a run's rounds.
+
+    Args:
+      records: all rounds of ``metrics.jsonl``.
+      parameters: prunable parameters of the model.
+      kept: how many of them the final masks keep.
+    """
+    last = records[-1]
+    accuracies = [r["test_accuracy"] for r in records if r["test_accuracy"] is not None]
+    moved = sum(r["bytes_up"] + r["bytes_down"] for r in records)
+    dense = sum(r["bytes_dense"] for r in records)
+    return {
+        "rounds": last["round"],
+        "test_accuracy": last["test_accuracy"],
+        "test_loss": last["test_loss"],
+        "best_test_accuracy": max(accuracies, default=None),
+        "last_10_mean_test_accuracy": (
+            statistics.fmean(accuracies[-10:]) if accuracies else None
+        ),
+        "sparsity": last["sparsity"],
+        "target_sparsity": last["target_sparsity"],
+        "parameters": parameters,
+        "parameters_kept": kept,
+        "bytes_formula": "non-zeros x 32 bit (FedSparsify authors; masks not counted)",
+        "bytes_up": sum(r["bytes_up"] for r in records),
+        "bytes_down": sum(r["bytes_down"] for r in records),
+        "bytes_dense": dense,
+        "communication_saving": dense / moved if moved else None,
+        "seconds": sum(r["seconds"] for r in records),
+        "median_round_seconds": statistics.median(r["seconds"] for r in records),
+    }
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.2f} MB"
+
+
+def show(console: Console, summary: dict[str, Any], where: str) -> None:
+    """Prints the summary as a small table."""
+
+    def percent(value: float | None) -> str:
+        return "not a number" if value is None else f"{100 * value:.2f} %"
+
+    moved = summary["bytes_up"] + summary["bytes_down"]
+    saving = summary["communication_saving"]
+    rows = {
+        "test accuracy": (
+            f"{percent(summary['test_accuracy'])}"
+            f"  (best {percent(summary['best_test_accuracy'])})"
+        ),
+        "sparsity": (
+            f"{percent(summary['sparsity'])}"
+            f"  (target {percent(summary['target_sparsity'])})"
+        ),
+        "parameters kept": (
+            f"{summary['parameters_kept']:,} of {summary['parameters']:,}"
+        ),
+        "bytes moved": (
+            f"{_megabytes(moved)} as non-zeros x 32 bit; dense "
+            f"{_megabytes(summary['bytes_dense'])}"
+            + (f" ({saving:.2f} x)" if saving else "")
+        ),
+        "time": (
+            f"{duration(summary['seconds'])}"
+            f" ({duration(summary['median_round_seconds'])} a round)"
+        ),
+        "run directory": where,
+    }
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print()
+    console.print(table, soft_wrap=True)
+    if summary["test_accuracy"] is None or summary["test_loss"] is None:
+        console.print(
+            "warning: the training diverged (losses are not finite): try a smaller "
+            "--learning-rate"
+        )

@@ -1,0 +1,222 @@
+"""The training loop: one compiled program, called once a round."""
+
+import dataclasses
+import math
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from fedsparsify_jax import data, masks, trees
+from fedsparsify_jax.local_training import cross_entropy
+from fedsparsify_jax.metrics import Evaluation, evaluate
+from fedsparsify_jax.metrics.communication import dense_bytes
+from fedsparsify_jax.runner.checkpoints import Checkpoints
+from fedsparsify_jax.runner.config import TrainConfig, resolve
+from fedsparsify_jax.runner.federation import Federation, assemble
+from fedsparsify_jax.runner.model_files import save_model
+from fedsparsify_jax.runner.progress import duration, reporter
+from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
+from fedsparsify_jax.runner.summary import show, summarize
+from fedsparsify_jax.types import ClientData, Examples, Key, RoundInfo, State
+
+Record = dict[str, Any]
+
+
+class RoundProgram:
+    """A federated round and the evaluation after it, traced and compiled once.
+
+    Compiling ahead of time leaves no second compilation to happen by accident: a state
+    of another shape or dtype would be an error.
+
+    Attributes:
+      traces: how often the round's Python was run.
+      compile_seconds: what tracing and compiling took.
+    """
+
+    def __init__(self, federation: Federation, key: Key, state: State):
+        self.traces = 0
+        algorithm, model = federation.algorithm, federation.model
+        dataset = federation.dataset
+
+        def federated_round(
+            key: Key, state: State, clients: ClientData, test: Examples
+        ) -> tuple[State, RoundInfo, Evaluation]:
+            self.traces += 1
+            state, info = algorithm.step(key, state, clients)
+            variables = algorithm.model(state)
+            return state, info, evaluate(model.apply, cross_entropy, variables, test)
+
+        test = Examples(*map(jax.numpy.asarray, dataset.test))
+        self._data = (federation.clients, test)
+        start = time.perf_counter()
+        jitted = jax.jit(federated_round, donate_argnums=1)
+        self._compiled = jitted.lower(key, state, *self._data).compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def __call__(self, key: Key, state: State) -> tuple[State, RoundInfo, Evaluation]:
+        """Plays a round; the old state is donated."""
+        return self._compiled(key, state, *self._data)
+
+
+class Keys(NamedTuple):
+    """The run's sources of randomness, all from its seed."""
+
+    model: Key
+    state: Key
+    rounds: Key
+
+    @classmethod
+    def from_seed(cls, seed: int) -> "Keys":
+        """Keys that depend on the seed alone."""
+        return cls(*jax.random.split(jax.random.key(seed), 3))
+
+    def of_round(self, t: int) -> Key:
+        """Round t's key, whatever came before: that is what makes resuming exact."""
+        return jax.random.fold_in(self.rounds, t)
+
+
+def _number(value: Any) -> float | None:
+    """A float32 as the shortest decimal that gives it back; None if not finite."""
+    number = float(str(np.float32(value)))
+    return number if math.isfinite(number) else None
+
+
+def _record(
+    info: RoundInfo, evaluation: Evaluation, dense: int, seconds: float
+) -> Record:
+    """One line of ``metrics.jsonl``."""
+    return {
+        "round": int(info.round),
+        "test_accuracy": _number(evaluation.accuracy),
+        "test_loss": _number(evaluation.loss),
+        "train_loss": _number(info.loss),
+        "sparsity": _number(info.sparsity),
+        "target_sparsity": _number(info.target_sparsity),
+        # Summed on the host: a large cohort's bytes exceed 32 bit.
+        "bytes_up": int(np.sum(info.bytes_up, dtype=np.int64)),
+        "bytes_down": int(np.sum(info.bytes_down, dtype=np.int64)),
+        "bytes_dense": 2 * len(info.cohort) * dense,
+        "kept": {name: int(count) for name, count in info.kept.items()},
+        "seconds": round(seconds, 6),
+    }
+
+
+def _loop(
+    config: TrainConfig,
+    program: RoundProgram,
+    keys: Keys,
+    state: State,
+    directory: RunDirectory,
+    checkpoints: Checkpoints,
+    console: Console,
+) -> tuple[State, list[Record]]:
+    """Plays the rounds that are left; returns all rounds' records."""
+    total, completed = config.rounds, int(state.round)
+    assert total is not None
+    dense = dense_bytes(state.variables)
+    records = directory.rewind(completed)
+    with reporter(console, total, completed) as progress:
+        for t in range(completed + 1, total + 1):
+            start = time.perf_counter()
+            state, info, evaluation = program(keys.of_round(t), state)
+            info, evaluation = jax.device_get((info, evaluation))
+            record = _record(info, evaluation, dense, time.perf_counter() - start)
+            directory.append(record)
+            records.append(record)
+            progress.round(record)
+            if t % config.checkpoint_every == 0 or t == total:
+                checkpoints.save(t, state)
+    return state, records
+
+
+def _describe(console: Console, config: TrainConfig, federation: Federation) -> None:
+    counts = np.asarray(federation.clients.count)
+    console.print(
+        f"{config.algorithm} on {config.dataset}: {config.num_clients} clients of "
+        f"{counts.min():,} to {counts.max():,} examples, {config.partition} partition, "
+        f"{config.rounds} rounds",
+        soft_wrap=True,
+    )
+    if config.show_partition:
+        table = data.class_table(federation.dataset.train.y, federation.parts)
+        console.print(table, soft_wrap=True)
+    if config.verbose:
+        devices = ", ".join(map(str, jax.devices()))
+        console.print(f"jax {jax.__version__} on {devices}", soft_wrap=True)
+
+
+def _model_description(
+    config: TrainConfig, federation: Federation, summary: dict[str, Any]
+) -> dict[str, Any]:
+    dataset = federation.dataset
+    return {
+        "model": config.model,
+        "input_shape": list(dataset.train.x.shape[1:]),
+        "num_classes": dataset.num_classes,
+        "normalization": dataclasses.asdict(dataset.normalization),
+        "dataset": dataset.name,
+        "algorithm": config.algorithm,
+        "test_accuracy": summary["test_accuracy"],
+        "sparsity": summary["sparsity"],
+    }
+
+
+def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
+    """Runs a whole federation and writes its run directory.
+
+    Everything that can be wrong with the options, the data or the directory is checked
+    before the first file is written.
+
+    Args:
+      config: the options; unresolved defaults are filled in.
+      console: where progress goes; standard output by default.
+
+    Returns:
+      The content of ``summary.json``.
+
+    Raises:
+      InputError: one line that says what is wrong and what to do.
+    """
+    console = console or Console(highlight=False)
+    config = resolve(config)
+    out = config.out or default_path(config)
+    config = dataclasses.replace(config, out=out)
+    directory = RunDirectory(out, config)
+    resuming = directory.check(resume=config.resume)
+    federation = assemble(config)
+    _describe(console, config, federation)
+
+    keys = Keys.from_seed(config.seed)
+    algorithm = federation.algorithm
+    state = algorithm.init(keys.state, federation.model.init(keys.model))
+    program = RoundProgram(federation, keys.of_round(1), state)
+    if config.verbose:
+        console.print(f"compiled in {duration(program.compile_seconds)}")
+
+    directory.claim()
+    with Checkpoints(directory.checkpoints) as checkpoints:
+        if resuming:
+            state = checkpoints.restore(state) or state
+            console.print(f"resuming after round {int(state.round)}")
+        state, records = _loop(
+            config, program, keys, state, directory, checkpoints, console
+        )
+    state = algorithm.finish(keys.of_round(0), state, federation.clients)
+
+    prunable = masks.prunable_only(state.masks)
+    summary = summarize(
+        records, parameters=trees.size(prunable), kept=int(trees.nonzeros(prunable))
+    )
+    save_model(
+        directory.model,
+        algorithm.model(state),
+        _model_description(config, federation, summary),
+    )
+    directory.write_summary(summary)
+    show(console, summary, str(out))
+    if config.verbose:
+        console.print(f"round step: {program.traces} trace, 1 compilation")
+    return summary

@@ -1,0 +1,46 @@
+"""Strict JAX for every test, and small things that many tests need."""
+
+import jax
+import numpy as np
+import pytest
+
+from fedsparsify_jax import models
+from fedsparsify_jax.types import ClientData
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_debug_nans", True)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def tiny_model() -> models.Model:
+    """An MLP of 5-4-3 with 39 parameters."""
+    return models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
+
+
+def make_clients(counts: tuple[int, ...] = (7, 4, 1, 6), seed: int = 0) -> ClientData:
+    """Learnable clients of unequal size; padding is NaN, so touching it shows."""
+    rng = np.random.default_rng(seed)
+    length = max(counts)
+    x = np.full((len(counts), length, 5), np.nan, np.float32)
+    y = np.zeros((len(counts), length), np.int32)
+    for client, count in enumerate(counts):
+        labels = rng.integers(0, 3, count)
+        x[client, :count] = rng.normal(size=(count, 5))
+        x[client, np.arange(count), labels] += 2.0
+        y[client, :count] = labels
+    return ClientData(
+        jax.numpy.asarray(x),
+        jax.numpy.asarray(y),
+        jax.numpy.asarray(counts, jax.numpy.int32),
+    )
+
+
+@pytest.fixture
+def clients() -> ClientData:
+    return make_clients()
