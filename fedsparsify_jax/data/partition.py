@@ -4,6 +4,8 @@ Every partitioner uses each example exactly once, gives every client at least on
 returns the same partition for the same seed.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -29,8 +31,8 @@ def _labels(labels: ArrayLike, num_clients: int) -> np.ndarray:
 
 
 def _check_alpha(alpha: float) -> None:
-    if not alpha > 0:
-        raise InputError(f"alpha is {alpha}: it must be above 0")
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise InputError(f"alpha is {alpha}: it must be above 0 and finite")
 
 
 def iid(labels: ArrayLike, num_clients: int, seed: int = 0) -> Parts:
