@@ -33,6 +33,12 @@ def _one_line(boxed: str) -> str:
     lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
     # The first line is the box's title, a kind of error that the rest spells out.
     said = " ".join(lines[1:] or lines)
+    # An optional number is to tyro a union, which it explains at length.
+    said = re.sub(
+        r"no type matching \{None\}\|(\w+) could be instantiated from \['(.*)'\]",
+        r"expected \1, not '\2'",
+        said,
+    )
     meant = re.search(r"--[\w-]+", " ".join(similar))
     return f"{said}: did you mean {meant[0]}?" if meant else said
 
