@@ -28,7 +28,8 @@ def load_npz(data_dir: Path | None = None) -> Dataset:
     if not path.is_file():
         raise InputError(f"no file {path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves its own file open when the archive is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in ARRAYS if name not in archive]
             if missing:
                 raise InputError(
