@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
     """
     if seconds < 1:
         return f"{seconds:.2f} s"
-    if seconds < 60:
+    if seconds < 59.95:  # what rounds to 60.0 is a minute
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
