@@ -28,6 +28,8 @@ def _train(config: TrainConfig) -> Callable[[], object]:
 def _one_line(boxed: str) -> str:
     """The message inside tyro's box as one line, without the help it repeats."""
     text = re.sub("[╭╮╰╯│─]", " ", boxed)
+    # Without UTF-8 there is no box, only rules of hyphens.
+    text = re.sub(r"(?m)^ *-{3,} *$", "", text)
     text = re.split(r"Argument helptext:|For full helptext|Got errors:|=====", text)[0]
     message, *similar = text.split("Perhaps you meant:")
     lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
