@@ -66,8 +66,9 @@ def test_every_algorithm_and_partition_trains(algorithm, partition, capsys):
     lines = Path("run/metrics.jsonl").read_text().splitlines()
     first, last = map(json.loads, lines)
     assert (first["round"], last["round"]) == (1, 2)
-    assert all(np.isfinite(r[k]) for r in (first, last) for k in ("train_loss",))
-    assert last["target_sparsity"] == (0.0 if algorithm == "fedavg" else 0.9)
+    assert np.isfinite([first["train_loss"], last["train_loss"]]).all()
+    if algorithm in ("fedavg", "fedsparsify-global", "fedsparsify-local"):
+        assert last["target_sparsity"] == (0.0 if algorithm == "fedavg" else 0.9)
     shown = capsys.readouterr()
     assert shown.err == "" and f"{algorithm} on digits: 5 clients" in shown.out
     assert f"{partition} partition" in shown.out
