@@ -95,6 +95,8 @@ def play(row: Row, clients, *, again=False, **options):
             state, info = step(key, states[-1], clients)
             states.append(state)
             infos.append(info)
+        if again:
+            return states, infos
         _PLAYED[name] = states, infos
     return _PLAYED[name]
 
@@ -103,6 +105,15 @@ def run(row: Row, clients, **options) -> tuple[State, list[RoundInfo]]:
     """The last state and all infos."""
     states, infos = play(row, clients, **options)
     return states[-1], infos
+
+
+def scan_rounds(algorithm, key, state, clients):
+    """All rounds in one program, each traced once."""
+
+    def body(state, t):
+        return algorithm.step(jax.random.fold_in(key, t), state, clients)
+
+    return jax.lax.scan(body, state, jnp.arange(ROUNDS))
 
 
 @table
@@ -165,10 +176,7 @@ def test_vmap_over_seeds_equals_a_loop(row, clients):
     def train(seed):
         init_key, model_key, round_key = jax.random.split(seed, 3)
         state = algorithm.init(init_key, tiny_model().init(model_key))
-        for t in range(ROUNDS):
-            key = jax.random.fold_in(round_key, t)
-            state, info = algorithm.step(key, state, clients)
-        return state, info
+        return scan_rounds(algorithm, round_key, state, clients)
 
     together = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(7), 3))
     alone = jax.jit(train)
@@ -183,7 +191,6 @@ def test_all_cohort_strategies_agree(row, clients):
     mesh = cohort.device_mesh(jax.devices()[:2])
     strategies = [
         cohort.chunked(2),
-        cohort.sharded(mesh),
         cohort.sharded(mesh, inner=cohort.chunked(1)),
     ]
 
@@ -306,10 +313,8 @@ def test_the_callers_variables_survive_donation(row, clients):
 def test_numbers_may_be_traced(row, clients):
     def train(final, rate):
         algorithm = build(row, final=final, learning_rate=rate)
-        state = start(algorithm)
-        for key in keys():
-            state, info = algorithm.step(key, state, clients)
-        return state.variables, info
+        key = jax.random.key(3)
+        return scan_rounds(algorithm, key, start(algorithm), clients)
 
     finals, rates = jnp.array([0.0, FINAL]), jnp.array([0.1, 0.3])
     together = jax.jit(jax.vmap(train))(finals, rates)
@@ -322,15 +327,11 @@ def test_numbers_may_be_traced(row, clients):
 def test_rounds_can_be_scanned(row, clients):
     algorithm = build(row)
 
-    def body(state, t):
-        key = jax.random.fold_in(jax.random.key(3), t)
-        return algorithm.step(key, state, clients)
-
-    scanned, infos = jax.jit(lambda s: jax.lax.scan(body, s, jnp.arange(ROUNDS)))(
-        start(algorithm)
-    )
-    state, step = start(algorithm), jax.jit(body)
+    play_all = jax.jit(lambda k, s: scan_rounds(algorithm, k, s, clients))
+    scanned, infos = play_all(jax.random.key(3), start(algorithm))
+    state, step = start(algorithm), jax.jit(algorithm.step)
     for t in range(ROUNDS):
-        state, _ = step(state, t)
+        key = jax.random.fold_in(jax.random.key(3), t)
+        state, _ = step(key, state, clients)
     chex.assert_trees_all_close(scanned, state, atol=1e-6)
     assert infos.round.tolist() == [1, 2, 3]
