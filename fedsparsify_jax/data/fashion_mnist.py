@@ -105,6 +105,7 @@ def load_fashion_mnist(data_dir: Path | None = None) -> Dataset:
     References:
       Xiao, Rasul and Vollgraf, Fashion-MNIST (arXiv 1708.07747).
     """
+    arrays: dict[str, Any]
     if data_dir is not None:
         arrays = _from_directory(data_dir)
     elif DEBIAN_DIR.is_dir():
