@@ -102,7 +102,7 @@ def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Datas
       name: one of `NAMES`, or ``hf:owner/name`` for an image data set of the Hugging
         Face hub (see `load_hub`).
       data_dir: where its files are; what is looked at without it depends on the set.
-      **options: keywords of the loader, such as ``train_subset=1000`` of `load_cifar10`.
+      **options: keywords of the loader, such as ``train_subset`` of `load_cifar10`.
 
     Raises:
       InputError: one line that says what is wrong and what to do.

@@ -60,7 +60,17 @@ def _pixels(image: Any) -> np.ndarray:
         return np.asarray(image.convert("L"))
     if image.mode in _COLOUR:
         return np.asarray(image.convert("RGB"))
-    raise ValueError(f"images of mode {image.mode} are not supported, only 8-bit ones")
+    raise InputError(f"images of mode {image.mode} are not supported, only 8-bit ones")
+
+
+def _decode(decoder: Any, value: dict[str, Any] | None) -> np.ndarray:
+    if value is None:
+        raise InputError("no image")
+    try:
+        image = decoder.decode_example(value)
+    except Exception as error:  # pillow raises many kinds
+        raise InputError(f"the image is damaged ({first_line(error)})") from error
+    return _pixels(image)
 
 
 def _decoded(
@@ -77,12 +87,9 @@ def _decoded(
     for batch in chosen.iter(_BATCH):
         for value in batch[name]:
             try:
-                if value is None:
-                    raise ValueError("no image")
-                yield _pixels(decoder.decode_example(value))
-            except Exception as error:  # pillow raises many kinds
-                reason = first_line(error)
-                raise InputError(f"{where}, row {rows[position]}: {reason}") from error
+                yield _decode(decoder, value)
+            except InputError as error:
+                raise InputError(f"{where}, row {rows[position]}: {error}") from error
             position += 1
 
 

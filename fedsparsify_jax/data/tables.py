@@ -17,9 +17,11 @@ Splits = dict[str, Any]
 """Split name (``train``, ``test``, ``validation``) to a ``datasets.Dataset``."""
 
 _READERS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv"}
-_SPLIT = re.compile(r"(train|test|validation|valid|val|dev)(?=$|[-_.])")
+_FILE = re.compile(r"(train|test|validation|valid|val|dev)(?=$|[-_.])")
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})$")
-_VALIDATION = ("validation", "valid", "val", "dev")
+_SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(
+    ("validation", "valid", "val", "dev"), "validation"
+)
 
 
 def first_line(error: BaseException) -> str:
@@ -61,13 +63,13 @@ def _without_progress_bars(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _split_of(path: Path) -> str | None:
+def _split_of(directory: Path, path: Path) -> str | None:
     """``train-00000-of-00001.parquet`` and ``train/0000.parquet`` are both train."""
-    for name in (path.stem, path.parent.name):
-        match = _SPLIT.match(name)
-        if match:
-            return "validation" if match[1] in _VALIDATION else match[1]
-    return None
+    match = _FILE.match(path.stem)
+    if match:
+        return _SPLITS[match[1]]
+    # Folders inside the directory only: its own name says nothing about its files.
+    return _SPLITS.get(path.relative_to(directory).parent.name)
 
 
 def _check_one_source(directory: Path, split: str, paths: list[Path]) -> None:
@@ -106,7 +108,7 @@ def local_files(
         raise InputError(f"no directory {directory}")
     found: dict[str, list[Path]] = {}
     for path in sorted(directory.rglob("*")):
-        split = _split_of(path)
+        split = _split_of(directory, path)
         if split and path.suffix in suffixes and path.is_file():
             found.setdefault(split, []).append(path)
     for split, paths in found.items():
