@@ -153,9 +153,8 @@ def open_files(what: str, files: dict[str, list[Path]]) -> Splits:
         patterns = [glob.escape(str(path.absolute())) for path in paths]
         try:
             with _without_progress_bars(datasets):
-                tables[split] = datasets.load_dataset(
-                    kind, data_files={split: patterns}, split=split
-                )
+                opened = datasets.load_dataset(kind, data_files={split: patterns})
+            tables[split] = opened[split]
         except Exception as error:  # pyarrow, pandas and datasets raise many kinds
             names = ", ".join(map(str, paths))
             raise InputError(f"cannot read {names}: {first_line(error)}") from error

@@ -64,7 +64,7 @@ def test_crop_and_flip_uses_independent_randomness() -> None:
     assert {image.tobytes() for image in out} == {*plain, *mirror}  # all 18 pairs
 
 
-def test_the_key_decides(key: jax.Array) -> None:
+def test_the_key_decides() -> None:
     first, second = jax.random.split(jax.random.key(7))
     x = images(8)
     assert not np.array_equal(crop_and_flip(first, x), crop_and_flip(second, x))
