@@ -13,6 +13,7 @@ from PIL import Image
 from fedsparsify_jax import data
 from fedsparsify_jax.data import cifar
 from fedsparsify_jax.data.normalization import channel_normalization
+from fedsparsify_jax.data.subset import balanced_rows
 from fedsparsify_jax.errors import InputError
 
 TRAIN, TEST = "train-00000-of-00001.parquet", "test-00000-of-00001.parquet"
@@ -228,6 +229,22 @@ def test_bad_images_are_named(parquet: Path, pictures, second, message: str) -> 
     datasets.Dataset.from_dict(columns, features).to_parquet(parquet / TEST)
     with pytest.raises(InputError, match=f"the test split of .*{message}"):
         data.load("cifar10", parquet)
+
+
+def test_errors_in_a_subset_give_the_row_of_the_file(parquet: Path, pictures) -> None:
+    labels = [0, 1, 0, 1, 0, 1]
+    rows = balanced_rows(labels, 2, seed=1).tolist()
+    assert rows[1] != 1  # else position and row could not be told apart
+    images = [encoded(p, cut=i == rows[1]) for i, p in enumerate(pictures(6))]
+    features = datasets.Features(
+        img=datasets.Image(), label=datasets.ClassLabel(num_classes=10)
+    )
+    table = datasets.Dataset.from_dict({"img": images, "label": labels}, features)
+    table.to_parquet(parquet / TRAIN)
+    with pytest.raises(
+        InputError, match=f"train split of .*, row {rows[1]}: the image"
+    ):
+        data.load("cifar10", parquet, train_subset=2, seed=1)
 
 
 def test_wrong_shape_labels_and_columns(parquet: Path, write_images, pictures) -> None:
