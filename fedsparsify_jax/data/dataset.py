@@ -1,43 +1,36 @@
 """What a data source hands over, checked."""
 
-import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from fedsparsify_jax.data.normalization import Normalization as Normalization
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.types import Examples
+from fedsparsify_jax.types import Examples, Key
 
+Task = Literal["classification", "regression"]
+Augment = Callable[[Key, jax.Array], jax.Array]
+"""Key and raw inputs ``[B, ...]`` to changed inputs of the same shape and dtype."""
+
+_CHUNK = 1024  # examples checked at once
 _INT32 = np.iinfo(np.int32)
 
 
-@dataclasses.dataclass(frozen=True)
-class Normalization:
-    """``(x - mean) / std``, done inside the jitted step on the source's raw numbers.
-
-    >>> Normalization(0.0, 256.0)(jnp.array([128], jnp.uint8))
-    Array([0.5], dtype=float32)
-    """
-
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Raw inputs ``[B, ...]`` to float32 of the same shape."""
-        return (x.astype(jnp.float32) - self.mean) / self.std
-
-
 class Dataset(NamedTuple):
-    """A classification task with a central test set.
+    """A supervised task with a central test set.
 
     Attributes:
       name: what it is called in logs.
       train: what is divided among the clients; host arrays in the source's dtype.
       test: what the global model is evaluated on.
-      num_classes: C; labels are in ``0 .. C - 1``.
+      num_classes: C; labels are int32 in ``0 .. C - 1``. It is 1 in regression, the
+        length of the model's output, and targets are float32.
       normalization: raw inputs to what a network sees.
+      task: ``"classification"`` or ``"regression"``.
+      augment: what training batches of this source are usually augmented with, on raw
+        inputs ``(key, x [B, ...]) -> x``; None if nothing. The data set only offers it.
     """
 
     name: str
@@ -45,36 +38,49 @@ class Dataset(NamedTuple):
     test: Examples
     num_classes: int
     normalization: Normalization
+    task: Task = "classification"
+    augment: Augment | None = None
 
 
 def _native_inputs(where: str, x: np.ndarray) -> np.ndarray:
-    """Checked inputs in this machine's byte order, floats as float32."""
+    """Checked inputs in this machine's byte order and a dtype that JAX takes."""
     if x.ndim < 2:
         raise InputError(
             f"{where} inputs have shape {x.shape}: expected [examples, features...]"
         )
     if x.dtype.kind not in "iuf":
         raise InputError(f"{where} inputs have dtype {x.dtype}: expected numbers")
-    if x.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            raise InputError(f"{where} inputs hold NaN or infinity: clean them first")
-        return x
-    if x.dtype.itemsize == 8:
-        # JAX has 32 bits unless told otherwise, and would wrap around in silence.
-        if x.size and (x.min() < _INT32.min or x.max() > _INT32.max):
-            raise InputError(f"{where} inputs exceed 32-bit integers: scale them first")
-        return x.astype(np.int32)
-    return x.astype(x.dtype.newbyteorder("="))
+    if x.dtype.kind != "f":
+        return _native_integers(where, x)
+    wanted = np.float16 if x.dtype.itemsize == 2 else np.float32
+    with np.errstate(over="ignore"):
+        x = x.astype(wanted, copy=False)
+    # In chunks: the table of booleans for a set of brain scans takes gigabytes.
+    starts = range(0, len(x), _CHUNK)
+    if not all(np.isfinite(x[start : start + _CHUNK]).all() for start in starts):
+        raise InputError(f"{where} inputs hold NaN or infinity: clean them first")
+    return x
+
+
+def _native_integers(where: str, x: np.ndarray) -> np.ndarray:
+    if x.dtype.itemsize < 8:
+        return x.astype(x.dtype.newbyteorder("="), copy=False)
+    # JAX has 32 bits unless told otherwise, and would wrap around in silence.
+    if x.size and (x.min() < _INT32.min or x.max() > _INT32.max):
+        raise InputError(f"{where} inputs exceed 32-bit integers: scale them first")
+    return x.astype(np.int32)
+
+
+def _check_length(where: str, what: str, y: np.ndarray, num_examples: int) -> None:
+    if y.shape != (num_examples,):
+        raise InputError(
+            f"{where} {what} have shape {y.shape} for {num_examples} examples: "
+            f"expected [{num_examples}]"
+        )
 
 
 def _check_labels(where: str, y: np.ndarray, num_examples: int) -> None:
-    if y.shape != (num_examples,):
-        raise InputError(
-            f"{where} labels have shape {y.shape} for {num_examples} examples: "
-            f"expected [{num_examples}]"
-        )
+    _check_length(where, "labels", y, num_examples)
     if y.dtype.kind not in "iu":
         raise InputError(f"{where} labels have dtype {y.dtype}: expected integers")
     if num_examples == 0:
@@ -83,6 +89,39 @@ def _check_labels(where: str, y: np.ndarray, num_examples: int) -> None:
         raise InputError(f"{where} labels go down to {y.min()}: expected 0, 1, 2, ...")
     if y.max() > _INT32.max:
         raise InputError(f"{where} labels go up to {y.max()}: expected 0, 1, 2, ...")
+
+
+def _check_targets(where: str, y: np.ndarray, num_examples: int) -> None:
+    _check_length(where, "targets", y, num_examples)
+    if y.dtype.kind not in "iuf":
+        raise InputError(f"{where} targets have dtype {y.dtype}: expected numbers")
+    if num_examples == 0:
+        raise InputError(f"the {where} set is empty")
+    if not np.isfinite(y).all():
+        raise InputError(f"{where} targets hold NaN or infinity: clean them first")
+
+
+def _examples(where: str, x: Any, y: Any, task: Task) -> Examples:
+    """One half of the data, checked and in the library's dtypes."""
+    x, y = np.asarray(x), np.asarray(y)
+    x = _native_inputs(where, x)
+    if task == "regression":
+        _check_targets(where, y, len(x))
+        return Examples(x, y.astype(np.float32))
+    _check_labels(where, y, len(x))
+    return Examples(x, y.astype(np.int32))
+
+
+def _classes(train: Examples, test: Examples, num_classes: int | None) -> int:
+    largest = int(max(train.y.max(), test.y.max()))
+    if num_classes is None:
+        return largest + 1
+    if largest >= num_classes:
+        raise InputError(
+            f"label {largest} found: with {num_classes} classes labels end at "
+            f"{num_classes - 1}"
+        )
+    return num_classes
 
 
 def from_arrays(
@@ -94,18 +133,22 @@ def from_arrays(
     *,
     normalization: Normalization | None = None,
     num_classes: int | None = None,
+    task: Task = "classification",
+    augment: Augment | None = None,
 ) -> Dataset:
     """Makes a data set of the user's own arrays.
 
     Args:
       name: what to call it.
-      x_train: ``[n, ...]`` numbers; integers are kept as they are, floats as
-        float32, 64-bit integers as int32.
-      y_train: ``[n]`` integer classes from 0.
+      x_train: ``[n, ...]`` numbers; 64-bit integers become int32, other integers and
+        float16 are kept, other floats become float32.
+      y_train: ``[n]`` integer classes from 0; in regression ``[n]`` numbers.
       x_test: like ``x_train``.
       y_test: like ``y_train``.
       normalization: by default uint8 is divided by 255, anything else left alone.
-      num_classes: C; by default the largest label plus one.
+      num_classes: C; by default the largest label plus one. 1 in regression.
+      task: ``"classification"`` or ``"regression"``.
+      augment: see `Dataset`.
 
     Raises:
       InputError: for shapes, dtypes or labels that cannot be, NaN and infinity.
@@ -114,28 +157,27 @@ def from_arrays(
       >>> made = from_arrays("toy", np.ones((4, 2)), [0, 1, 2, 0], np.ones((1, 2)), [1])
       >>> made.num_classes, made.train.x.dtype
       (3, dtype('float32'))
+      >>> scans = np.ones((2, 3)), [61, 70.5], np.ones((1, 3)), [48]
+      >>> ages = from_arrays("ages", *scans, task="regression")
+      >>> ages.num_classes, ages.train.y.tolist()
+      (1, [61.0, 70.5])
     """
-    sets = {}
-    for where, x, y in (("training", x_train, y_train), ("test", x_test, y_test)):
-        x, y = np.asarray(x), np.asarray(y)
-        x = _native_inputs(where, x)
-        _check_labels(where, y, len(x))
-        sets[where] = Examples(x, y.astype(np.int32))
-    train, test = sets["training"], sets["test"]
+    if task not in ("classification", "regression"):
+        raise InputError(f"task is {task!r}: expected classification or regression")
+    train = _examples("training", x_train, y_train, task)
+    test = _examples("test", x_test, y_test, task)
     if train.x.shape[1:] != test.x.shape[1:]:
         raise InputError(
             f"training examples have shape {train.x.shape[1:]}, test examples "
             f"{test.x.shape[1:]}: they must be the same"
         )
-    largest = int(max(train.y.max(), test.y.max()))
-    if num_classes is None:
-        num_classes = largest + 1
-    if largest >= num_classes:
-        raise InputError(
-            f"label {largest} found: with {num_classes} classes labels end at "
-            f"{num_classes - 1}"
-        )
+    if task == "classification":
+        num_classes = _classes(train, test, num_classes)
+    elif num_classes not in (None, 1):
+        raise InputError(f"num_classes is {num_classes}: regression has 1 output")
+    else:
+        num_classes = 1
     if normalization is None:
         is_image = train.x.dtype == np.uint8
         normalization = Normalization(0.0, 255.0) if is_image else Normalization()
-    return Dataset(name, train, test, num_classes, normalization)
+    return Dataset(name, train, test, num_classes, normalization, task, augment)

@@ -7,6 +7,7 @@ import numpy as np
 
 from fedsparsify_jax.data.dataset import Dataset, Normalization, from_arrays
 from fedsparsify_jax.data.idx import check_sha256, parse_idx, read_bytes
+from fedsparsify_jax.data.tables import first_line
 from fedsparsify_jax.errors import InputError
 
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -47,7 +48,7 @@ def _read(directory: Path, name: str) -> np.ndarray:
     return array
 
 
-def _from_directory(directory: Path) -> dict[str, np.ndarray]:
+def _from_directory(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise InputError(
             f"no directory {directory}: FashionMNIST needs one with the official files"
@@ -60,7 +61,7 @@ def _from_directory(directory: Path) -> dict[str, np.ndarray]:
     }
 
 
-def arrays_from_hub(splits: Any) -> dict[str, np.ndarray]:
+def arrays_from_hub(splits: Any) -> dict[str, Any]:
     """The arrays of a loaded hub data set with columns ``image`` and ``label``."""
     arrays = {}
     for split in ("train", "test"):
@@ -70,7 +71,7 @@ def arrays_from_hub(splits: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _from_hub() -> dict[str, np.ndarray]:
+def _from_hub() -> dict[str, Any]:
     advice = (
         "install Debian's package dataset-fashion-mnist, or put the four official IDX "
         "files into a directory and name it with --data-dir"
@@ -85,10 +86,9 @@ def _from_hub() -> dict[str, np.ndarray]:
     try:
         return arrays_from_hub(datasets.load_dataset(HUB_NAME))
     except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"FashionMNIST is neither in {DEBIAN_DIR} nor to be had from the Hugging "
-            f"Face hub ({reason}): {advice}"
+            f"Face hub ({first_line(error)}): {advice}"
         ) from error
 
 
