@@ -5,7 +5,8 @@ cohort's data and state, local training of all its clients, client-side pruning,
 aggregation, server-side pruning, and what is reported.
 """
 
-from typing import NamedTuple, TypedDict
+import inspect
+from typing import Any, NamedTuple, TypedDict
 
 import chex
 import jax
@@ -47,6 +48,18 @@ class EngineOptions(TypedDict, total=False):
     batch_size: int
     participation: float
     cohort: CohortMap | None
+
+
+def option(options: EngineOptions, name: str) -> Any:
+    """An option of the engine as given, or else the engine's default.
+
+    For methods whose own hooks need it too, such as the loss or the batch size.
+
+    >>> option({"batch_size": 8}, "batch_size"), option({}, "batch_size")
+    (8, 32)
+    """
+    default = inspect.signature(engine).parameters[name].default
+    return options.get(name, default)
 
 
 class _Task(NamedTuple):
