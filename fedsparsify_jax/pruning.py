@@ -46,9 +46,7 @@ def _sort_keys(scores: jax.Array, within: jax.Array | None) -> jax.Array:
     return keys if within is None else jnp.where(jnp.ravel(within), keys, 0)
 
 
-def _largest_true(
-    holds: Callable[[jax.Array], jax.Array], bits: ArrayLike
-) -> jax.Array:
+def largest_true(holds: Callable[[jax.Array], jax.Array], bits: ArrayLike) -> jax.Array:
     """The largest uint32 below ``2^bits`` for which a monotone test holds (or 0)."""
 
     def body(i: jax.Array, best: jax.Array) -> jax.Array:
@@ -66,7 +64,7 @@ def _count(parts: list[jax.Array]) -> jax.Array:
 def _largest(keys: list[jax.Array], keep: jax.Array) -> list[jax.Array]:
     """Bool vectors that hold for the ``keep`` largest keys, ties by lowest index."""
     keep = jnp.minimum(keep, _count([key > 0 for key in keys]))
-    threshold = _largest_true(
+    threshold = largest_true(
         lambda candidate: _count([key >= candidate for key in keys]) >= keep, 32
     )
     above = [key > threshold for key in keys]
@@ -87,7 +85,7 @@ def _largest(keys: list[jax.Array], keep: jax.Array) -> list[jax.Array]:
     # Ties at the threshold are rare: without a surplus every one of them stays and
     # the second search makes no pass at all.
     surplus = _count(tied) > needed
-    cut = _largest_true(few_enough, jnp.where(surplus, bits, 0))
+    cut = largest_true(few_enough, jnp.where(surplus, bits, 0))
     return [
         more | (tie & (~surplus | (i < cut)))
         for more, tie, i in zip(above, tied, index, strict=True)
@@ -227,3 +225,32 @@ def keep_counts(
 
     rest = () if within is None else (within,)
     return jax.tree.map(keep, chosen, scores, counts, *rest)
+
+
+def drop_share(
+    scores: Scores,
+    masks: Masks,
+    share: ArrayLike,
+    *,
+    prunable: Prunable | None = None,
+) -> Masks:
+    """Drops ``floor(share * kept)`` of the smallest scores from what each leaf keeps.
+
+    Args:
+      scores: float tree with the structure of the variables.
+      masks: what is kept so far.
+      share: in [0, 1]; may be traced.
+      prunable: path of a leaf to whether it may be pruned; others are kept whole.
+
+    Example:
+      >>> kept = {"w": jnp.array([True, True, False])}
+      >>> drop_share({"w": jnp.array([2.0, 1.0, 3.0])}, kept, 0.5)
+      {'w': Array([ True, False, False], dtype=bool)}
+    """
+
+    def left(mask: jax.Array) -> jax.Array:
+        kept = jnp.sum(mask, dtype=jnp.int32)
+        return kept - jnp.floor(share * kept.astype(jnp.float32)).astype(jnp.int32)
+
+    counts = jax.tree.map(left, masks)
+    return keep_counts(scores, counts, within=masks, prunable=prunable)
