@@ -65,7 +65,7 @@ def _adaptive(
         del params
         m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state.m, gradients)
         v = jax.tree.map(lambda v, g: second(v, g * g), state.v, gradients)
-        updates = jax.tree.map(lambda m, v: -rate * m / (jnp.sqrt(v) + _TAU), m, v)
+        updates = jax.tree.map(lambda m, v: -(rate * m) / (jnp.sqrt(v) + _TAU), m, v)
         return updates, _Moments(m, v)
 
     return optax.GradientTransformation(init, update)

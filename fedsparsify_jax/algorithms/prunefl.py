@@ -246,18 +246,18 @@ def prunefl(
         _, data = random_client(choice_key, clients)
 
         def stage(
-            carry: tuple[Variables, Masks], key: Key
+            carry: tuple[Variables, Masks], number: jax.Array
         ) -> tuple[tuple[Variables, Masks], None]:
             variables, masks = carry
             optimizer = transform.init({"params": variables["params"]})
+            key = jax.random.fold_in(train_key, number)
             done = train(key, variables, masks, optimizer, data, context)
             masks = choose(done.variables, masks, done.memory, 0, context)
             return (done.variables, masks), None
 
         masks = context.server.eligible if freeze_zero_initialized else context.masks
-        if initial_adjustments > 0:
-            keys = jax.random.split(train_key, initial_adjustments)
-            (_, masks), _ = jax.lax.scan(stage, (context.variables, masks), keys)
+        start = (context.variables, masks)
+        (_, masks), _ = jax.lax.scan(stage, start, jnp.arange(initial_adjustments))
         return mask_algebra.apply(masks, context.variables), masks
 
     return engine(apply_fn, method._replace(setup=setup), **options)
