@@ -230,10 +230,15 @@ def engine(
             t, target, state.variables, state.masks, state.server, state.clients.extra
         )
         if method.setup is not None:
-            setup = method.setup
+            setup, impl = method.setup, jax.random.key_impl(setup_key)
+            # The key enters as plain numbers: under vmap the branches become a select
+            # between copies of it, which JAX's reuse checker takes for a second use.
+            bits = jax.random.key_data(setup_key)
             variables, masks = jax.lax.cond(
                 t == 1,
-                lambda: setup(setup_key, context, clients),
+                lambda: setup(
+                    jax.random.wrap_key_data(bits, impl=impl), context, clients
+                ),
                 lambda: (context.variables, context.masks),
             )
             context = context._replace(variables=variables, masks=masks)

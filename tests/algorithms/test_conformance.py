@@ -1,6 +1,6 @@
 """What every algorithm promises, on unequal clients whose padding is NaN."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -69,7 +69,7 @@ class Normed(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool = False, valid: Any = None) -> Any:
-        x = nn.Dense(6)(x)
+        x = nn.Dense(6, use_bias=False)(x)
         mask = None if valid is None else valid[:, None]
         x = nn.BatchNorm(use_running_average=not train)(x, mask=mask)
         return nn.Dense(3)(nn.relu(x))
@@ -89,6 +89,15 @@ def run(algorithm: Any, step: Any, clients: Any, seed: int) -> tuple[list, list]
         states.append(state)
         infos.append(info)
     return states, infos
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Programs here run for microseconds and take seconds to optimise."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(params=METHODS)
@@ -122,7 +131,7 @@ def check_contract(states: list, infos: list, sparsity: float | None) -> None:
         counted = masks.sparsity(state.masks)
         np.testing.assert_allclose(info.sparsity, counted, rtol=1e-6)
     if sparsity is not None:
-        total = 5 * 6 + 6 + 6 + 6 + 6 * 3 + 3
+        total = 5 * 6 + 6 + 6 + 6 * 3 + 3
         kept = round(total * (1 - float(infos[-1].sparsity)))
         assert kept == total - int(sparsity * total)
 
@@ -138,14 +147,12 @@ def test_contract(method: Any, clients: Any) -> None:
     chex.assert_trees_all_equal(states[-1], again[-1])
     other, _ = run(algorithm, step, clients, 1)
 
+    # Every seed at once, and the clients one after another over the devices' mesh.
     spread = build(cohort=cohort.sharded(cohort.device_mesh(), cohort.chunked(1)))
-    mapped, _ = run(spread, jax.jit(spread.step), clients, 0)
-    chex.assert_trees_all_close(states[-1], mapped[-1], rtol=1e-4, atol=1e-5)
-
     seeds = jnp.arange(2)
     keys = jax.vmap(jax.random.key)(seeds)
-    state = jax.vmap(lambda key: algorithm.init(key, MODEL.init(key)))(keys)
-    batched = jax.jit(jax.vmap(algorithm.step, in_axes=(0, 0, None)))
+    state = jax.vmap(lambda key: spread.init(key, MODEL.init(key)))(keys)
+    batched = jax.jit(jax.vmap(spread.step, in_axes=(0, 0, None)))
     for number in KEYS:
         fold = partial(jax.random.fold_in, jax.random.key(number))
         state, _ = batched(jax.vmap(fold)(seeds), state, clients)
@@ -161,4 +168,4 @@ def test_a_traced_sparsity_makes_one_program_for_many(clients: Any) -> None:
         return algorithm.step(jax.random.key(1), state, clients)[1].sparsity
 
     found = jax.jit(jax.vmap(sparsity_after_a_round))(jnp.array([0.0, 0.5, 0.9]))
-    np.testing.assert_allclose(found, [0.0, 34 / 69, 62 / 69], rtol=1e-6)
+    np.testing.assert_allclose(found, [0.0, 31 / 63, 56 / 63], rtol=1e-6)
