@@ -1,6 +1,7 @@
 """How a sparsity budget is divided among the leaves of a model."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,25 @@ def kept_count(size: int, sparsity: ArrayLike) -> jax.Array:
     return jnp.clip(size - pruned.astype(jnp.int32), 0, size)
 
 
+def _densities(
+    shapes: list[tuple[int, ...]], raw: list[float], density: ArrayLike
+) -> jax.Array:
+    """``min(1, eps * raw)`` with eps solved for the wanted density of the whole."""
+    sizes = jnp.array([math.prod(shape) for shape in shapes], jnp.float32)
+    share = jnp.array(raw, jnp.float32)
+    budget = jnp.float32(sum(math.prod(shape) for shape in shapes)) * density
+
+    def scale(dense: jax.Array) -> jax.Array:
+        spent = jnp.sum(jnp.where(dense, sizes, 0.0))
+        rest = jnp.sum(jnp.where(dense, 0.0, share * sizes))
+        return jnp.where(rest > 0, (budget - spent) / jnp.where(rest > 0, rest, 1.0), 0)
+
+    dense = jnp.zeros(len(shapes), bool)
+    for _ in shapes:  # at most one more layer turns dense in every pass
+        dense = dense | (scale(dense) * share >= 1.0)
+    return jnp.where(dense, 1.0, jnp.clip(scale(dense) * share, 0.0, 1.0))
+
+
 def erk_densities(shapes: list[tuple[int, ...]], density: ArrayLike) -> jax.Array:
     """Erdos-Renyi-kernel densities of layers: float32 ``[len(shapes)]``.
 
@@ -41,23 +61,64 @@ def erk_densities(shapes: list[tuple[int, ...]], density: ArrayLike) -> jax.Arra
       >>> [round(float(d), 3) for d in erk_densities(shapes, 0.2)]
       [0.969, 0.306, 0.195, 0.465, 1.0]
     """
+    raw = [sum(shape) / math.prod(shape) for shape in shapes]
+    return _densities(shapes, raw, density)
+
+
+def er_densities(shapes: list[tuple[int, ...]], density: ArrayLike) -> jax.Array:
+    """Erdos-Renyi densities: as `erk_densities`, without the kernel dimensions.
+
+    Layer l gets ``min(1, eps * (n_in + n_out) / (n_in * n_out))``, where n_in and
+    n_out are the last two dimensions of a Flax kernel.
+
+    References:
+      Mocanu et al., Scalable training of artificial neural networks with adaptive
+      sparse connectivity (arXiv 1707.04780).
+
+    Example:
+      >>> [round(float(d), 3) for d in er_densities([(100, 50), (50, 10)], 0.2)]
+      [0.157, 0.629]
+    """
+    raw = [sum(shape[-2:]) / math.prod(shape[-2:]) for shape in shapes]
+    return _densities(shapes, raw, density)
+
+
+def erk_feddst_densities(
+    shapes: list[tuple[int, ...]], density: ArrayLike
+) -> jax.Array:
+    """What FedDST's code calls ERK: it scales sparsities instead of densities.
+
+    Layer l has the sparsity ``C * (1 - sum(dims) / prod(dims))`` with C solved for
+    the whole, which is nearly uniform. Layers that would exceed sparsity 1 end there.
+
+    References:
+      Bibikar et al., Federated Dynamic Sparse Training (arXiv 2112.09824), code.
+
+    Example:
+      >>> shapes = [(5, 5, 3, 6), (5, 5, 6, 16), (6400, 120), (120, 84), (84, 10)]
+      >>> [round(float(d), 3) for d in erk_feddst_densities(shapes, 0.2)]
+      [0.227, 0.204, 0.2, 0.209, 0.283]
+    """
     sizes = jnp.array([math.prod(shape) for shape in shapes], jnp.float32)
-    raw = jnp.array([sum(shape) / math.prod(shape) for shape in shapes], jnp.float32)
-    budget = jnp.float32(sum(math.prod(shape) for shape in shapes)) * density
-
-    def scale(dense: jax.Array) -> jax.Array:
-        spent = jnp.sum(jnp.where(dense, sizes, 0.0))
-        rest = jnp.sum(jnp.where(dense, 0.0, raw * sizes))
-        return jnp.where(rest > 0, (budget - spent) / jnp.where(rest > 0, rest, 1.0), 0)
-
-    dense = jnp.zeros(len(shapes), bool)
-    for _ in shapes:  # at most one more layer turns dense in every pass
-        dense = dense | (scale(dense) * raw >= 1.0)
-    return jnp.where(dense, 1.0, jnp.clip(scale(dense) * raw, 0.0, 1.0))
+    raw = jnp.array([1 - sum(shape) / math.prod(shape) for shape in shapes])
+    raw = jnp.maximum(raw, 0.0)
+    total = jnp.maximum(jnp.sum(raw * sizes), 1.0)
+    scale = (1 - jnp.asarray(density)) * jnp.sum(sizes) / total
+    return jnp.clip(1 - scale * raw, 0.0, 1.0)
 
 
-def erk_counts(shapes: list[tuple[int, ...]], sparsity: ArrayLike) -> list[jax.Array]:
-    """How many entries each leaf keeps under ERK: int32 scalars.
+RULES: dict[str, Callable[[list[tuple[int, ...]], ArrayLike], jax.Array]] = {
+    "er": er_densities,
+    "erk": erk_densities,
+    "erk_feddst": erk_feddst_densities,
+}
+"""Rules that divide a budget unevenly: shapes and a density to densities."""
+
+
+def erk_counts(
+    shapes: list[tuple[int, ...]], sparsity: ArrayLike, *, rule: str = "erk"
+) -> list[jax.Array]:
+    """How many entries each leaf keeps under a rule of `RULES`: int32 scalars.
 
     Vectors (biases, norm scales) stay dense but count against the budget; the sum is
     the exact ``n - floor(s n)`` of `kept_count` whenever the vectors leave room for it.
@@ -65,12 +126,14 @@ def erk_counts(shapes: list[tuple[int, ...]], sparsity: ArrayLike) -> list[jax.A
     sizes = [math.prod(shape) for shape in shapes]
     kernels = [i for i, shape in enumerate(shapes) if len(shape) >= 2]
     if not kernels:
-        raise ValueError("ERK needs at least one leaf of two dimensions or more")
+        raise ValueError(
+            f"{rule.upper()} needs at least one leaf of two dimensions or more"
+        )
     budget = kept_count(sum(sizes), sparsity)
     budget -= sum(size for i, size in enumerate(sizes) if i not in kernels)
     total = sum(sizes[i] for i in kernels)
     budget = jnp.clip(budget, 0, total)
-    densities = erk_densities([shapes[i] for i in kernels], budget / total)
+    densities = RULES[rule]([shapes[i] for i in kernels], budget / total)
     counts = {i: jnp.int32(sizes[i]) for i in range(len(sizes))}
     spent = jnp.int32(0)
     for density, i in zip(densities, kernels, strict=True):

@@ -6,7 +6,9 @@ one bit at a time, with k a traced number. Counts add up over leaves, so nothing
 concatenated. On CPU this is over ten times faster than sorting the model.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -15,9 +17,9 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import allocation
 from fedsparsify_jax.masks import prunable_leaves
-from fedsparsify_jax.types import Masks, Prunable, Scores, Variables
+from fedsparsify_jax.types import Masks, Prunable, PyTree, Scores, Variables
 
-SCOPES = ("global", "layer", "erk")
+SCOPES = ("global", "layer", *allocation.RULES)
 
 
 def magnitude(variables: Variables) -> Scores:
@@ -44,9 +46,7 @@ def _sort_keys(scores: jax.Array, within: jax.Array | None) -> jax.Array:
     return keys if within is None else jnp.where(jnp.ravel(within), keys, 0)
 
 
-def _largest_true(
-    holds: Callable[[jax.Array], jax.Array], bits: ArrayLike
-) -> jax.Array:
+def largest_true(holds: Callable[[jax.Array], jax.Array], bits: ArrayLike) -> jax.Array:
     """The largest uint32 below ``2^bits`` for which a monotone test holds (or 0)."""
 
     def body(i: jax.Array, best: jax.Array) -> jax.Array:
@@ -64,7 +64,7 @@ def _count(parts: list[jax.Array]) -> jax.Array:
 def _largest(keys: list[jax.Array], keep: jax.Array) -> list[jax.Array]:
     """Bool vectors that hold for the ``keep`` largest keys, ties by lowest index."""
     keep = jnp.minimum(keep, _count([key > 0 for key in keys]))
-    threshold = _largest_true(
+    threshold = largest_true(
         lambda candidate: _count([key >= candidate for key in keys]) >= keep, 32
     )
     above = [key > threshold for key in keys]
@@ -85,7 +85,7 @@ def _largest(keys: list[jax.Array], keep: jax.Array) -> list[jax.Array]:
     # Ties at the threshold are rare: without a surplus every one of them stays and
     # the second search makes no pass at all.
     surplus = _count(tied) > needed
-    cut = _largest_true(few_enough, jnp.where(surplus, bits, 0))
+    cut = largest_true(few_enough, jnp.where(surplus, bits, 0))
     return [
         more | (tie & (~surplus | (i < cut)))
         for more, tie, i in zip(above, tied, index, strict=True)
@@ -109,9 +109,8 @@ def prune(
     Args:
       scores: float tree with the structure of the variables.
       sparsity: s in [0, 1]; may be traced.
-      scope: ``"global"`` compares all parameters with one threshold; ``"layer"``
-        prunes every leaf to s by itself; ``"erk"`` divides the budget by the
-        Erdos-Renyi-kernel rule and leaves vectors dense.
+      scope: ``"global"`` compares all parameters with one threshold; the others give
+        every leaf its own count, see `leaf_counts`.
       within: masks that the result may not leave (monotone pruning). If it keeps
         fewer than asked for, all of it stays.
       prunable: path of a leaf to whether it may be pruned; see
@@ -139,26 +138,119 @@ def prune(
         chex.assert_trees_all_equal_structs(scores, within)
         chex.assert_trees_all_equal_shapes(scores, within)
 
+    if scope != "global":
+        counts = leaf_counts(scores, sparsity, scope=scope, prunable=prunable)
+        return keep_counts(scores, counts, within=within, prunable=prunable)
+
     leaves, structure = jax.tree.flatten(scores)
     chosen = jax.tree.leaves(prunable_leaves(scores, prunable))
     allowed = [None] * len(leaves) if within is None else jax.tree.leaves(within)
     picked = [i for i, use in enumerate(chosen) if use]
     keys = [_sort_keys(leaves[i], allowed[i]) for i in picked]
-    shapes = [jnp.shape(leaves[i]) for i in picked]
-
-    if not picked:
-        flat = []
-    elif scope == "global":
+    result = [jnp.ones(jnp.shape(leaf), bool) for leaf in leaves]
+    if picked:
         total = sum(key.size for key in keys)
         flat = _largest(keys, allocation.kept_count(total, sparsity))
-    else:
-        if scope == "layer":
-            counts = [allocation.kept_count(key.size, sparsity) for key in keys]
-        else:
-            counts = allocation.erk_counts(shapes, sparsity)
-        flat = [_largest([key], n)[0] for key, n in zip(keys, counts, strict=True)]
-
-    result = [jnp.ones(jnp.shape(leaf), bool) for leaf in leaves]
-    for i, mask, shape in zip(picked, flat, shapes, strict=True):
-        result[i] = mask.reshape(shape)
+        for i, mask in zip(picked, flat, strict=True):
+            result[i] = mask.reshape(jnp.shape(leaves[i]))
     return jax.tree.unflatten(structure, result)
+
+
+def leaf_counts(
+    variables: Variables,
+    sparsity: ArrayLike,
+    *,
+    scope: str = "layer",
+    prunable: Prunable | None = None,
+) -> PyTree:
+    """How many entries every leaf keeps: a tree of int32 scalars.
+
+    Args:
+      variables: anything with the shapes of the variables.
+      sparsity: s in [0, 1]; may be traced.
+      scope: ``"layer"`` gives every leaf the sparsity s; ``"er"``, ``"erk"`` and
+        ``"erk_feddst"`` divide the budget by a rule of `allocation.RULES` and leave
+        vectors dense.
+      prunable: path of a leaf to whether it may be pruned; others keep everything.
+
+    Example:
+      >>> leaf_counts({"w": jnp.zeros((4, 5)), "b": jnp.zeros(2)}, 0.5, scope="erk")
+      {'b': Array(2, dtype=int32), 'w': Array(9, dtype=int32)}
+    """
+    leaves, structure = jax.tree.flatten(variables)
+    chosen = jax.tree.leaves(prunable_leaves(variables, prunable))
+    picked = [i for i, use in enumerate(chosen) if use]
+    shapes = [jnp.shape(leaves[i]) for i in picked]
+    counts = [jnp.int32(leaf.size) for leaf in leaves]
+    if scope == "layer":
+        mine = [allocation.kept_count(math.prod(shape), sparsity) for shape in shapes]
+    elif scope in allocation.RULES:
+        mine = allocation.erk_counts(shapes, sparsity, rule=scope) if picked else []
+    else:
+        raise ValueError(f"scope {scope!r} gives leaves no counts of their own")
+    for i, count in zip(picked, mine, strict=True):
+        counts[i] = count
+    return jax.tree.unflatten(structure, counts)
+
+
+def keep_counts(
+    scores: Scores,
+    counts: PyTree,
+    *,
+    within: Masks | None = None,
+    prunable: Prunable | None = None,
+) -> Masks:
+    """Masks that keep the given number of largest scores in every leaf.
+
+    Ties go to the lowest index, NaN goes first, as in `prune`.
+
+    Args:
+      scores: float tree with the structure of the variables.
+      counts: tree of int32 scalars of the same structure; may be traced.
+      within: masks that the result may not leave.
+      prunable: path of a leaf to whether it may be pruned; others are kept whole.
+
+    Example:
+      >>> keep_counts({"w": jnp.array([3.0, 1.0, 2.0])}, {"w": 2})
+      {'w': Array([ True, False,  True], dtype=bool)}
+    """
+    chosen = prunable_leaves(scores, prunable)
+
+    def keep(use: bool, score: jax.Array, count: ArrayLike, *allowed: Any) -> jax.Array:
+        if not use:
+            return jnp.ones(jnp.shape(score), bool)
+        keys = _sort_keys(score, allowed[0] if allowed else None)
+        kept = _largest([keys], jnp.asarray(count, jnp.int32))[0]
+        return kept.reshape(jnp.shape(score))
+
+    rest = () if within is None else (within,)
+    return jax.tree.map(keep, chosen, scores, counts, *rest)
+
+
+def drop_share(
+    scores: Scores,
+    masks: Masks,
+    share: ArrayLike,
+    *,
+    prunable: Prunable | None = None,
+) -> Masks:
+    """Drops ``floor(share * kept)`` of the smallest scores from what each leaf keeps.
+
+    Args:
+      scores: float tree with the structure of the variables.
+      masks: what is kept so far.
+      share: in [0, 1]; may be traced.
+      prunable: path of a leaf to whether it may be pruned; others are kept whole.
+
+    Example:
+      >>> kept = {"w": jnp.array([True, True, False])}
+      >>> drop_share({"w": jnp.array([2.0, 1.0, 3.0])}, kept, 0.5)
+      {'w': Array([ True, False, False], dtype=bool)}
+    """
+
+    def left(mask: jax.Array) -> jax.Array:
+        kept = jnp.sum(mask, dtype=jnp.int32)
+        return kept - jnp.floor(share * kept.astype(jnp.float32)).astype(jnp.int32)
+
+    counts = jax.tree.map(left, masks)
+    return keep_counts(scores, counts, within=masks, prunable=prunable)

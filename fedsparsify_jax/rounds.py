@@ -5,7 +5,8 @@ cohort's data and state, local training of all its clients, client-side pruning,
 aggregation, server-side pruning, and what is reported.
 """
 
-from typing import NamedTuple, TypedDict
+import inspect
+from typing import Any, NamedTuple, TypedDict
 
 import chex
 import jax
@@ -47,6 +48,18 @@ class EngineOptions(TypedDict, total=False):
     batch_size: int
     participation: float
     cohort: CohortMap | None
+
+
+def option(options: EngineOptions, name: str) -> Any:
+    """An option of the engine as given, or else the engine's default.
+
+    For methods whose own hooks need it too, such as the loss or the batch size.
+
+    >>> option({"batch_size": 8}, "batch_size"), option({}, "batch_size")
+    (8, 32)
+    """
+    default = inspect.signature(engine).parameters[name].default
+    return options.get(name, default)
 
 
 class _Task(NamedTuple):
@@ -217,10 +230,15 @@ def engine(
             t, target, state.variables, state.masks, state.server, state.clients.extra
         )
         if method.setup is not None:
-            setup = method.setup
+            setup, impl = method.setup, jax.random.key_impl(setup_key)
+            # The key enters as plain numbers: under vmap the branches become a select
+            # between copies of it, which JAX's reuse checker takes for a second use.
+            bits = jax.random.key_data(setup_key)
             variables, masks = jax.lax.cond(
                 t == 1,
-                lambda: setup(setup_key, context, clients),
+                lambda: setup(
+                    jax.random.wrap_key_data(bits, impl=impl), context, clients
+                ),
                 lambda: (context.variables, context.masks),
             )
             context = context._replace(variables=variables, masks=masks)

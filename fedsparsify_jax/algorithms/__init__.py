@@ -1,11 +1,33 @@
 """Federated algorithms, one short file a paper."""
 
 from fedsparsify_jax.algorithms.fedavg import fedavg as fedavg
+from fedsparsify_jax.algorithms.feddst import feddst as feddst
+from fedsparsify_jax.algorithms.fedopt import fedopt as fedopt
+from fedsparsify_jax.algorithms.fedprox import fedprox as fedprox
 from fedsparsify_jax.algorithms.fedsparsify_global import (
     fedsparsify_global as fedsparsify_global,
 )
 from fedsparsify_jax.algorithms.fedsparsify_local import (
     fedsparsify_local as fedsparsify_local,
 )
+from fedsparsify_jax.algorithms.grasp import grasp as grasp
+from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
+from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
+from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
+from fedsparsify_jax.algorithms.snip import snip as snip
+from fedsparsify_jax.algorithms.synflow import synflow as synflow
 
-__all__ = ["fedavg", "fedsparsify_global", "fedsparsify_local"]
+__all__ = [
+    "fedavg",
+    "feddst",
+    "fedopt",
+    "fedprox",
+    "fedsparsify_global",
+    "fedsparsify_local",
+    "grasp",
+    "one_shot",
+    "prunefl",
+    "random_pruning",
+    "snip",
+    "synflow",
+]

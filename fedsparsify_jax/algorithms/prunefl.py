@@ -1,0 +1,263 @@
+"""PruneFL: masks re-chosen now and then by importance for the time they cost.
+
+Jiang, Wang, Valls, Ko, Lee, Leung and Tassiulas, *Model Pruning Enables Efficient
+Federated Learning on Edge Devices*, TNNLS 2022, arXiv 1909.12326.
+
+Clients train under m and add up squared gradients of all weights, pruned ones included:
+a_j = sum over rounds since the last adjustment, clients k and steps of n_k g_kj^2.
+Every ``interval`` rounds t, after the merge,
+
+    r           =  0.3 * 0.5^(t / 10000)
+    stay        :  the kept weights but for the share r of smallest |w| of each layer
+    candidates  :  all others, by decreasing a_j / t_j, added while
+                   a_j / t_j > sum of a / (c + sum of t) over what is kept so far
+
+with t_j the time a weight of its layer costs and c the fixed time of a round. Grown
+weights start at zero. Before round 1, ``initial_adjustments`` such choices are made
+between epochs of training on one random client.
+
+Deviations: the greedy choice is found without a sort (`efficiency.most_efficient`).
+Only the masks of the initial stage are kept, not its weights, and it has a fixed length
+where the paper waits for the density to settle. Times default to 1 a weight and c to
+0.1 a weight of the model: pure ranking by a_j. Sparsity is an outcome unless
+``final_sparsity`` pins it for comparison. The dense upload of a is not in the bytes.
+
+``variant="authors"`` is the FedSparsify authors' port: candidates by the *signed* sum
+of gradients, until the share ``1 - 0.3 * 0.5^(t/T)`` of all weights is kept, whatever
+the time. ``freeze_zero_initialized`` (see `snip`) keeps zeros there for good.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from fedsparsify_jax import masks as mask_algebra
+from fedsparsify_jax import schedules, trees
+from fedsparsify_jax.aggregation import weighted_mean
+from fedsparsify_jax.algorithms._at_start import nonzero
+from fedsparsify_jax.efficiency import most_efficient, most_important, ratios
+from fedsparsify_jax.hooks import (
+    Client,
+    Context,
+    GradFn,
+    Local,
+    Method,
+    Upload,
+    Uploads,
+)
+from fedsparsify_jax.local_training import batch_loss, local_training
+from fedsparsify_jax.probing import random_client
+from fedsparsify_jax.pruning import drop_share, magnitude
+from fedsparsify_jax.rounds import EngineOptions, engine, option
+from fedsparsify_jax.types import (
+    ApplyFn,
+    ClientData,
+    FederatedAlgorithm,
+    Key,
+    Masks,
+    Prunable,
+    PyTree,
+    Variables,
+)
+
+# What is summed over the steps.
+_VARIANTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "published": jnp.square,
+    "authors": lambda gradient: gradient,
+}
+
+
+class _Server(NamedTuple):
+    sums: PyTree  # importances since the last adjustment, over the parameters
+    eligible: Masks | None  # what may ever be kept; None for everything
+
+
+def _check(
+    variant: str, interval: int, adjustments: int, final_sparsity: ArrayLike | None
+) -> None:
+    if variant not in _VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}: 'published' or 'authors'")
+    if variant == "authors" and final_sparsity is not None:
+        raise ValueError("the authors' variant cannot be pinned to a final_sparsity")
+    if interval < 1:
+        raise ValueError(f"interval is {interval}: it must be at least 1 round")
+    if adjustments < 0:
+        raise ValueError(f"initial_adjustments is {adjustments}: it must be at least 0")
+
+
+def prunefl(
+    apply_fn: ApplyFn,
+    *,
+    interval: int = 50,
+    final_sparsity: ArrayLike | None = None,
+    max_density: ArrayLike = 1.0,
+    layer_time: Callable[[str], float] | None = None,
+    fixed_time: ArrayLike | None = None,
+    droppable: ArrayLike = 0.3,
+    half_life: ArrayLike | None = None,
+    variant: str = "published",
+    rounds: ArrayLike = 200,
+    initial_adjustments: int = 5,
+    initial_epochs: int = 1,
+    prunable: Prunable | None = None,
+    freeze_zero_initialized: bool = False,
+    **options: Unpack[EngineOptions],
+) -> FederatedAlgorithm:
+    """Builds PruneFL.
+
+    Args:
+      apply_fn: the model's forward pass.
+      interval: rounds between adjustments.
+      final_sparsity: if given, every choice keeps exactly ``n - floor(S n)`` weights,
+        the best of the candidates whatever they gain.
+      max_density: otherwise, the share of the weights that may be kept at most.
+      layer_time: path of a leaf to the time of one of its weights; 1 by default.
+      fixed_time: c > 0; by default a tenth of the time of all prunable weights.
+      droppable: share of each layer's kept weights that is up for replacement, 0.3 in
+        the paper, halved every ``half_life`` rounds.
+      half_life: 10,000 by default, and ``rounds`` for ``variant="authors"``.
+      variant: ``"published"`` or ``"authors"``.
+      rounds: T, for the authors' variant alone.
+      initial_adjustments: choices before round 1; 0 starts dense.
+      initial_epochs: epochs of SGD on one client before each of them (the authors
+        make 10).
+      prunable: which leaves may be pruned, see `masks.prunable_leaves`.
+      freeze_zero_initialized: whether parameters that start at zero stay there.
+      **options: see `rounds.engine`.
+
+    Example:
+      >>> from fedsparsify_jax import data, models
+      >>> digits = data.load("digits")
+      >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
+      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      >>> algorithm = prunefl(model.apply, final_sparsity=0.5, local_epochs=1)
+      >>> state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
+      >>> state, info = jax.jit(algorithm.step)(jax.random.key(2), state, clients)
+      >>> round(float(info.sparsity), 3)
+      0.5
+    """
+    _check(variant, interval, initial_adjustments, final_sparsity)
+    if half_life is None:
+        half_life = rounds if variant == "authors" else 10_000
+    accumulated = _VARIANTS[variant]
+
+    def choose(
+        variables: Variables, masks: Masks, sums: PyTree, t: ArrayLike, context: Context
+    ) -> Masks:
+        """The masks after an adjustment in round t."""
+        importance = jax.tree.map(jnp.zeros_like, variables) | sums
+        share = droppable * 0.5 ** (jnp.asarray(t, jnp.float32) / half_life)
+        stay = drop_share(magnitude(variables), masks, share, prunable=prunable)
+        within = context.server.eligible
+        best = functools.partial(most_important, stay=stay, prunable=prunable)
+        if variant == "authors":
+            return best(importance, sparsity=share, within=within)
+        times = trees.map_with_name(
+            lambda name, _: 1.0 if layer_time is None else layer_time(name), variables
+        )
+        gain = ratios(importance, times)
+        if final_sparsity is not None:
+            return best(gain, sparsity=context.sparsity, within=within)
+        chosen = most_efficient(
+            importance,
+            times,
+            stay,
+            fixed_time=_tenth(times, variables) if fixed_time is None else fixed_time,
+            within=within,
+            prunable=prunable,
+        )
+        return best(gain, sparsity=1 - jnp.asarray(max_density), within=chosen)
+
+    def _tenth(times: PyTree, variables: Variables) -> jax.Array:
+        uses = mask_algebra.prunable_leaves(variables, prunable)
+        cost = jax.tree.map(lambda use, t, w: use * t * w.size, uses, times, variables)
+        return jnp.float32(0.1 * sum(jax.tree.leaves(cost)))
+
+    def no_sums(variables: Variables) -> PyTree:
+        return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
+
+    def server_state(variables: Variables, masks: Masks) -> _Server:
+        eligible = nonzero(variables, prunable) if freeze_zero_initialized else None
+        return _Server(no_sums(variables), eligible)
+
+    def gradient(
+        grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
+    ) -> tuple[Any, Variables, PyTree]:
+        del context
+        value, gradients = grad_fn(variables)
+        memory = jax.tree.map(lambda m, g: m + accumulated(g), memory, gradients)
+        return value, gradients, memory
+
+    def upload(
+        key: Key, local: Local, context: Context, client: Client
+    ) -> tuple[Upload, PyTree]:
+        del key, context
+        return Upload(local.variables, local.masks, local.memory), client.state
+
+    def merge(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
+        return weighted_mean(uploads.variables, uploads.weights), context.masks
+
+    def adjust(
+        key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
+    ) -> tuple[Variables, Masks, PyTree]:
+        del key
+        fresh = trees.weighted_sum(uploads.extra, uploads.weights)
+        sums = jax.tree.map(jnp.add, context.server.sums, fresh)
+        masks, sums = jax.lax.cond(
+            context.round % interval == 0,
+            lambda: (
+                choose(variables, masks, sums, context.round, context),
+                no_sums(variables),
+            ),
+            lambda: (masks, sums),
+        )
+        server = context.server._replace(sums=sums)
+        return mask_algebra.apply(masks, variables), masks, server
+
+    method = Method(
+        schedule=schedules.constant(0.0 if final_sparsity is None else final_sparsity),
+        server_state=server_state,
+        memory=no_sums,
+        gradient=gradient,
+        upload=upload,
+        aggregate=merge,
+        server_update=adjust,
+        prunable=prunable,
+    )
+    transform = option(options, "optimizer")
+    transform = transform or optax.sgd(option(options, "learning_rate"))
+    train = local_training(
+        batch_loss(apply_fn, option(options, "loss_fn")),
+        transform,
+        method,
+        epochs=initial_epochs,
+        batch_size=option(options, "batch_size"),
+    )
+
+    def setup(
+        key: Key, context: Context, clients: ClientData
+    ) -> tuple[Variables, Masks]:
+        choice_key, train_key = jax.random.split(key)
+        _, data = random_client(choice_key, clients)
+
+        def stage(
+            carry: tuple[Variables, Masks], number: jax.Array
+        ) -> tuple[tuple[Variables, Masks], None]:
+            variables, masks = carry
+            optimizer = transform.init({"params": variables["params"]})
+            key = jax.random.fold_in(train_key, number)
+            done = train(key, variables, masks, optimizer, data, context)
+            masks = choose(done.variables, masks, done.memory, 0, context)
+            return (done.variables, masks), None
+
+        masks = context.server.eligible if freeze_zero_initialized else context.masks
+        start = (context.variables, masks)
+        (_, masks), _ = jax.lax.scan(stage, start, jnp.arange(initial_adjustments))
+        return mask_algebra.apply(masks, context.variables), masks
+
+    return engine(apply_fn, method._replace(setup=setup), **options)

@@ -1,0 +1,95 @@
+"""SynFlow: one mask before training, without data.
+
+Tanaka, Kunin, Yamins and Ganguli, *Pruning neural networks without any data by
+iteratively conserving synaptic flow*, NeurIPS 2020, arXiv 2006.05467.
+
+At the initial model w, for i = 1, ..., n (n = 100), with R the sum of the outputs of
+the network of weights |m * w| on an input of ones:
+
+    m  <- the (1 - S)^(i/n) share of largest |w| * dR/d|w| of all layers together
+
+then ``w <- m * w`` and FedAvg with weights projected by m at every step.
+
+Deviations: biases and norm parameters compete; those that start at zero carry no flow
+and go first. Scores are divided by R, and kernels halved where float32 overflows (see
+`saliency.synflow`). The input is of ones as the network sees it only if the model's
+preprocessing makes it so: floats are 1, unsigned bytes 255, which scaling turns into
+about 1 and standardisation into something positive.
+"""
+
+from typing import Unpack
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from fedsparsify_jax.algorithms._at_start import fixed_masks
+from fedsparsify_jax.hooks import Context
+from fedsparsify_jax.rounds import EngineOptions, engine
+from fedsparsify_jax.saliency import synflow_masks
+from fedsparsify_jax.types import (
+    ApplyFn,
+    ClientData,
+    FederatedAlgorithm,
+    Key,
+    Masks,
+    Prunable,
+)
+
+
+def synflow(
+    apply_fn: ApplyFn,
+    *,
+    final_sparsity: ArrayLike = 0.9,
+    iterations: int = 100,
+    example: ArrayLike | None = None,
+    scope: str = "global",
+    prunable: Prunable | None = None,
+    **options: Unpack[EngineOptions],
+) -> FederatedAlgorithm:
+    """Builds SynFlow.
+
+    Args:
+      apply_fn: the model's forward pass.
+      final_sparsity: S in [0, 1), from the first round on.
+      iterations: n.
+      example: the raw input, of the shape of one example or broadcast to it, that
+        preprocessing turns into ones; 255 for uint8 data and 1 for others by default.
+      scope: what shares a threshold, see `pruning.prune`.
+      prunable: which leaves may be pruned, see `masks.prunable_leaves`.
+      **options: see `rounds.engine`.
+
+    Example:
+      >>> import jax
+      >>> from fedsparsify_jax import data, models
+      >>> digits = data.load("digits")
+      >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
+      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      >>> algorithm = synflow(model.apply, final_sparsity=0.5, local_epochs=1)
+      >>> state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
+      >>> state, info = jax.jit(algorithm.step)(jax.random.key(2), state, clients)
+      >>> round(float(info.sparsity), 3)
+      0.5
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}: it must be at least 1")
+
+    def find(key: Key, context: Context, clients: ClientData) -> Masks:
+        del key
+        ones = 255 if clients.x.dtype == jnp.uint8 else 1
+        raw = jnp.asarray(ones if example is None else example, clients.x.dtype)
+        shape = clients.x.shape[2:]
+        x = jnp.broadcast_to(
+            raw.reshape((1,) * (len(shape) - raw.ndim) + raw.shape), shape
+        )
+        return synflow_masks(
+            apply_fn,
+            context.variables,
+            x[jnp.newaxis],
+            context.sparsity,
+            iterations=iterations,
+            scope=scope,
+            prunable=prunable,
+        )
+
+    method = fixed_masks(find, final_sparsity=final_sparsity, prunable=prunable)
+    return engine(apply_fn, method, **options)
