@@ -1,5 +1,6 @@
 """Strict JAX for every test, and small things that many tests need."""
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -10,6 +11,13 @@ from fedsparsify_jax.types import ClientData
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_debug_nans", True)
+
+# A compilation may happen in any example, so no deadline; the same examples every time,
+# so that a red run is about the change at hand.
+hypothesis.settings.register_profile(
+    "house", deadline=None, derandomize=True, max_examples=40
+)
+hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture
@@ -24,10 +32,10 @@ def tiny_model() -> models.Model:
 
 
 def make_clients(counts: tuple[int, ...] = (7, 4, 1, 6), seed: int = 0) -> ClientData:
-    """Learnable clients of unequal size; padding is NaN, so touching it shows."""
+    """Learnable clients of unequal size; padding is huge, so touching it shows."""
     rng = np.random.default_rng(seed)
     length = max(counts)
-    x = np.full((len(counts), length, 5), np.nan, np.float32)
+    x = np.full((len(counts), length, 5), 1e30, np.float32)
     y = np.zeros((len(counts), length), np.int32)
     for client, count in enumerate(counts):
         labels = rng.integers(0, 3, count)
