@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import LazyInitError
 from jax.typing import DTypeLike
 
 from fedsparsify_jax.types import ApplyFn, Key, Variables
@@ -94,11 +95,15 @@ def from_linen(
       ((5, 2), {})
     """
 
-    @jax.jit  # drops the forward pass, which parameters do not depend on
     def init(key: Key) -> Variables:
-        example = jnp.zeros((1, *input_shape), input_dtype)
         flags = accepted_flags(module.__call__, train=False)
-        return dict(module.init(key, example, **flags))
+        shape = (1, *input_shape)
+        try:
+            # Without the forward pass, which on a brain volume is most of the work.
+            example = jax.ShapeDtypeStruct(shape, jnp.dtype(input_dtype))
+            return dict(module.lazy_init(key, example, **flags))
+        except LazyInitError:  # parameters that depend on the inputs
+            return dict(module.init(key, jnp.zeros(shape, input_dtype), **flags))
 
     def apply(
         variables: Variables,

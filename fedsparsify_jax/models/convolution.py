@@ -11,6 +11,7 @@ The price is memory: the patches are as many times the input as the kernel has t
 On accelerators XLA's convolution is the fast one, so `implementation` chooses.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -84,23 +85,38 @@ def patches(
     _check(lhs, rhs, lhs_dilation, dimension_numbers, feature_group_count)
     window = rhs.shape[:-2]
     gaps = tuple(rhs_dilation or (1,) * len(window))
-    reach = [(k - 1) * gap + 1 for k, gap in zip(window, gaps, strict=True)]
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:-1], reach, window_strides, padding)
+        padding = lax.padtype_to_pads(
+            lhs.shape[1:-1], _reach(window, gaps), window_strides, padding
+        )
+    pads = tuple((low, high) for low, high in padding)
+    return _product(lhs, rhs, tuple(window_strides), pads, gaps, precision)
+
+
+# Jitted, so that a network of many equal layers is traced once for each kind of layer
+# and a call outside of jit is one program, not one for every slice.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _product(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    gaps: tuple[int, ...],
+    precision: Any,
+) -> jax.Array:
+    """The convolution, with every choice made."""
     if any(low or high for low, high in padding):
         lhs = jnp.pad(lhs, [(0, 0), *padding, (0, 0)])
+    window = rhs.shape[:-2]
+    reach = _reach(window, gaps)
     space = [
         (size - far) // stride + 1
-        for size, far, stride in zip(
-            lhs.shape[1:-1], reach, window_strides, strict=True
-        )
+        for size, far, stride in zip(lhs.shape[1:-1], reach, strides, strict=True)
     ]
     if min(space) < 1:
-        raise ValueError(
-            f"a window of {tuple(reach)} does not fit into {lhs.shape[1:-1]}"
-        )
+        raise ValueError(f"a window of {reach} does not fit into {lhs.shape[1:-1]}")
     taps = itertools.product(*map(range, window))
-    shifted = [_seen_by(tap, lhs, gaps, space, window_strides) for tap in taps]
+    shifted = [_seen_by(tap, lhs, gaps, space, strides) for tap in taps]
     columns = shifted[0] if len(shifted) == 1 else jnp.concatenate(shifted, axis=-1)
     rows = math.prod((lhs.shape[0], *space))
     product = jnp.matmul(
@@ -109,6 +125,11 @@ def patches(
         precision=precision,
     )
     return product.reshape(lhs.shape[0], *space, rhs.shape[-1])
+
+
+def _reach(window: Sequence[int], gaps: Sequence[int]) -> tuple[int, ...]:
+    """How far a window extends along every axis."""
+    return tuple((k - 1) * gap + 1 for k, gap in zip(window, gaps, strict=True))
 
 
 def _seen_by(

@@ -86,7 +86,6 @@ def from_nnx(
             leaves.append((path, leaf.replace(value)))
         return nnx.merge(graph, nnx.from_flat_state(leaves))
 
-    @jax.jit  # eager creation would compile every layer's initialisation by itself
     def init(key: Key) -> Variables:
         state = nnx.state(module_factory(nnx.Rngs(key)))
         return collect(state, {"params", "batch_stats"})
