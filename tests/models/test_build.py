@@ -33,18 +33,6 @@ def tiny(name: str, num_classes: int = 2, **changed: Any) -> models.Model:
     return models.build(name, num_classes=num_classes, **(TINY[name] | changed))
 
 
-def made_up(model: models.Model) -> Any:
-    """Variables from NumPy: compiling JAX's random numbers takes seconds a shape."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    drawn = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape), leaf.dtype),
-        shapes,
-    )
-    positive = jax.tree.map(lambda leaf: jnp.abs(leaf) + 0.5, drawn)
-    return drawn | ({"batch_stats": positive["batch_stats"]} if len(drawn) > 1 else {})
-
-
 def answer(model: models.Model, variables: Any, x: jax.Array) -> jax.Array:
     return jax.jit(lambda variables, x: model.apply(variables, x)[0])(variables, x)
 
@@ -95,10 +83,10 @@ def test_two_classes_give_the_text_model_a_second_logit(key: jax.Array) -> None:
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_trains_a_step_and_leaves_the_structure_alone(
-    name: str, key: jax.Array
+    name: str, key: jax.Array, made_up: Any
 ) -> None:
     model, x = tiny(name), inputs(name)
-    variables = made_up(model)
+    variables = made_up(model.init)
 
     @jax.jit
     def step(variables: Any, key: jax.Array) -> Any:
@@ -142,8 +130,8 @@ def test_the_age_starts_at_the_mean_of_the_population(key: jax.Array) -> None:
 
 
 @pytest.mark.parametrize("name", ["cnn", "brain_age_cnn", "resnet56"])
-def test_both_convolutions_give_the_same_answer(name: str) -> None:
-    variables = made_up(tiny(name))
+def test_both_convolutions_give_the_same_answer(name: str, made_up: Any) -> None:
+    variables = made_up(tiny(name).init)
     answers = [
         answer(tiny(name, conv=conv), variables, inputs(name))
         for conv in ("patches", "xla")
@@ -152,16 +140,16 @@ def test_both_convolutions_give_the_same_answer(name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 9, 3)])
-def test_any_volume_is_large_enough(shape: tuple[int, ...]) -> None:
+def test_any_volume_is_large_enough(shape: tuple[int, ...], made_up: Any) -> None:
     model = tiny("brain_age_cnn", 1, input_shape=shape, widths=(2,) * 5)
     x = jnp.linspace(-1.0, 1.0, 2 * int(np.prod(shape))).reshape(2, *shape)
-    outputs = answer(model, made_up(model), x)
+    outputs = answer(model, made_up(model.init), x)
     assert outputs.shape == (2, 1) and np.isfinite(outputs).all()
 
 
-def test_dropout_differs_by_key_and_is_off_in_evaluation() -> None:
+def test_dropout_differs_by_key_and_is_off_in_evaluation(made_up: Any) -> None:
     model, x = tiny("cnn", dropout=0.5, hidden=32), inputs("cnn")
-    variables = made_up(model)
+    variables = made_up(model.init)
     one, two = jax.random.split(jax.random.key(1))
 
     @jax.jit
