@@ -28,11 +28,19 @@ def _train(config: TrainConfig) -> Callable[[], object]:
 def _one_line(boxed: str) -> str:
     """The message inside tyro's box as one line, without the help it repeats."""
     text = re.sub("[╭╮╰╯│─]", " ", boxed)
+    # Without UTF-8 there is no box, only rules of hyphens.
+    text = re.sub(r"(?m)^ *-{3,} *$", "", text)
     text = re.split(r"Argument helptext:|For full helptext|Got errors:|=====", text)[0]
     message, *similar = text.split("Perhaps you meant:")
     lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
     # The first line is the box's title, a kind of error that the rest spells out.
     said = " ".join(lines[1:] or lines)
+    # An optional number is to tyro a union, which it explains at length.
+    said = re.sub(
+        r"no type matching \{None\}\|(\w+) could be instantiated from \['(.*)'\]",
+        r"expected \1, not '\2'",
+        said,
+    )
     meant = re.search(r"--[\w-]+", " ".join(similar))
     return f"{said}: did you mean {meant[0]}?" if meant else said
 

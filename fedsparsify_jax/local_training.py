@@ -47,6 +47,12 @@ def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(outputs, y)
 
 
+def epoch_keys(key: Key, epoch: jax.Array) -> tuple[Key, Key]:
+    """The keys of one epoch: of its order, and of what its steps draw."""
+    order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))
+    return order_key, step_key
+
+
 def epoch_order(key: Key, count: jax.Array, length: int) -> jax.Array:
     """A fresh order of a client's examples: int32 ``[length]``.
 
@@ -154,8 +160,8 @@ def local_training(
         steps = -(-length // batch_size)
         slots = jnp.arange(steps * batch_size).reshape(steps, batch_size)
 
-        def epoch(carry: _Carry, epoch_key: Key) -> tuple[_Carry, None]:
-            order_key, step_key = jax.random.split(epoch_key)
+        def epoch(carry: _Carry, number: jax.Array) -> tuple[_Carry, None]:
+            order_key, step_key = epoch_keys(key, number)
             order = epoch_order(order_key, data.count, length)
 
             def step(carry: _Carry, slot: jax.Array) -> tuple[_Carry, None]:
@@ -171,7 +177,7 @@ def local_training(
 
         start = method.project(masks, variables)
         carry = _Carry(start, optimizer_state, method.memory(start), jnp.float32(0))
-        carry, _ = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
+        carry, _ = jax.lax.scan(epoch, carry, jnp.arange(epochs))
         seen = jnp.maximum(data.count * epochs, 1).astype(jnp.float32)
         return Trained(
             carry.variables, carry.optimizer, carry.memory, carry.loss / seen

@@ -5,12 +5,21 @@ import jax
 import numpy as np
 import pytest
 
-from fedsparsify_jax import models
 from fedsparsify_jax.types import ClientData
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_debug_nans", True)
+jax.config.update("jax_num_cpu_devices", 2)  # for sharded cohorts
+# Compiling is nearly all that tests of whole rounds do; `optimized` turns this off.
+jax.config.update("jax_disable_most_optimizations", True)
+
+# A compilation may happen in any example, so no deadline; the same examples every time,
+# so that a red run is about the change at hand.
+hypothesis.settings.register_profile(
+    "house", deadline=None, derandomize=True, max_examples=40
+)
+hypothesis.settings.load_profile("house")
 
 # A compilation may happen in any example, so no deadline; the same examples every time,
 # so that a red run is about the change at hand.
@@ -21,14 +30,11 @@ hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture
-def key() -> jax.Array:
-    return jax.random.key(0)
-
-
-@pytest.fixture
-def tiny_model() -> models.Model:
-    """An MLP of 5-4-3 with 39 parameters."""
-    return models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
+def optimized():
+    """Compiles as users do."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def make_clients(counts: tuple[int, ...] = (7, 4, 1, 6), seed: int = 0) -> ClientData:

@@ -10,6 +10,8 @@ import numpy as np
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.types import Examples
 
+_INT32 = np.iinfo(np.int32)
+
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
@@ -45,15 +47,26 @@ class Dataset(NamedTuple):
     normalization: Normalization
 
 
-def _check_inputs(where: str, x: np.ndarray) -> None:
+def _native_inputs(where: str, x: np.ndarray) -> np.ndarray:
+    """Checked inputs in this machine's byte order, floats as float32."""
     if x.ndim < 2:
         raise InputError(
             f"{where} inputs have shape {x.shape}: expected [examples, features...]"
         )
-    if not (np.issubdtype(x.dtype, np.integer) or np.issubdtype(x.dtype, np.floating)):
+    if x.dtype.kind not in "iuf":
         raise InputError(f"{where} inputs have dtype {x.dtype}: expected numbers")
-    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-        raise InputError(f"{where} inputs hold NaN or infinity: clean them first")
+    if x.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise InputError(f"{where} inputs hold NaN or infinity: clean them first")
+        return x
+    if x.dtype.itemsize == 8:
+        # JAX has 32 bits unless told otherwise, and would wrap around in silence.
+        if x.size and (x.min() < _INT32.min or x.max() > _INT32.max):
+            raise InputError(f"{where} inputs exceed 32-bit integers: scale them first")
+        return x.astype(np.int32)
+    return x.astype(x.dtype.newbyteorder("="))
 
 
 def _check_labels(where: str, y: np.ndarray, num_examples: int) -> None:
@@ -62,12 +75,14 @@ def _check_labels(where: str, y: np.ndarray, num_examples: int) -> None:
             f"{where} labels have shape {y.shape} for {num_examples} examples: "
             f"expected [{num_examples}]"
         )
-    if not np.issubdtype(y.dtype, np.integer):
+    if y.dtype.kind not in "iu":
         raise InputError(f"{where} labels have dtype {y.dtype}: expected integers")
     if num_examples == 0:
         raise InputError(f"the {where} set is empty")
     if y.min() < 0:
         raise InputError(f"{where} labels go down to {y.min()}: expected 0, 1, 2, ...")
+    if y.max() > _INT32.max:
+        raise InputError(f"{where} labels go up to {y.max()}: expected 0, 1, 2, ...")
 
 
 def from_arrays(
@@ -84,7 +99,8 @@ def from_arrays(
 
     Args:
       name: what to call it.
-      x_train: ``[n, ...]`` numbers; integers are kept as they are, floats as float32.
+      x_train: ``[n, ...]`` numbers; integers are kept as they are, floats as
+        float32, 64-bit integers as int32.
       y_train: ``[n]`` integer classes from 0.
       x_test: like ``x_train``.
       y_test: like ``y_train``.
@@ -102,10 +118,8 @@ def from_arrays(
     sets = {}
     for where, x, y in (("training", x_train, y_train), ("test", x_test, y_test)):
         x, y = np.asarray(x), np.asarray(y)
-        _check_inputs(where, x)
+        x = _native_inputs(where, x)
         _check_labels(where, y, len(x))
-        if np.issubdtype(x.dtype, np.floating):
-            x = x.astype(np.float32)
         sets[where] = Examples(x, y.astype(np.int32))
     train, test = sets["training"], sets["test"]
     if train.x.shape[1:] != test.x.shape[1:]:

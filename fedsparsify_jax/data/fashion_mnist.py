@@ -49,7 +49,9 @@ def _read(directory: Path, name: str) -> np.ndarray:
 
 def _from_directory(directory: Path) -> dict[str, np.ndarray]:
     if not directory.is_dir():
-        raise InputError(f"no directory {directory}")
+        raise InputError(
+            f"no directory {directory}: FashionMNIST needs one with the official files"
+        )
     return {
         "x_train": _read(directory, "train-images-idx3-ubyte"),
         "y_train": _read(directory, "train-labels-idx1-ubyte"),

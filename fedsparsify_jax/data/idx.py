@@ -69,7 +69,11 @@ def parse_idx(contents: bytes, name: str) -> np.ndarray:
             f"{name} is {state}: {found:,} bytes of data where its header says "
             f"{expected:,}; fetch it again"
         )
-    return np.frombuffer(contents, np.uint8, offset=start).reshape(shape)
+    flat = np.frombuffer(contents, np.uint8, offset=start)
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:  # an empty array of absurd rank or extent
+        raise InputError(f"{name} has an impossible header: {error}") from error
 
 
 def check_sha256(contents: bytes, expected: str, name: str) -> None:

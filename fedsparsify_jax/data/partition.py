@@ -4,6 +4,8 @@ Every partitioner uses each example exactly once, gives every client at least on
 returns the same partition for the same seed.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -29,8 +31,8 @@ def _labels(labels: ArrayLike, num_clients: int) -> np.ndarray:
 
 
 def _check_alpha(alpha: float) -> None:
-    if not alpha > 0:
-        raise InputError(f"alpha is {alpha}: it must be above 0")
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise InputError(f"alpha is {alpha}: it must be above 0 and finite")
 
 
 def iid(labels: ArrayLike, num_clients: int, seed: int = 0) -> Parts:
@@ -63,7 +65,8 @@ def label_shards(
         classes does not depend on it.
 
     Raises:
-      InputError: if chunks are left over, or k is out of range.
+      InputError: if chunks are left over, or k is out of range. There is always a
+        way if k divides the number of classes, and that number ``N k``.
 
     References:
       The code of Stripelis et al., FedSparsify (``utils/data_distribution.py``).
@@ -119,8 +122,9 @@ def _deal(
         if len(taken) < classes_per_client:
             raise InputError(
                 f"no {classes_per_client} chunks of different classes are left for "
-                f"client {client}: make num_clients x classes_per_client a multiple of "
-                f"the {len(np.unique(labels))} classes"
+                f"client {client}: make classes_per_client a divisor of the "
+                f"{len(np.unique(labels))} classes, and num_clients x "
+                "classes_per_client a multiple of them"
             )
         parts.append(np.concatenate(taken))
     return parts

@@ -139,7 +139,9 @@ def _check_range(config: TrainConfig) -> None:
     for field in ("learning_rate", "alpha", "exponent"):
         value = getattr(config, field)
         if not (value > 0 and math.isfinite(value)):
-            raise InputError(f"{option(field)} is {value}: it must be above 0")
+            raise InputError(
+                f"{option(field)} is {value}: it must be above 0 and finite"
+            )
     for field in ("final_sparsity", "momentum"):
         value = getattr(config, field)
         if not 0 <= value < 1:

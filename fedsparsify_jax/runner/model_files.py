@@ -23,7 +23,10 @@ def save_model(
 ) -> None:
     """Writes a model into a directory, which is made if need be."""
     directory.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(variables)}
+    # safetensors writes the memory of a strided view as it lies: copy to C order.
+    arrays = {
+        name: np.array(leaf, order="C") for name, leaf in trees.named_leaves(variables)
+    }
     save_file(arrays, directory / ARRAYS)
     text = json.dumps(description, indent=2) + "\n"
     (directory / DESCRIPTION).write_text(text, encoding="utf-8")

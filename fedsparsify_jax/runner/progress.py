@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 Record = dict[str, Any]
 
@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
     """
     if seconds < 1:
         return f"{seconds:.2f} s"
-    if seconds < 60:
+    if seconds < 59.95:  # what rounds to 60.0 is a minute
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -90,15 +90,13 @@ class PlainLines:
 
 
 class LiveBar:
-    """A bar with the latest figures, for terminals."""
+    """The latest figures and a bar in what is left of the line, for terminals."""
 
     def __init__(self, console: Console, total: int, completed: int):
         self._remaining = _Remaining(total)
         self._bar = Progress(
-            TextColumn("round"),
-            MofNCompleteColumn(),
+            TextColumn("round {task.completed}/{task.total}{task.fields[figures]}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
             console=console,
         )
         self._task = self._bar.add_task(
@@ -115,10 +113,9 @@ class LiveBar:
     def round(self, record: Record) -> None:
         """Moves the bar on."""
         figures = (
-            f"loss {_number(record['train_loss'])}"
-            f"  acc {_percent(record['test_accuracy'])}"
-            f"  sparsity {_percent(record['sparsity'])}"
-            f"  {duration(record['seconds'])}/round"
+            f"  loss {_number(record['train_loss'])}"
+            f"  acc {_percent(record['test_accuracy'], 1)}"
+            f"  sparsity {_percent(record['sparsity'], 1)}"
             f"  left {self._remaining.after(record)}"
         )
         self._bar.update(self._task, completed=record["round"], figures=figures)

@@ -72,7 +72,7 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file: name a directory")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self._used():
             self._check_writable()
             return False
         if not resume:
@@ -92,6 +92,12 @@ class RunDirectory:
                 "resume with the same, or name another directory"
             )
         return True
+
+    def _used(self) -> bool:
+        """Whether more is there than a start that was killed inside its `claim`."""
+        if not self.path.is_dir():
+            return False
+        return any(path.name != "config.json.partial" for path in self.path.iterdir())
 
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.json"
@@ -151,13 +157,13 @@ class RunDirectory:
         """
         records: list[Record] = []
         if self._metrics.exists():
-            for line in self._metrics.read_text(encoding="utf-8").splitlines():
+            for line in self._metrics.read_bytes().splitlines()[:completed]:
                 try:
-                    record = json.loads(line)
-                except ValueError:
+                    record = dict(json.loads(line))
+                except (TypeError, ValueError):
                     break  # a torn last line
-                if record["round"] > completed:
-                    break
+                if record.get("round") != len(records) + 1:
+                    break  # what follows a gap is of no use
                 records.append(record)
         if len(records) < completed:
             raise InputError(

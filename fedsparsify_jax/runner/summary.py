@@ -4,7 +4,6 @@ import statistics
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from fedsparsify_jax.runner.progress import duration
 
@@ -50,7 +49,7 @@ def _megabytes(count: int) -> str:
 
 
 def show(console: Console, summary: dict[str, Any], where: str) -> None:
-    """Prints the summary as a small table."""
+    """Prints the summary: a name and a value a line, never cut or wrapped."""
 
     def percent(value: float | None) -> str:
         return "not a number" if value is None else f"{100 * value:.2f} %"
@@ -80,13 +79,12 @@ def show(console: Console, summary: dict[str, Any], where: str) -> None:
         ),
         "run directory": where,
     }
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print()
-    console.print(table, soft_wrap=True)
+    width = max(map(len, rows))
+    lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
+    console.print("\n" + "\n".join(lines), soft_wrap=True, markup=False)
     if summary["test_accuracy"] is None or summary["test_loss"] is None:
         console.print(
             "warning: the training diverged (losses are not finite): try a smaller "
-            "--learning-rate"
+            "--learning-rate",
+            soft_wrap=True,
         )

@@ -1,0 +1,230 @@
+"""FashionMNIST: the IDX format, the official files and the hub's schema."""
+
+import gzip
+import hashlib
+import struct
+import sys
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from fedsparsify_jax import data
+from fedsparsify_jax.data import fashion_mnist
+from fedsparsify_jax.data.idx import check_sha256, parse_idx, read_bytes
+from fedsparsify_jax.errors import InputError
+
+byte_arrays = hnp.arrays(
+    np.uint8, hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)
+)
+
+
+def idx(array):
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.tobytes()
+
+
+@given(byte_arrays)
+@settings(deadline=None)
+def test_idx_round_trip(array):
+    parsed = parse_idx(idx(array), "f")
+    assert parsed.dtype == np.uint8 and parsed.shape == array.shape
+    assert np.array_equal(parsed, array)
+
+
+@given(byte_arrays, st.data())
+@settings(deadline=None)
+def test_idx_cut_short_or_extended_is_refused(array, draw):
+    contents = idx(array)
+    cut = contents[: draw.draw(st.integers(0, len(contents) - 1))]
+    with pytest.raises(InputError, match=r"^f is (truncated|not an IDX file)"):
+        parse_idx(cut, "f")
+    with pytest.raises(InputError, match=r"^f is too long"):
+        parse_idx(contents + draw.draw(st.binary(min_size=1, max_size=9)), "f")
+
+
+@given(byte_arrays, st.data())
+@settings(deadline=None, max_examples=200)
+def test_idx_with_a_damaged_header_is_refused_or_harmless(array, draw):
+    damaged = bytearray(idx(array))
+    where = draw.draw(st.integers(0, 3 + 4 * array.ndim))
+    damaged[where] ^= draw.draw(st.integers(1, 255))
+    try:
+        parsed = parse_idx(bytes(damaged), "f")
+    except InputError as error:
+        assert str(error).startswith("f ") and "\n" not in str(error)
+        return
+    # The data has no checksum: a header that still fits is taken at its word.
+    assert parsed.tobytes() == bytes(damaged)[4 + 4 * parsed.ndim :]
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"", "wrong magic number"),
+        (b"\x1f\x8b\x08\x00", "wrong magic number"),
+        (bytes([0, 0, 13, 1]) + bytes(8), "IDX type 13: expected 8"),
+        (bytes([0, 0, 8, 3]) + bytes(8), "truncated inside its header"),
+        (bytes([0, 0, 8, 70]) + bytes(280), "impossible header"),
+        (
+            bytes([0, 0, 8, 4]) + struct.pack(">4I", 0, *[2**32 - 1] * 3),
+            "impossible header",
+        ),
+        (bytes([0, 0, 8, 1, 0, 0, 16, 0]) + b"ab", "2 bytes of data .* says 4,096"),
+    ],
+)
+def test_idx_errors_say_what_is_wrong(contents, message):
+    with pytest.raises(InputError, match=message):
+        parse_idx(contents, "f")
+
+
+def test_read_bytes_plain_and_gzipped(tmp_path):
+    (tmp_path / "plain").write_bytes(b"abc")
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(b"abc"))
+    assert read_bytes(tmp_path / "plain") == read_bytes(tmp_path / "packed.gz")
+
+
+def test_read_bytes_of_damaged_and_missing_files(tmp_path):
+    packed = gzip.compress(bytes(range(256)) * 9)
+    flipped = packed[:40] + bytes([packed[40] ^ 255]) + packed[41:]
+    for contents in (packed[:30], packed[:5], packed[:-3], b"plain", flipped):
+        (tmp_path / "a.gz").write_bytes(contents)
+        with pytest.raises(InputError, match=r"a.gz is truncated or not gzip"):
+            read_bytes(tmp_path / "a.gz")
+    with pytest.raises(InputError, match=r"cannot read .*none: No such file"):
+        read_bytes(tmp_path / "none")
+    with pytest.raises(InputError, match=r"cannot read .*Is a directory"):
+        read_bytes(tmp_path)
+
+
+def test_checksum_names_both_sums():
+    check_sha256(b"abc", hashlib.sha256(b"abc").hexdigest(), "f")
+    with pytest.raises(InputError, match=r"^f is corrupt .*SHA-256 ba7816bf8f01\.\.\."):
+        check_sha256(b"abc", "0" * 64, "f")
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A directory with four small files that pass for the official ones."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("t10k", 10)):
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            name, contents = f"{split}-{kind}-ubyte", idx(array)
+            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(contents))
+            digest = hashlib.sha256(contents).hexdigest()
+            monkeypatch.setitem(fashion_mnist.SHA256, name, digest)
+    return tmp_path
+
+
+IMAGES = "train-images-idx3-ubyte"
+
+
+def test_plain_and_gzipped_files_are_the_same_data(small):
+    packed = data.load("fashion_mnist", small)
+    for path in small.glob("*.gz"):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    plain = data.load("fashion_mnist", small)
+    assert packed.train.x.shape == (20, 28, 28) and packed.num_classes == 10
+    assert packed.normalization == data.Normalization(0.0, 256.0)
+    for one, other in zip(packed.train, plain.train, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_missing_files_are_named(small):
+    with pytest.raises(InputError, match=r"no directory .*none"):
+        data.load("fashion_mnist", small / "none")
+    (small / f"{IMAGES}.gz").unlink()
+    with pytest.raises(InputError, match=f"has no file {IMAGES}.gz or {IMAGES}"):
+        data.load("fashion_mnist", small)
+
+
+def test_truncated_and_corrupt_files_are_told_apart(small):
+    path = small / f"{IMAGES}.gz"
+    packed, contents = path.read_bytes(), gzip.decompress(path.read_bytes())
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(InputError, match=f"{IMAGES}.gz is truncated"):
+        data.load("fashion_mnist", small)
+    path.write_bytes(gzip.compress(contents[:-100]))
+    with pytest.raises(InputError, match=r"is truncated: 15,580 bytes of .* 15,680"):
+        data.load("fashion_mnist", small)
+    path.write_bytes(gzip.compress(contents[:-1] + bytes([contents[-1] ^ 1])))
+    with pytest.raises(InputError, match="corrupt or not the official file"):
+        data.load("fashion_mnist", small)
+
+
+def test_the_official_files_load():
+    directory = fashion_mnist.DEBIAN_DIR
+    if not directory.is_dir():
+        pytest.fail(f"{directory} is missing: apt-get install dataset-fashion-mnist")
+    fashion = data.load("fashion_mnist")
+    assert fashion.train.x.shape == (60_000, 28, 28)
+    assert fashion.test.x.shape == (10_000, 28, 28)
+    assert fashion.train.x.dtype == np.uint8
+    assert np.bincount(fashion.train.y).tolist() == [6_000] * 10
+    assert np.bincount(fashion.test.y).tolist() == [1_000] * 10
+
+
+@pytest.fixture
+def nothing_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", tmp_path / "not-installed")
+
+
+def hub_splits(directory):
+    """Small splits as the hub stores them: parquet with encoded images."""
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=[str(n) for n in range(10)]),
+        }
+    )
+    rng = np.random.default_rng(0)
+    pixels, files = {}, {}
+    for split, count in (("train", 12), ("test", 10)):
+        pixels[split] = rng.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        rows = {
+            "image": [Image.fromarray(image) for image in pixels[split]],
+            "label": [n % 10 for n in range(count)],
+        }
+        files[split] = str(directory / f"{split}.parquet")
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(files[split])
+    cache = str(directory / "cache")
+    return datasets.load_dataset("parquet", data_files=files, cache_dir=cache), pixels
+
+
+def test_the_hub_gives_the_same_arrays(tmp_path, monkeypatch, nothing_installed):
+    splits, pixels = hub_splits(tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name: (asked.append(name), splits)[1]
+    )
+    fashion = data.load("fashion_mnist")
+    assert asked == [fashion_mnist.HUB_NAME]
+    assert np.array_equal(fashion.train.x, pixels["train"])
+    assert np.array_equal(fashion.test.x, pixels["test"])
+    assert fashion.train.x.dtype == np.uint8
+    assert fashion.train.y.tolist() == [*range(10), 0, 1]
+
+
+def test_an_unreachable_hub_is_one_line_of_advice(monkeypatch, nothing_installed):
+    def unreachable(name):
+        raise ConnectionError(f"couldn't reach {name}\nTraceback: and so on")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(InputError, match="couldn't reach zalando") as caught:
+        data.load("fashion_mnist")
+    assert "\n" not in str(caught.value)
+    assert "dataset-fashion-mnist" in str(caught.value)
+    assert "--data-dir" in str(caught.value)
+
+
+def test_without_the_hub_library_its_extra_is_named(monkeypatch, nothing_installed):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"fedsparsify_jax\[hub\]"):
+        data.load("fashion_mnist")

@@ -1,0 +1,251 @@
+"""The command line in process: options, bad input, every algorithm and partition."""
+
+import configparser
+import gzip
+import importlib
+import json
+import re
+from itertools import product
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import fedsparsify_jax
+from fedsparsify_jax.cli import main
+from fedsparsify_jax.data.fashion_mnist import DEBIAN_DIR
+from fedsparsify_jax.runner.config import (
+    ALGORITHMS,
+    PARTITIONS,
+    TrainConfig,
+    resolve,
+)
+from fedsparsify_jax.runner.federation import assemble
+
+SMALL = ["train", "--rounds", "2", "--local-epochs", "1", "--num-clients", "5"]
+CONTRACT = [
+    "--dataset",
+    "--data-dir",
+    "--model",
+    "--algorithm",
+    "--num-clients",
+    "--participation",
+    "--partition",
+    "--classes-per-client",
+    "--alpha",
+    "--rounds",
+    "--local-epochs",
+    "--batch-size",
+    "--learning-rate",
+    "--momentum",
+    "--final-sparsity",
+    "--seed",
+    "--out",
+    "--resume",
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every command runs in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+# One training a partition and an algorithm; the whole product is traced below.
+PAIRS = [
+    (ALGORITHMS[n % len(ALGORITHMS)], PARTITIONS[n % len(PARTITIONS)])
+    for n in range(max(len(ALGORITHMS), len(PARTITIONS)))
+]
+
+
+@pytest.mark.parametrize(("algorithm", "partition"), PAIRS)
+def test_every_algorithm_and_partition_trains(algorithm, partition, capsys):
+    options = ["--algorithm", algorithm, "--partition", partition, "--out", "run"]
+    assert main([*SMALL, *options, "--participation", "0.6"]) == 0
+    lines = Path("run/metrics.jsonl").read_text().splitlines()
+    first, last = map(json.loads, lines)
+    assert (first["round"], last["round"]) == (1, 2)
+    assert np.isfinite([first["train_loss"], last["train_loss"]]).all()
+    if algorithm in ("fedavg", "fedsparsify-global", "fedsparsify-local"):
+        assert last["target_sparsity"] == (0.0 if algorithm == "fedavg" else 0.9)
+    shown = capsys.readouterr()
+    assert shown.err == "" and f"{algorithm} on digits: 5 clients" in shown.out
+    assert f"{partition} partition" in shown.out
+
+
+@pytest.mark.parametrize(("algorithm", "partition"), [*product(ALGORITHMS, PARTITIONS)])
+def test_every_algorithm_takes_every_partition(algorithm, partition):
+    """A round is traced, not compiled: partitions differ in shapes alone."""
+    config = TrainConfig(algorithm=algorithm, partition=partition, num_clients=5)
+    federation = assemble(resolve(config))
+    key = jax.random.key(0)
+    variables = jax.eval_shape(federation.model.init, key)
+    state = jax.eval_shape(federation.algorithm.init, key, variables)
+    new, info = jax.eval_shape(
+        federation.algorithm.step, key, state, federation.clients
+    )
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), new) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), state
+    )
+    assert info.cohort.shape == (5,)
+
+
+def test_the_partition_is_shown_on_demand(capsys):
+    wanted = ["--show-partition", "--partition", "label-shards", "--rounds", "1"]
+    assert main([*SMALL, *wanted, "--out", "run"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    head = next(n for n, line in enumerate(shown) if line.startswith("client"))
+    rows = np.array([list(map(int, row.split())) for row in shown[head + 1 : head + 6]])
+    assert ((rows[:, 1:-1] > 0).sum(axis=1) == 2).all()
+    assert rows[:, -1].sum() == 1437
+
+
+def test_help_mentions_every_option_of_the_contract(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert [option for option in CONTRACT if f"{option} " not in text] == []
+
+
+def test_the_console_script_is_this_command():
+    setup = configparser.ConfigParser()
+    setup.read(Path(fedsparsify_jax.__file__).parents[1] / "setup.cfg")
+    scripts = setup["options.entry_points"]["console_scripts"].split("=")
+    name, target = (part.strip() for part in scripts)
+    module, function = target.split(":")
+    assert name == "fedsparsify"
+    assert getattr(importlib.import_module(module), function) is main
+
+
+def listing(directory):
+    return {
+        path.relative_to(directory): None if path.is_dir() else path.read_bytes()
+        for path in directory.rglob("*")
+    }
+
+
+def refused(arguments, capsys, directory):
+    """The one line of an error, after checking that it is one and leaves no trace."""
+    before = listing(directory)
+    status = main(arguments)
+    shown = capsys.readouterr()
+    assert status == 2
+    assert shown.out == ""
+    assert shown.err.startswith("fedsparsify: error: ")
+    assert shown.err.count("\n") == 1 and shown.err.endswith("\n")
+    assert listing(directory) == before
+    return shown.err
+
+
+BAD_OPTIONS = {
+    "train --dataset digit": "unknown data set 'digit': did you mean 'digits'?",
+    "train --model mpl": "unknown model 'mpl': did you mean 'mlp'?",
+    "train --algorithm fedavgg": "unknown algorithm 'fedavgg': did you mean 'fedavg'?",
+    "train --partition idd": "unknown partition 'idd': did you mean 'iid'?",
+    "train --num-clients 1438": "1438 clients for 1437 examples",
+    "train --final-sparsity 1": "--final-sparsity is 1.0: it must be at least 0 and be",
+    "train --final-sparsity -0.1": "--final-sparsity is -0.1: it must be at least 0",
+    "train --final-sparsity=-0.1": "--final-sparsity is -0.1: it must be at least 0",
+    "train --participation 0": "--participation is 0.0: it must be above 0 and at mo",
+    "train --participation 0.05": "0.05 of 10 clients selects nobody: use at least 0.1",
+    "train --rounds 0": "--rounds is 0: it must be at least 1",
+    "train --rounds abc": "--rounds: expected INT, not 'abc'",
+    "train --rounds": "'--rounds'",
+    "train --num-clients 2.5": "--num-clients",
+    "train --learning-rate fast": "--learning-rate: expected FLOAT, not 'fast'",
+    "train --seed -1": "--seed is -1: it must be at least 0",
+    "train --resume": "--resume needs --out DIR",
+    "train --ronds 3": "--ronds, 3: did you mean --rounds? (see --help)",
+    "train --colour blue": "Unrecognized options: --colour, blue (see --help)",
+    "train now": "Unrecognized options: now",
+    "trian": "trian",
+    "": "train",
+    "train --data-dir here": "'digits' ships with scikit-learn and takes no --data-dir",
+    "train --dataset npz": "'npz' needs --data-dir",
+    "train --dataset npz --data-dir none.npz": "no file none.npz",
+    "train --dataset fashion_mnist --data-dir none": "no directory none",
+    "train --partition label-shards --classes-per-client 11": "between 1 and 10",
+    "train --partition label-shards --classes-per-client 3": "divisor of the 10 class",
+    "train --partition dirichlet --num-clients 50 --alpha 0.001": "larger alpha",
+    "train --partition dirichlet --alpha 0": "--alpha is 0.0: it must be above 0",
+}
+
+
+@pytest.mark.parametrize("command", BAD_OPTIONS)
+def test_bad_options_are_one_line_and_leave_no_trace(command, capsys, tmp_path):
+    assert BAD_OPTIONS[command] in refused(command.split(), capsys, tmp_path)
+    # Nor is a directory made that was named.
+    if command.startswith("train") and "--resume" not in command:
+        named = [*command.split(), "--out", "new/run"]
+        if command != "train --rounds":
+            assert BAD_OPTIONS[command] in refused(named, capsys, tmp_path)
+
+
+def test_out_under_a_file_or_in_a_used_directory(capsys, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "config.json").write_text('{"options": {"rounds": 7}}')
+    for out, message in {
+        "file": "--out file is a file",
+        "file/run": f"cannot write --out file/run: {tmp_path}/file is a file",
+        "used": "--out used is not empty: add --resume",
+    }.items():
+        assert message in refused(["train", "--out", out], capsys, tmp_path)
+    resumed = ["train", "--out", "used", "--resume"]
+    assert "--rounds 7 -> 50" in refused(resumed, capsys, tmp_path)
+
+
+def test_npz_files_that_cannot_be_used(capsys, tmp_path):
+    good = {
+        "x_train": np.ones((8, 2), np.float32),
+        "y_train": np.arange(8) % 2,
+        "x_test": np.ones((2, 2), np.float32),
+        "y_test": np.arange(2),
+    }
+    command = ["train", "--dataset", "npz", "--num-clients", "2", "--data-dir"]
+    np.savez("shapes.npz", **good | {"x_test": np.ones((2, 3), np.float32)})
+    error = refused([*command, "shapes.npz"], capsys, tmp_path)
+    assert "shapes.npz: training examples have shape (2,), test examples (3,)" in error
+    np.savez("lengths.npz", **good | {"y_train": np.arange(7)})
+    error = refused([*command, "lengths.npz"], capsys, tmp_path)
+    assert "lengths.npz: training labels have shape (7,) for 8 examples" in error
+    np.savez("good.npz", **good)
+    whole = Path("good.npz").read_bytes()
+    Path("cut.npz").write_bytes(whole[: len(whole) // 2])
+    assert "not a readable npz" in refused([*command, "cut.npz"], capsys, tmp_path)
+
+
+def test_fashion_mnist_files_that_cannot_be_used(capsys, tmp_path):
+    if not DEBIAN_DIR.is_dir():
+        pytest.fail(f"{DEBIAN_DIR} is missing: apt-get install dataset-fashion-mnist")
+    own = tmp_path / "own"
+    own.mkdir()
+    images, labels = (
+        own / f"{name}-ubyte.gz" for name in ("train-images-idx3", "train-labels-idx1")
+    )
+    command = ["train", "--dataset", "fashion-mnist", "--data-dir", "own"]
+    error = refused(command, capsys, tmp_path)
+    assert "own has no file train-images-idx3-ubyte.gz" in error
+    packed = (DEBIAN_DIR / images.name).read_bytes()
+    images.write_bytes(packed[:100_000])
+    assert "truncated or not gzip" in refused(command, capsys, tmp_path)
+    images.unlink()
+    images.symlink_to(DEBIAN_DIR / images.name)
+    contents = bytearray(gzip.decompress((DEBIAN_DIR / labels.name).read_bytes()))
+    contents[1000] ^= 1
+    labels.write_bytes(gzip.compress(bytes(contents)))
+    error = refused(command, capsys, tmp_path)
+    assert re.search(r"train-labels\S+ is corrupt or not the official file", error)
+
+
+def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedsparsify_jax.cli.train", interrupted)
+    assert main(["train"]) == 130
+    shown = capsys.readouterr().err
+    assert shown.startswith("fedsparsify: interrupted") and "--resume" in shown
+    assert shown.count("\n") == 1

@@ -1,0 +1,228 @@
+"""The real command line in processes of its own: runs, repeats, kills, resumes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fedsparsify_jax
+from fedsparsify_jax.data.fashion_mnist import DEBIAN_DIR
+from fedsparsify_jax.runner.model_files import load_model
+
+ROOT = Path(fedsparsify_jax.__file__).parents[1]
+MODULE = [sys.executable, "-m", "fedsparsify_jax"]
+ROUNDS, PARAMETERS = 40, 26_122  # the MLP on digits: 64-128-128-10
+DIGITS = ["train", "--rounds", str(ROUNDS), "--local-epochs", "2"]
+KEYS = {
+    "round",
+    "test_accuracy",
+    "test_loss",
+    "train_loss",
+    "sparsity",
+    "target_sparsity",
+    "bytes_up",
+    "bytes_down",
+    "seconds",
+}
+
+
+def start(arguments, directory, command=MODULE, **environment):
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    changes = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "80"}
+    return subprocess.Popen(
+        [*command, *arguments],
+        cwd=directory,
+        env=os.environ | changes | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process):
+    """Status, standard output and standard error."""
+    with process:
+        out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def metrics(run):
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def without_seconds(run):
+    return [
+        {key: value for key, value in record.items() if key != "seconds"}
+        for record in metrics(run)
+    ]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same training twice, side by side, the first with JAX's compile log."""
+    directory = tmp_path_factory.mktemp("runs")
+    processes = [
+        start([*DIGITS, "--out", "one", "--verbose"], directory, JAX_LOG_COMPILES="1"),
+        start([*DIGITS, "--out", "two"], directory),
+    ]
+    results = [finished(process) for process in processes]
+    for status, _, err in results:
+        assert status == 0, err[-2000:]
+    return directory, results
+
+
+def test_a_run_leaves_the_files_of_the_contract(runs):
+    run = runs[0] / "one"
+    names = {path.name for path in run.iterdir()}
+    wanted = {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "model"}
+    assert names == wanted
+    records = metrics(run)
+    assert [record["round"] for record in records] == list(range(1, ROUNDS + 1))
+    assert all(record.keys() >= KEYS for record in records)
+    options = json.loads((run / "config.json").read_text())["options"]
+    assert options["rounds"] == ROUNDS and options["learning_rate"] == 0.1
+    assert not (run.parent / "runs").exists()
+
+
+def test_the_schedule_ends_at_the_exact_count(runs):
+    run = runs[0] / "one"
+    kept = PARAMETERS - PARAMETERS * 9 // 10
+    last, summary = metrics(run)[-1], json.loads((run / "summary.json").read_text())
+    assert sum(last["kept"].values()) == summary["parameters_kept"] == kept
+    assert last["sparsity"] == pytest.approx(1 - kept / PARAMETERS, abs=1e-7)
+    variables, about = load_model(run / "model")
+    arrays = [
+        array for layer in variables["params"].values() for array in layer.values()
+    ]
+    assert sum(array.size for array in arrays) == PARAMETERS
+    assert sum(int(np.count_nonzero(array)) for array in arrays) <= kept
+    assert about["test_accuracy"] == summary["test_accuracy"] > 0.8
+    assert last["bytes_down"] <= 10 * 4 * kept
+
+
+def test_the_output_is_made_for_pipes(runs):
+    _, (_, out, err) = runs[1]
+    lines = out.splitlines()
+    assert lines[0].startswith("fedsparsify-global on digits: 10 clients of 143 to 144")
+    rounds = [line for line in lines if line.startswith("round ")]
+    assert len(rounds) == ROUNDS and rounds[0].startswith(f"round  1/{ROUNDS}  train")
+    tail = lines[lines.index(rounds[-1]) + 1 :]
+    names = ("", "test accuracy", "sparsity", "parameters kept", "bytes moved", "time")
+    for line, name in zip(tail, (*names, "run directory"), strict=True):
+        assert line.startswith(name)
+    assert tail[3].endswith("2,613 of 26,122") and tail[-1].endswith("  two")
+    assert all(line == line.rstrip() for line in lines)
+    assert "\x1b" not in out and err == ""
+
+
+def test_the_round_is_traced_and_compiled_once(runs):
+    _, out, err = runs[1][0]
+    assert out.splitlines()[-1] == "round step: 1 trace, 1 compilation"
+    compiled = [
+        line for line in err.splitlines() if re.search(r"Compiling .*federated_", line)
+    ]
+    assert len(compiled) == 1 and "federated_round" in compiled[0]
+
+
+def test_the_same_seed_gives_the_same_run(runs):
+    one, two = (runs[0] / name for name in ("one", "two"))
+    assert without_seconds(one) == without_seconds(two)
+    assert model_bytes(one) == model_bytes(two)
+
+
+def model_bytes(run):
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def killed_after(completed, arguments, directory, run):
+    """Kills a run as soon as it has completed so many rounds."""
+    process = start(arguments, directory)
+    path = run / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    try:
+        while not path.exists() or path.read_bytes().count(b"\n") < completed:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "the run does not get on"
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        status, _, _ = finished(process)
+    assert status == -signal.SIGKILL
+
+
+def test_a_killed_run_resumes_to_the_same_end(runs):
+    """The job's own command line starts it, and starts it again."""
+    directory, run = runs[0], runs[0] / "killed"
+    command = [*DIGITS, "--checkpoint-every", "1", "--out", "killed", "--resume"]
+    killed_after(3, command, directory, run)
+    assert 3 <= len((run / "metrics.jsonl").read_bytes().splitlines()) < ROUNDS
+    assert not (run / "model").exists()
+    status, out, err = finished(start(command, directory))
+    assert status == 0, err[-2000:]
+    after = re.search(r"resuming after round (\d+)", out)
+    assert after is not None and 2 <= int(after[1]) < ROUNDS
+    assert without_seconds(run) == without_seconds(directory / "one")
+    assert model_bytes(run) == model_bytes(directory / "one")
+
+
+def test_fashion_mnist_with_a_hundred_clients(tmp_path):
+    if not DEBIAN_DIR.is_dir():
+        pytest.fail(f"{DEBIAN_DIR} is missing: apt-get install dataset-fashion-mnist")
+    options = (
+        "train --dataset fashion_mnist --num-clients 100 --participation 0.1 "
+        "--partition label-shards --rounds 2 --local-epochs 1 --final-sparsity 0.5"
+    )
+    status, out, err = finished(start([*options.split(), "--out", "run"], tmp_path))
+    assert status == 0, err[-2000:]
+    assert "100 clients of 600 to 600 examples, label-shards partition" in out
+    first, last = metrics(tmp_path / "run")
+    assert last["sparsity"] == pytest.approx(0.5, abs=1e-5)
+    assert last["bytes_dense"] == 2 * 10 * 118_282 * 4
+    assert first["bytes_up"] <= 10 * 118_282 * 4
+    assert max(first["test_accuracy"], last["test_accuracy"]) > 0.15
+
+
+def script():
+    """The console script, or what stands for it where nothing is installed."""
+    path = Path(sys.executable).with_name("fedsparsify")
+    if path.exists():
+        return [str(path)]
+    code = "import sys; from fedsparsify_jax.cli import main; sys.exit(main())"
+    return [sys.executable, "-c", code]
+
+
+def test_bad_input_ends_with_status_2_and_one_line(runs, tmp_path):
+    used = runs[0] / "one"
+    commands = {
+        "is not empty: add --resume": ([*DIGITS, "--out", str(used)], MODULE),
+        "--rounds: expected INT, not 'abc'": (["train", "--rounds", "abc"], script()),
+        "error: Expected one of {train}. (see": ([], MODULE),
+    }
+    processes = {
+        message: start(arguments, tmp_path, command)
+        for message, (arguments, command) in commands.items()
+    }
+    for message, process in processes.items():
+        status, out, err = finished(process)
+        assert (status, out) == (2, "")
+        assert err.startswith("fedsparsify: error: ") and message in err
+        assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_without_utf8_gets_the_same_line(tmp_path):
+    process = start(["train", "--ronds", "3"], tmp_path, PYTHONIOENCODING="ascii")
+    assert finished(process) == (
+        2,
+        "",
+        "fedsparsify: error: Unrecognized options: --ronds, 3: did you mean --rounds? "
+        "(see --help)\n",
+    )

@@ -1,0 +1,111 @@
+"""Imports point one way: down the list of layers, and never sideways into files."""
+
+import ast
+from pathlib import Path
+
+import fedsparsify_jax
+
+ROOT = Path(fedsparsify_jax.__file__).parent
+PACKAGE = "fedsparsify_jax"
+
+# From the bottom up; a module imports from rows below its own (or its own package).
+LAYERS = [
+    ("types", "errors"),
+    ("trees", "schedules", "allocation"),
+    ("masks",),
+    ("pruning", "aggregation", "cohort", "hooks", "metrics"),
+    ("local_training",),
+    ("rounds",),
+    ("algorithms", "models", "data"),
+    ("runner",),
+    ("cli",),
+    ("__main__",),
+]
+RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
+# Third-party packages that only one place may know.
+CONFINED = {
+    "flax": {"models"},
+    "orbax": {"runner/checkpoints.py"},
+    "safetensors": {"runner/model_files.py"},
+    "datasets": {"data"},
+    "sklearn": {"data"},
+    "tyro": {"cli.py", "runner/config.py"},
+    "rich": {"runner"},
+    "optax": {"local_training.py", "rounds.py", "algorithms"},
+}
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def layer(path: Path) -> str:
+    return path.parts[0].removesuffix(".py")
+
+
+def test_every_module_has_a_layer():
+    unknown = {layer(path) for path, _ in modules()} - set(RANK) - {"__init__"}
+    assert not unknown
+
+
+def test_imports_point_down():
+    upward, seen = [], 0
+    for path, tree in modules():
+        if path == Path("__init__.py"):
+            continue  # the list of public names
+        for name in imported(tree):
+            if name.split(".")[0] != PACKAGE:
+                continue
+            target = name.split(".")[1]
+            seen += 1
+            same_package = target == layer(path) and len(path.parts) > 1
+            if not same_package and RANK[target] >= RANK[layer(path)]:
+                upward.append(f"{path} imports {name}")
+    assert seen > 50
+    assert not upward
+
+
+def test_heavy_packages_stay_where_they_belong():
+    strays = []
+    for path, tree in modules():
+        places = {path.parts[0], path.as_posix()}
+        for name in imported(tree):
+            allowed = CONFINED.get(name.split(".")[0])
+            if allowed is not None and not places & allowed:
+                strays.append(f"{path} imports {name}")
+    assert not strays
+
+
+def test_the_core_does_no_input_or_output():
+    shell = {"runner", "cli", "__main__", "data", "__init__"}
+    for path, tree in modules():
+        if layer(path) in shell:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("open", "print", "input"), path
+
+
+def test_algorithms_do_not_import_one_another():
+    for path, tree in modules():
+        if layer(path) != "algorithms" or path.name == "__init__.py":
+            continue
+        for name in imported(tree):
+            assert not name.startswith(f"{PACKAGE}.algorithms"), path
+
+
+def test_files_stay_small():
+    for path in ROOT.rglob("*.py"):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 400, f"{path} has {lines} lines"
