@@ -7,8 +7,15 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import LazyInitError
+from jax.typing import DTypeLike
 
 from fedsparsify_jax.types import ApplyFn, Key, Variables
+
+Preprocess = Callable[[jax.Array], jax.Array]
+"""Raw inputs ``[B, ...]`` to what the network sees."""
+Augment = Callable[[Key, jax.Array], jax.Array]
+"""Random change of what the network sees, ``[B, ...]``, in training only."""
 
 
 class Model(NamedTuple):
@@ -24,26 +31,61 @@ class Model(NamedTuple):
     apply: ApplyFn
 
 
-def _to_float(x: jax.Array) -> jax.Array:
-    return jnp.asarray(x, jnp.float32)
+def accepted_flags(call: Callable[..., Any], **values: Any) -> dict[str, Any]:
+    """Those of the keyword arguments that a network's ``__call__`` names."""
+    names = inspect.signature(call).parameters
+    return {name: value for name, value in values.items() if name in names}
+
+
+def prepare(
+    x: jax.Array,
+    key: Key | None,
+    *,
+    train: bool,
+    preprocess: Preprocess | None,
+    augment: Augment | None,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[jax.Array, Key | None]:
+    """Raw inputs to what the network sees, and the key that is left for it.
+
+    Args:
+      x: raw inputs ``[B, ...]``.
+      key: randomness of the step, or None.
+      train: whether to augment; nothing is augmented without a key either.
+      preprocess: by default a conversion to ``dtype``.
+      augment: gets one half of the key and the preprocessed inputs.
+      dtype: of the inputs where there is no ``preprocess``.
+    """
+    x = jnp.asarray(x, dtype) if preprocess is None else preprocess(x)
+    if augment is not None and train and key is not None:
+        augment_key, key = jax.random.split(key)
+        x = augment(augment_key, x)
+    return x, key
 
 
 def from_linen(
     module: nn.Module,
     input_shape: tuple[int, ...],
     *,
-    preprocess: Callable[[jax.Array], jax.Array] | None = None,
+    preprocess: Preprocess | None = None,
+    augment: Augment | None = None,
+    input_dtype: DTypeLike = jnp.float32,
 ) -> Model:
     """Wraps a Flax linen module.
 
     The module is called with ``x`` and with those of ``train`` and ``valid`` that its
     ``__call__`` accepts. Randomness comes under the name ``dropout``; collections
-    beside ``params`` (batch statistics) may change in training.
+    beside ``params`` (batch statistics) may change in training. ``nn.BatchNorm`` knows
+    nothing of padded rows unless the module hands it ``valid`` as its mask;
+    `normalization.BatchNorm` does.
 
     Args:
-      module: the network, floats ``[B, ...]`` to outputs.
+      module: the network, ``[B, ...]`` to outputs.
       input_shape: shape of one example, without the batch axis.
-      preprocess: raw inputs to floats; by default only a conversion to float32.
+      preprocess: raw inputs to what the network sees; by default only a conversion to
+        ``input_dtype``.
+      augment: ``(key, x) -> x`` on preprocessed inputs, in training steps only.
+      input_dtype: of what the network sees; an integer for tokens.
 
     Example:
       >>> model = from_linen(nn.Dense(2), (3,))
@@ -52,15 +94,16 @@ def from_linen(
       >>> outputs.shape, changed
       ((5, 2), {})
     """
-    prepare = preprocess or _to_float
-    accepted = inspect.signature(module.__call__).parameters
-
-    def flags(**values: Any) -> dict[str, Any]:
-        return {name: value for name, value in values.items() if name in accepted}
 
     def init(key: Key) -> Variables:
-        example = jnp.zeros((1, *input_shape), jnp.float32)
-        return dict(module.init(key, example, **flags(train=False)))
+        flags = accepted_flags(module.__call__, train=False)
+        shape = (1, *input_shape)
+        try:
+            # Without the forward pass, which on a brain volume is most of the work.
+            example = jax.ShapeDtypeStruct(shape, jnp.dtype(input_dtype))
+            return dict(module.lazy_init(key, example, **flags))
+        except LazyInitError:  # parameters that depend on the inputs
+            return dict(module.init(key, jnp.zeros(shape, input_dtype), **flags))
 
     def apply(
         variables: Variables,
@@ -70,13 +113,21 @@ def from_linen(
         key: Key | None = None,
         valid: jax.Array | None = None,
     ) -> tuple[jax.Array, Variables]:
+        x, key = prepare(
+            x,
+            key,
+            train=train,
+            preprocess=preprocess,
+            augment=augment,
+            dtype=input_dtype,
+        )
         mutable = [name for name in variables if name != "params"] if train else []
         outputs, changed = module.apply(
             variables,
-            prepare(x),
+            x,
             rngs=None if key is None else {"dropout": key},
             mutable=mutable,
-            **flags(train=train, valid=valid),
+            **accepted_flags(module.__call__, train=train, valid=valid),
         )
         return outputs, dict(changed)
 
