@@ -38,15 +38,6 @@ class Trained(NamedTuple):
 TrainFn = Callable[[Key, Variables, Masks, PyTree, ClientData, Context], Trained]
 
 
-def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """Cross-entropy of logits ``[B, C]`` and class indices ``[B]``: ``[B]``.
-
-    >>> cross_entropy(jnp.zeros((1, 2)), jnp.array([0])).round(4)
-    Array([0.6931], dtype=float32)
-    """
-    return optax.softmax_cross_entropy_with_integer_labels(outputs, y)
-
-
 def epoch_keys(key: Key, epoch: jax.Array) -> tuple[Key, Key]:
     """The keys of one epoch: of its order, and of what its steps draw."""
     order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))

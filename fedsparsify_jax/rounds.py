@@ -18,8 +18,9 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.cohort import CohortMap, vmapped
 from fedsparsify_jax.hooks import Client, Context, Local, Method, Upload, Uploads
-from fedsparsify_jax.local_training import batch_loss, cross_entropy, local_training
+from fedsparsify_jax.local_training import batch_loss, local_training
 from fedsparsify_jax.metrics.communication import nonzero_bytes
+from fedsparsify_jax.tasks import cross_entropy
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,

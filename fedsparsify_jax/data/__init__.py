@@ -18,8 +18,9 @@ from fedsparsify_jax.data.dataset import Dataset as Dataset
 from fedsparsify_jax.data.dataset import from_arrays as from_arrays
 from fedsparsify_jax.data.digits import load_digits as load_digits
 from fedsparsify_jax.data.fashion_mnist import load_fashion_mnist as load_fashion_mnist
-from fedsparsify_jax.data.hub import PREFIX, parse_hub_name
+from fedsparsify_jax.data.hub import PREFIX
 from fedsparsify_jax.data.hub import load_hub as load_hub
+from fedsparsify_jax.data.hub import parse_hub_name as parse_hub_name
 from fedsparsify_jax.data.normalization import Normalization as Normalization
 from fedsparsify_jax.data.normalization import (
     channel_normalization as channel_normalization,
@@ -64,6 +65,8 @@ __all__ = [
     "load_hub",
     "load_imdb",
     "load_npz",
+    "loader_options",
+    "parse_hub_name",
     "proportional_sizes",
     "quantity_skew",
     "random_crop",
@@ -95,6 +98,16 @@ def _loader(name: str) -> Callable[..., Dataset]:
     return _LOADERS[name]
 
 
+def loader_options(name: str) -> list[str]:
+    """The keywords that `load` takes for a data set.
+
+    >>> loader_options("cifar10")
+    ['train_subset', 'seed']
+    """
+    keywords = inspect.signature(_loader(name)).parameters.values()
+    return [item.name for item in keywords if item.kind is item.KEYWORD_ONLY]
+
+
 def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Dataset:
     """Loads a data set by name.
 
@@ -112,9 +125,7 @@ def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Datas
       >>> digits.train.x.shape, digits.test.x.shape, digits.num_classes
       ((1437, 8, 8), (360, 8, 8), 10)
     """
-    loader = _loader(name)
-    keywords = inspect.signature(loader).parameters.values()
-    accepted = [item.name for item in keywords if item.kind is item.KEYWORD_ONLY]
+    loader, accepted = _loader(name), loader_options(name)
     for option in options:
         if option not in accepted:
             raise InputError(

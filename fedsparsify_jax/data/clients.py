@@ -49,7 +49,7 @@ def class_table(
     """A small text table: how many examples of each class every client holds.
 
     Args:
-      labels: ``[n]`` integer classes.
+      labels: ``[n]`` integer classes; for numbers their range is shown instead.
       parts: one index array a client.
       max_rows: clients shown; the rest is counted in a last line.
 
@@ -60,12 +60,19 @@ def class_table(
            1  0  1      1
     """
     labels = np.asarray(labels)
-    classes = int(labels.max()) + 1
-    head = ["client", *map(str, range(classes)), "total"]
+    if np.issubdtype(labels.dtype, np.integer):
+        classes = int(labels.max()) + 1
+        head = ["client", *map(str, range(classes)), "total"]
+    else:
+        head = ["client", "lowest", "mean", "highest", "total"]
     rows = []
     for client, part in enumerate(parts[:max_rows]):
-        counts = np.bincount(labels[part], minlength=classes)
-        rows.append([str(client), *map(str, counts), str(len(part))])
+        held = labels[part]
+        if np.issubdtype(labels.dtype, np.integer):
+            cells = [str(n) for n in np.bincount(held, minlength=classes)]
+        else:
+            cells = [f"{v:.1f}" for v in (held.min(), held.mean(), held.max())]
+        rows.append([str(client), *cells, str(len(part))])
     columns = zip(head, *rows, strict=True)
     widths = [max(map(len, column)) for column in columns]
     lines = [

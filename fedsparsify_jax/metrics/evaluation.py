@@ -1,18 +1,23 @@
 """Evaluation of a model on a central test set, jittable and in batches."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from fedsparsify_jax.tasks import correct
 from fedsparsify_jax.types import ApplyFn, Examples, LossFn, Variables
+
+MetricFn = Callable[[jax.Array, jax.Array], jax.Array]
+"""Outputs ``[B, ...]`` and targets ``[B, ...]`` to one number an example ``[B]``."""
 
 
 class Evaluation(NamedTuple):
     """Means over a test set."""
 
     loss: jax.Array  # float32 scalar
-    accuracy: jax.Array  # float32 scalar in [0, 1]
+    metric: jax.Array  # float32 scalar: accuracy in [0, 1], or another measure
 
 
 def evaluate(
@@ -21,9 +26,10 @@ def evaluate(
     variables: Variables,
     examples: Examples,
     *,
+    metric_fn: MetricFn = correct,
     batch_size: int = 1000,
 ) -> Evaluation:
-    """Mean loss and accuracy of a classifier over all examples.
+    """Mean loss and accuracy (or another measure) of a model over all examples.
 
     The last short batch is filled with repeats that are not counted, so the result
     does not depend on ``batch_size`` (up to the rounding of sums).
@@ -33,6 +39,8 @@ def evaluate(
       loss_fn: outputs and targets to a loss an example.
       variables: the model to evaluate.
       examples: x ``[n, ...]`` and y ``[n]``.
+      metric_fn: outputs and targets to one number an example; by default whether the
+        class is right.
       batch_size: examples computed at a time.
 
     Example:
@@ -40,7 +48,7 @@ def evaluate(
       >>> perfect = Examples(10 * jnp.eye(3), jnp.arange(3))
       >>> loss = lambda outputs, y: -outputs[jnp.arange(len(y)), y]
       >>> evaluate(identity, loss, {}, perfect, batch_size=2)
-      Evaluation(loss=Array(-10., dtype=float32), accuracy=Array(1., dtype=float32))
+      Evaluation(loss=Array(-10., dtype=float32), metric=Array(1., dtype=float32))
     """
     total = examples.y.shape[0]
     batch_size = min(batch_size, total)
@@ -53,8 +61,8 @@ def evaluate(
         x, y = examples.x[index], examples.y[index]
         outputs, _ = apply_fn(variables, x)
         losses = jnp.where(valid, loss_fn(outputs, y), 0.0)
-        hits = valid & (jnp.argmax(outputs, axis=-1) == y)
-        return jnp.sum(losses), jnp.sum(hits, dtype=jnp.int32)
+        measured = jnp.where(valid, metric_fn(outputs, y), 0.0)
+        return jnp.sum(losses), jnp.sum(measured)
 
-    losses, hits = jax.lax.map(batch, jnp.arange(batches))
-    return Evaluation(jnp.sum(losses) / total, jnp.sum(hits) / total)
+    losses, measured = jax.lax.map(batch, jnp.arange(batches))
+    return Evaluation(jnp.sum(losses) / total, jnp.sum(measured) / total)

@@ -94,7 +94,7 @@ def build(
       num_classes: C, length of the output.
       preprocess: raw inputs ``[B, ...]`` to what the network sees, part of the model
         from then on (scaling uint8 pixels, for instance).
-      augment: ``(key, x) -> x`` on preprocessed inputs, in training steps only.
+      augment: ``(key, x) -> x`` on raw inputs, in training steps only.
       **options: attributes of the network, such as ``hidden=(32,)`` for the MLP or
         ``conv="patches"`` for those with convolutions; see `MLP`, `CNN`, `VGG16`,
         `ResNet`, `BrainAgeCNN`, `TextLSTM`.

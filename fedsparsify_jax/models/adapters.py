@@ -15,7 +15,7 @@ from fedsparsify_jax.types import ApplyFn, Key, Variables
 Preprocess = Callable[[jax.Array], jax.Array]
 """Raw inputs ``[B, ...]`` to what the network sees."""
 Augment = Callable[[Key, jax.Array], jax.Array]
-"""Random change of what the network sees, ``[B, ...]``, in training only."""
+"""Random change of the raw inputs, ``[B, ...]`` to the same, in training only."""
 
 
 class Model(NamedTuple):
@@ -53,13 +53,13 @@ def prepare(
       key: randomness of the step, or None.
       train: whether to augment; nothing is augmented without a key either.
       preprocess: by default a conversion to ``dtype``.
-      augment: gets one half of the key and the preprocessed inputs.
+      augment: gets one half of the key and the raw inputs.
       dtype: of the inputs where there is no ``preprocess``.
     """
-    x = jnp.asarray(x, dtype) if preprocess is None else preprocess(x)
     if augment is not None and train and key is not None:
         augment_key, key = jax.random.split(key)
         x = augment(augment_key, x)
+    x = jnp.asarray(x, dtype) if preprocess is None else preprocess(x)
     return x, key
 
 
@@ -84,7 +84,7 @@ def from_linen(
       input_shape: shape of one example, without the batch axis.
       preprocess: raw inputs to what the network sees; by default only a conversion to
         ``input_dtype``.
-      augment: ``(key, x) -> x`` on preprocessed inputs, in training steps only.
+      augment: ``(key, x) -> x`` on raw inputs, in training steps only.
       input_dtype: of what the network sees; an integer for tokens.
 
     Example:

@@ -46,7 +46,7 @@ def from_nnx(
       module_factory: ``nnx.Rngs -> module``; traced, so it must not have side effects.
       preprocess: raw inputs to what the network sees; by default a conversion to
         float32.
-      augment: ``(key, x) -> x`` on preprocessed inputs, in training steps only.
+      augment: ``(key, x) -> x`` on raw inputs, in training steps only.
 
     Raises:
       ValueError: if the module has no parameters, or variables of another kind.

@@ -1,7 +1,6 @@
-"""What a run is told: the options of ``fedsparsify train`` and their checks."""
+"""The options of ``fedsparsify train``; `checks` resolves and validates them."""
 
 import dataclasses
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,23 +8,10 @@ from typing import Annotated, Any
 import tyro
 
 from fedsparsify_jax import data, models
-from fedsparsify_jax.errors import InputError, unknown
-from fedsparsify_jax.rounds import cohort_size
+from fedsparsify_jax.runner import defaults
+from fedsparsify_jax.runner.methods import ALGORITHMS, takers
 
-ALGORITHMS = ("fedavg", "fedsparsify-global", "fedsparsify-local")
-PARTITIONS = ("iid", "label-shards", "dirichlet", "quantity-skew")
-
-# What the paper uses; digits and the user's own arrays have no paper to follow.
-_BY_DATASET: dict[str, dict[str, Any]] = {
-    "digits": {"rounds": 50, "learning_rate": 0.1},
-    "fashion_mnist": {"rounds": 200, "learning_rate": 0.02},
-    "npz": {"rounds": 50, "learning_rate": 0.05},
-}
-
-
-def _hint(field: str) -> str:
-    values = (f"{name} {row[field]}" for name, row in _BY_DATASET.items())
-    return f"(default: {', '.join(values)})"
+PARTITIONS = ("iid", "label-shards", "dirichlet", "quantity-skew", "value-skew")
 
 
 def _choice(names: Iterable[str]) -> Any:
@@ -33,25 +19,36 @@ def _choice(names: Iterable[str]) -> Any:
 
 
 def _by_dataset(field: str, metavar: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=_hint(field))
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=defaults.hint(field))
+
+
+def _optional(metavar: str, hint: str = "optional") -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({hint})")
+
+
+def _of(field: str, metavar: str) -> Any:
+    """An option that some algorithms take; left to them unless it is given."""
+    return _optional(metavar, f"of {', '.join(takers(field))}")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Train a federated model and write a run directory."""
 
-    dataset: Annotated[str, _choice(data.NAMES)] = "digits"
-    """Data set. digits is embedded; npz is your own arrays."""
-    data_dir: Annotated[
-        Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(optional)")
-    ] = None
-    """Where the files are: the directory of FashionMNIST's IDX files, or your npz."""
-    model: Annotated[str, _choice(models.NAMES)] = "mlp"
+    dataset: Annotated[str, _choice([*data.NAMES, "hf:OWNER/NAME"])] = "digits"
+    """Data set. digits is embedded; npz is your own arrays; hf: any image set."""
+    data_dir: Annotated[Path | None, _optional("PATH")] = None
+    """Where the data set's files are, or your npz."""
+    train_subset: Annotated[int | None, _optional("INT")] = None
+    """Use only so many training examples, the same number of each class."""
+    augmentation: Annotated[str, _choice(("on", "off"))] = "on"
+    """Whether training images are cropped and flipped, where the data set does that."""
+    model: Annotated[str | None, _by_dataset("model", "|".join(models.NAMES))] = None
     """Network."""
     algorithm: Annotated[str, _choice(ALGORITHMS)] = "fedsparsify-global"
     """Federated algorithm."""
 
-    num_clients: int = 10
+    num_clients: Annotated[int | None, _by_dataset("num_clients", "INT")] = None
     """Clients in the federation."""
     participation: float = 1.0
     """Share of the clients that takes part in a round, above 0 and at most 1."""
@@ -61,37 +58,88 @@ class TrainConfig:
     """Classes each client holds, for label-shards."""
     alpha: float = 0.5
     """Concentration for dirichlet and quantity-skew; smaller is more uneven."""
+    client_sizes: Annotated[str | None, _optional("INT,INT,...|skewed|uniform")] = None
+    """Proportions of the clients' sizes, for iid and value-skew; skewed and uniform
+    are those of the brain age experiments."""
 
     rounds: Annotated[int | None, _by_dataset("rounds", "INT")] = None
     """Federation rounds T; the final sparsity is reached in the last one."""
     local_epochs: int = 4
     """Passes over its data that a client makes in a round."""
-    batch_size: int = 32
+    batch_size: Annotated[int | None, _by_dataset("batch_size", "INT")] = None
     """Examples in a client's batch."""
     learning_rate: Annotated[float | None, _by_dataset("learning_rate", "FLOAT")] = None
     """Learning rate of the clients' SGD."""
-    momentum: float = 0.0
+    momentum: Annotated[float | None, _by_dataset("momentum", "FLOAT")] = None
     """Momentum of the clients' SGD, at least 0 and below 1."""
+    nesterov: Annotated[str | None, _by_dataset("nesterov", "on|off")] = None
+    """Whether the momentum is Nesterov's."""
     optimizer_state: Annotated[str, _choice(("fresh", "kept"))] = "fresh"
     """Whether momentum starts at zero every round or is kept for each client."""
 
     final_sparsity: float = 0.9
     """Share of the parameters pruned in the end, at least 0 and below 1."""
+    schedule: Annotated[
+        str, _choice(("polynomial", "linear", "cosine", "multiplicative"))
+    ] = "polynomial"
+    """Form of the sparsity schedule; the paper's is polynomial."""
     exponent: float = 3.0
-    """Exponent of the sparsity schedule; larger prunes earlier."""
+    """Exponent of the polynomial schedule; larger prunes earlier."""
     frequency: int = 1
     """Rounds between purges."""
-    vote_rule: Annotated[str, _choice(("authors", "strict"))] = "authors"
-    """Votes that keep a weight in fedsparsify-local: floor(K/2), or more than K/2."""
+    begin: int = 1
+    """Round t0 after which purging starts."""
+    initial_sparsity: float = 0.0
+    """Sparsity in round t0."""
+    purge_share: float = 0.05
+    """Share of what remains that a purge removes, for the multiplicative schedule."""
+    fine_tune_rounds: Annotated[int | None, _of("fine_tune_rounds", "INT")] = None
+    """Rounds after the last purge that only tune."""
+    fine_tune_epochs: Annotated[int | None, _of("fine_tune_epochs", "INT")] = None
+    """Local epochs after a client's own purge."""
+    scope: Annotated[str | None, _of("scope", "global|layer|er|erk|erk_feddst")] = None
+    """What shares a threshold: the whole model, or each layer with its own budget."""
+    prunable: Annotated[str, _choice(("all", "kernels"))] = "all"
+    """Whether biases and norm parameters may be pruned too."""
+    vote_rule: Annotated[str | None, _of("vote_rule", "authors|strict|none")] = None
+    """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
+    merge: Annotated[str | None, _of("merge", "NAME")] = None
+    """How the server merges the clients' models."""
+
+    mu: Annotated[float | None, _of("mu", "FLOAT")] = None
+    """Weight of the proximal term."""
+    anchor: Annotated[str | None, _of("anchor", "global|zero")] = None
+    """What the proximal term pulls to; zero is the authors' defect, a weight decay."""
+    server_optimizer: Annotated[
+        str | None, _of("server_optimizer", "adam|yogi|momentum|sgd")
+    ] = None
+    """Optimizer of the server."""
+    server_learning_rate: Annotated[
+        float | None, _of("server_learning_rate", "FLOAT")
+    ] = None
+    """Its learning rate."""
+    prune_at: Annotated[int | None, _of("prune_at", "INT")] = None
+    """Round of the only purge."""
+    source: Annotated[str | None, _of("source", "client|cohort")] = None
+    """Whose data scores the weights: one client's batch, or the average of all."""
+    freeze_zero_initialized: Annotated[
+        str | None, _of("freeze_zero_initialized", "on|off")
+    ] = None
+    """The authors' defect: parameters that start at zero are never trained."""
+    variant: Annotated[str | None, _of("variant", "published|authors")] = None
+    """The published algorithm, or the FedSparsify authors' port."""
+    interval: Annotated[int | None, _of("interval", "INT")] = None
+    """Rounds between adjustments of the masks."""
+    replace_share: Annotated[float | None, _of("replace_share", "FLOAT")] = None
+    """Share of a layer's weights that the first adjustment replaces."""
+    allocation: Annotated[str | None, _of("allocation", "erk|er|erk_feddst|layer")] = (
+        None
+    )
+    """How layers share the sparsity."""
 
     seed: int = 0
     """Seed of the partition, the initial model and the training."""
-    out: Annotated[
-        Path | None,
-        tyro.conf.arg(
-            metavar="DIR", help_behavior_hint="(default: a new one in runs/)"
-        ),
-    ] = None
+    out: Annotated[Path | None, _optional("DIR", "default: a new one in runs/")] = None
     """Run directory to write."""
     resume: bool = False
     """Continue the run in --out, or start it when there is none."""
@@ -110,82 +158,6 @@ NOT_COMPARED = ("out", "resume", "checkpoint_every", "show_partition", "verbose"
 def option(field: str) -> str:
     """``batch_size`` to ``--batch-size``."""
     return "--" + field.replace("_", "-")
-
-
-def _canonical(kind: str, name: str, known: tuple[str, ...]) -> str:
-    """The known spelling of a name, ``-`` and ``_`` being the same."""
-    spellings = {entry.replace("_", "-"): entry for entry in known}
-    wanted = name.strip().lower().replace("_", "-")
-    if wanted not in spellings:
-        raise unknown(kind, name, known)
-    return spellings[wanted]
-
-
-def _check_range(config: TrainConfig) -> None:
-    at_least = {
-        "num_clients": 1,
-        "classes_per_client": 1,
-        "rounds": 1,
-        "local_epochs": 1,
-        "batch_size": 1,
-        "frequency": 1,
-        "checkpoint_every": 1,
-        "seed": 0,
-    }
-    for field, low in at_least.items():
-        value = getattr(config, field)
-        if value < low:
-            raise InputError(f"{option(field)} is {value}: it must be at least {low}")
-    for field in ("learning_rate", "alpha", "exponent"):
-        value = getattr(config, field)
-        if not (value > 0 and math.isfinite(value)):
-            raise InputError(
-                f"{option(field)} is {value}: it must be above 0 and finite"
-            )
-    for field in ("final_sparsity", "momentum"):
-        value = getattr(config, field)
-        if not 0 <= value < 1:
-            raise InputError(
-                f"{option(field)} is {value}: it must be at least 0 and below 1"
-            )
-    try:
-        cohort_size(config.num_clients, config.participation)
-    except ValueError as error:
-        raise InputError(f"--{error}") from error
-    if config.resume and config.out is None:
-        raise InputError("--resume needs --out DIR: which run is to be continued?")
-    if config.seed >= 2**32:
-        raise InputError(f"--seed is {config.seed}: it must be below 2^32")
-
-
-def resolve(config: TrainConfig) -> TrainConfig:
-    """Fills in the defaults that depend on the data set and checks every value.
-
-    Raises:
-      InputError: naming the option, its value and what is allowed.
-
-    Example:
-      >>> resolve(TrainConfig(dataset="fashion_mnist")).rounds
-      200
-    """
-    dataset = _canonical("data set", config.dataset, data.NAMES)
-    changes: dict[str, Any] = {
-        field: value
-        for field, value in _BY_DATASET[dataset].items()
-        if getattr(config, field) is None
-    }
-    names = {
-        "model": ("model", models.NAMES),
-        "algorithm": ("algorithm", ALGORITHMS),
-        "partition": ("partition", PARTITIONS),
-        "optimizer_state": ("optimizer state", ("fresh", "kept")),
-        "vote_rule": ("vote rule", ("authors", "strict")),
-    }
-    for field, (kind, known) in names.items():
-        changes[field] = _canonical(kind, getattr(config, field), known)
-    resolved = dataclasses.replace(config, dataset=dataset, **changes)
-    _check_range(resolved)
-    return resolved
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

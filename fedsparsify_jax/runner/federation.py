@@ -1,14 +1,18 @@
 """From a configuration to everything a run needs, checked before any file is."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from fedsparsify_jax import algorithms, data, models
+from fedsparsify_jax import data, models
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models import Model
+from fedsparsify_jax.runner.checks import client_sizes
 from fedsparsify_jax.runner.config import TrainConfig
+from fedsparsify_jax.runner.methods import build_algorithm
+from fedsparsify_jax.tasks import TASKS, Task
 from fedsparsify_jax.types import ClientData, FederatedAlgorithm
 
 
@@ -19,50 +23,67 @@ class Federation(NamedTuple):
     parts: list[np.ndarray]
     clients: ClientData
     model: Model
+    task: Task
     algorithm: FederatedAlgorithm
 
 
-def partition(config: TrainConfig, labels: np.ndarray) -> list[np.ndarray]:
-    """One index array a client, as the configuration says."""
+def _sizes(config: TrainConfig, examples: int) -> list[int]:
+    """The clients' sizes for partitions that are told them."""
+    assert config.num_clients is not None
+    wanted = [1] * config.num_clients
+    if config.client_sizes is not None:
+        wanted = client_sizes(config.client_sizes)
+    if len(wanted) != config.num_clients:
+        raise InputError(
+            f"--client-sizes names {len(wanted)} clients, --num-clients "
+            f"{config.num_clients}"
+        )
+    return data.proportional_sizes(examples, wanted)
+
+
+def partition(config: TrainConfig, targets: np.ndarray) -> list[np.ndarray]:
+    """One index array a client, as the configuration says.
+
+    Raises:
+      InputError: if the partition cannot be made of these targets.
+    """
     clients, seed = config.num_clients, config.seed
+    assert clients is not None
+    needs_classes = config.partition in ("label-shards", "dirichlet")
+    if needs_classes and not np.issubdtype(targets.dtype, np.integer):
+        raise InputError(
+            f"the partition {config.partition} needs classes, the targets are numbers: "
+            "use iid, value-skew or quantity-skew"
+        )
     match config.partition:
+        case "iid" if config.client_sizes is not None:
+            return data.by_sizes(targets, _sizes(config, len(targets)), seed)
         case "iid":
-            return data.iid(labels, clients, seed)
+            return data.iid(targets, clients, seed)
         case "label-shards":
-            return data.label_shards(labels, clients, config.classes_per_client, seed)
+            return data.label_shards(targets, clients, config.classes_per_client, seed)
         case "dirichlet":
-            return data.dirichlet(labels, clients, config.alpha, seed)
+            return data.dirichlet(targets, clients, config.alpha, seed)
         case "quantity-skew":
-            return data.quantity_skew(labels, clients, config.alpha, seed)
+            return data.quantity_skew(targets, clients, config.alpha, seed)
+        case "value-skew":
+            return data.value_skew(targets, _sizes(config, len(targets)), seed)
     raise AssertionError(f"unresolved partition {config.partition}")
 
 
-def build_algorithm(config: TrainConfig, model: Model) -> FederatedAlgorithm:
-    """The configured algorithm."""
-    engine: dict[str, Any] = {
-        "learning_rate": config.learning_rate,
-        "momentum": config.momentum,
-        "optimizer_state": config.optimizer_state,
-        "num_clients": config.num_clients,
-        "local_epochs": config.local_epochs,
-        "batch_size": config.batch_size,
-        "participation": config.participation,
-    }
-    purge: dict[str, Any] = {
-        "final_sparsity": config.final_sparsity,
-        "rounds": config.rounds,
-        "exponent": config.exponent,
-        "every": config.frequency,
-    }
-    match config.algorithm:
-        case "fedavg":
-            return algorithms.fedavg(model.apply, **engine)
-        case "fedsparsify-global":
-            return algorithms.fedsparsify_global(model.apply, **purge, **engine)
-        case "fedsparsify-local":
-            purge["vote_rule"] = config.vote_rule
-            return algorithms.fedsparsify_local(model.apply, **purge, **engine)
-    raise AssertionError(f"unresolved algorithm {config.algorithm}")
+def load(config: TrainConfig) -> data.Dataset:
+    """The configured data set, cut down to the wanted subset."""
+    subset = config.train_subset
+    if subset is None:
+        return data.load(config.dataset, config.data_dir)
+    options = data.loader_options(config.dataset)
+    if "train_subset" in options:  # reads only what is wanted
+        wanted = {"train_subset": subset, "seed": config.seed}
+        return data.load(config.dataset, config.data_dir, **wanted)
+    dataset = data.load(config.dataset, config.data_dir)
+    return dataset._replace(
+        train=data.balanced_subset(dataset.train, subset, config.seed)
+    )
 
 
 def _check_fit(name: str, model: Model, dataset: data.Dataset) -> None:
@@ -72,7 +93,7 @@ def _check_fit(name: str, model: Model, dataset: data.Dataset) -> None:
     try:
         variables = jax.eval_shape(model.init, jax.random.key(0))
         outputs, _ = jax.eval_shape(model.apply, variables, x)
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, ZeroDivisionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"model {name!r} does not fit {dataset.name!r}, whose examples have shape "
@@ -85,6 +106,19 @@ def _check_fit(name: str, model: Model, dataset: data.Dataset) -> None:
         )
 
 
+def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
+    assert config.model is not None
+    # Without a normalization the model takes raw numbers as it likes (tokens, say).
+    plain = dataset.normalization == data.Normalization()
+    return models.build(
+        config.model,
+        input_shape=dataset.train.x.shape[1:],
+        num_classes=dataset.num_classes,
+        preprocess=None if plain else dataset.normalization,
+        augment=dataset.augment if config.augmentation == "on" else None,
+    )
+
+
 def assemble(config: TrainConfig) -> Federation:
     """Loads the data, divides it, builds the model and the algorithm.
 
@@ -92,16 +126,18 @@ def assemble(config: TrainConfig) -> Federation:
       config: resolved.
 
     Raises:
-      InputError: for data that is missing, damaged, or does not fit.
+      InputError: for data that is missing, damaged, or does not fit, and for options
+        that do not go together.
     """
-    dataset = data.load(config.dataset, config.data_dir)
+    dataset = load(config)
     parts = partition(config, dataset.train.y)
-    model = models.build(
-        config.model,
-        input_shape=dataset.train.x.shape[1:],
-        num_classes=dataset.num_classes,
-        preprocess=dataset.normalization,
-    )
-    _check_fit(config.model, model, dataset)
+    model = _build_model(config, dataset)
+    _check_fit(str(config.model), model, dataset)
+    task = TASKS[dataset.task]
+    options: dict[str, Any] = dataclasses.asdict(config)
+    try:
+        algorithm = build_algorithm(options, model, task)
+    except ValueError as error:
+        raise InputError(f"{config.algorithm}: {error}") from error
     clients = data.stack(dataset.train, parts)
-    return Federation(dataset, parts, clients, model, build_algorithm(config, model))
+    return Federation(dataset, parts, clients, model, task, algorithm)

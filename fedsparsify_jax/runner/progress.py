@@ -49,6 +49,17 @@ def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
 
 
+def measured(record: Record) -> tuple[str, str]:
+    """What a round is judged by: its name and its value, for people.
+
+    >>> measured({"test_accuracy": 0.5}), measured({"test_mae": 3.25})
+    (('accuracy', '50.00 %'), ('mae', '3.2500'))
+    """
+    if "test_mae" in record:
+        return "mae", _number(record["test_mae"])
+    return "accuracy", _percent(record["test_accuracy"])
+
+
 class _Remaining:
     """Estimates the time left from the median of the latest rounds."""
 
@@ -78,10 +89,11 @@ class PlainLines:
     def round(self, record: Record) -> None:
         """Prints a line."""
         width = len(str(self._total))
+        name, value = measured(record)
         self._console.print(
             f"round {record['round']:>{width}}/{self._total}"
             f"  train loss {_number(record['train_loss'])}"
-            f"  test accuracy {_percent(record['test_accuracy'])}"
+            f"  test {name} {value}"
             f"  sparsity {_percent(record['sparsity'])}"
             f"  {duration(record['seconds'])}"
             f"  left {self._remaining.after(record)}",
@@ -112,10 +124,12 @@ class LiveBar:
 
     def round(self, record: Record) -> None:
         """Moves the bar on."""
+        name, value = measured(record)
         figures = (
             f"  loss {_number(record['train_loss'])}"
-            f"  acc {_percent(record['test_accuracy'], 1)}"
+            f"  {name[:3]} {value}"
             f"  sparsity {_percent(record['sparsity'], 1)}"
+            f"  {duration(record['seconds'])}"
             f"  left {self._remaining.after(record)}"
         )
         self._bar.update(self._task, completed=record["round"], figures=figures)

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fedsparsify_jax.runner.progress import duration
+from fedsparsify_jax.runner.progress import duration, measured
 
 Record = dict[str, Any]
 
@@ -19,17 +19,18 @@ def summarize(records: list[Record], *, parameters: int, kept: int) -> dict[str,
       kept: how many of them the final masks keep.
     """
     last = records[-1]
-    accuracies = [r["test_accuracy"] for r in records if r["test_accuracy"] is not None]
+    metric, best_of = (
+        ("test_mae", min) if "test_mae" in last else ("test_accuracy", max)
+    )
+    values = [r[metric] for r in records if r[metric] is not None]
     moved = sum(r["bytes_up"] + r["bytes_down"] for r in records)
     dense = sum(r["bytes_dense"] for r in records)
     return {
         "rounds": last["round"],
-        "test_accuracy": last["test_accuracy"],
+        metric: last[metric],
         "test_loss": last["test_loss"],
-        "best_test_accuracy": max(accuracies, default=None),
-        "last_10_mean_test_accuracy": (
-            statistics.fmean(accuracies[-10:]) if accuracies else None
-        ),
+        f"best_{metric}": best_of(values) if values else None,
+        f"last_10_mean_{metric}": statistics.fmean(values[-10:]) if values else None,
         "sparsity": last["sparsity"],
         "target_sparsity": last["target_sparsity"],
         "parameters": parameters,
@@ -56,11 +57,10 @@ def show(console: Console, summary: dict[str, Any], where: str) -> None:
 
     moved = summary["bytes_up"] + summary["bytes_down"]
     saving = summary["communication_saving"]
+    name, value = measured(summary)
+    best = {f"test_{name}": summary[f"best_test_{name}"]}
     rows = {
-        "test accuracy": (
-            f"{percent(summary['test_accuracy'])}"
-            f"  (best {percent(summary['best_test_accuracy'])})"
-        ),
+        f"test {name}": f"{value}  (best {measured(best)[1]})",
         "sparsity": (
             f"{percent(summary['sparsity'])}"
             f"  (target {percent(summary['target_sparsity'])})"
@@ -82,7 +82,7 @@ def show(console: Console, summary: dict[str, Any], where: str) -> None:
     width = max(map(len, rows))
     lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
     console.print("\n" + "\n".join(lines), soft_wrap=True, markup=False)
-    if summary["test_accuracy"] is None or summary["test_loss"] is None:
+    if summary[f"test_{name}"] is None or summary["test_loss"] is None:
         console.print(
             "warning: the training diverged (losses are not finite): try a smaller "
             "--learning-rate",

@@ -10,12 +10,13 @@ import numpy as np
 from rich.console import Console
 
 from fedsparsify_jax import data, masks, trees
-from fedsparsify_jax.local_training import cross_entropy
 from fedsparsify_jax.metrics import Evaluation, evaluate
 from fedsparsify_jax.metrics.communication import dense_bytes
 from fedsparsify_jax.runner.checkpoints import Checkpoints
-from fedsparsify_jax.runner.config import TrainConfig, resolve
+from fedsparsify_jax.runner.checks import resolve
+from fedsparsify_jax.runner.config import TrainConfig, option
 from fedsparsify_jax.runner.federation import Federation, assemble
+from fedsparsify_jax.runner.methods import unused
 from fedsparsify_jax.runner.model_files import save_model
 from fedsparsify_jax.runner.progress import duration, reporter
 from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
@@ -39,7 +40,8 @@ class RoundProgram:
     def __init__(self, federation: Federation, key: Key, state: State):
         self.traces = 0
         algorithm, model = federation.algorithm, federation.model
-        dataset = federation.dataset
+        dataset, task = federation.dataset, federation.task
+        batch_size = _evaluation_batch(dataset.test.x.shape[1:])
 
         def federated_round(
             key: Key, state: State, clients: ClientData, test: Examples
@@ -47,7 +49,15 @@ class RoundProgram:
             self.traces += 1
             state, info = algorithm.step(key, state, clients)
             variables = algorithm.model(state)
-            return state, info, evaluate(model.apply, cross_entropy, variables, test)
+            evaluation = evaluate(
+                model.apply,
+                task.loss_fn,
+                variables,
+                test,
+                metric_fn=task.metric_fn,
+                batch_size=batch_size,
+            )
+            return state, info, evaluation
 
         test = Examples(*map(jax.numpy.asarray, dataset.test))
         self._data = (federation.clients, test)
@@ -59,6 +69,11 @@ class RoundProgram:
     def __call__(self, key: Key, state: State) -> tuple[State, RoundInfo, Evaluation]:
         """Plays a round; the old state is donated."""
         return self._compiled(key, state, *self._data)
+
+
+def _evaluation_batch(shape: tuple[int, ...]) -> int:
+    """Test examples computed at a time: 2^18 numbers of input, at most 1000."""
+    return max(1, min(1000, 2**18 // math.prod(shape)))
 
 
 class Keys(NamedTuple):
@@ -85,12 +100,12 @@ def _number(value: Any) -> float | None:
 
 
 def _record(
-    info: RoundInfo, evaluation: Evaluation, dense: int, seconds: float
+    info: RoundInfo, evaluation: Evaluation, metric: str, dense: int, seconds: float
 ) -> Record:
     """One line of ``metrics.jsonl``."""
     return {
         "round": int(info.round),
-        "test_accuracy": _number(evaluation.accuracy),
+        f"test_{metric}": _number(evaluation.metric),
         "test_loss": _number(evaluation.loss),
         "train_loss": _number(info.loss),
         "sparsity": _number(info.sparsity),
@@ -107,6 +122,7 @@ def _record(
 def _loop(
     config: TrainConfig,
     program: RoundProgram,
+    metric: str,
     keys: Keys,
     state: State,
     directory: RunDirectory,
@@ -123,7 +139,8 @@ def _loop(
             start = time.perf_counter()
             state, info, evaluation = program(keys.of_round(t), state)
             info, evaluation = jax.device_get((info, evaluation))
-            record = _record(info, evaluation, dense, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            record = _record(info, evaluation, metric, dense, seconds)
             directory.append(record)
             records.append(record)
             progress.round(record)
@@ -140,6 +157,11 @@ def _describe(console: Console, config: TrainConfig, federation: Federation) -> 
         f"{config.rounds} rounds",
         soft_wrap=True,
     )
+    untouched = dataclasses.asdict(resolve(TrainConfig(dataset=config.dataset)))
+    for field in unused(dataclasses.asdict(config), untouched):
+        console.print(
+            f"note: {config.algorithm} has no use for {option(field)}", soft_wrap=True
+        )
     if config.show_partition:
         table = data.class_table(federation.dataset.train.y, federation.parts)
         console.print(table, soft_wrap=True)
@@ -159,7 +181,7 @@ def _model_description(
         "normalization": dataclasses.asdict(dataset.normalization),
         "dataset": dataset.name,
         "algorithm": config.algorithm,
-        "test_accuracy": summary["test_accuracy"],
+        f"test_{federation.task.metric}": summary[f"test_{federation.task.metric}"],
         "sparsity": summary["sparsity"],
     }
 
@@ -202,7 +224,14 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
             state = checkpoints.restore(state) or state
             console.print(f"resuming after round {int(state.round)}")
         state, records = _loop(
-            config, program, keys, state, directory, checkpoints, console
+            config,
+            program,
+            federation.task.metric,
+            keys,
+            state,
+            directory,
+            checkpoints,
+            console,
         )
     state = algorithm.finish(keys.of_round(0), state, federation.clients)
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedsparsify_jax.local_training import cross_entropy
 from fedsparsify_jax.metrics import evaluate, nonzero_bytes
 from fedsparsify_jax.metrics.communication import dense_bytes
+from fedsparsify_jax.tasks import cross_entropy
 from fedsparsify_jax.types import Examples
 
 
@@ -29,7 +29,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(batch_size):
     logits = x @ w
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(10), y]
     assert float(found.loss) == pytest.approx(losses.mean(), rel=1e-5)
-    assert float(found.accuracy) == pytest.approx((logits.argmax(axis=1) == y).mean())
+    assert float(found.metric) == pytest.approx((logits.argmax(axis=1) == y).mean())
 
 
 def test_bytes_count_non_zeros_of_every_collection():
