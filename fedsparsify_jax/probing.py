@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from fedsparsify_jax import trees
 from fedsparsify_jax.hooks import Batch
 from fedsparsify_jax.local_training import epoch_order
-from fedsparsify_jax.rounds import cohort_size, sample_cohort
+from fedsparsify_jax.sampling import cohort_size, sample_cohort
 from fedsparsify_jax.types import ClientData, Key, Scores
 
 ClientScores = Callable[[Key, ClientData], Scores]

@@ -20,6 +20,7 @@ from fedsparsify_jax.cohort import CohortMap, vmapped
 from fedsparsify_jax.hooks import Client, Context, Local, Method, Upload, Uploads
 from fedsparsify_jax.local_training import batch_loss, local_training
 from fedsparsify_jax.metrics.communication import nonzero_bytes
+from fedsparsify_jax.sampling import client_keys, cohort_size, sample_cohort
 from fedsparsify_jax.tasks import cross_entropy
 from fedsparsify_jax.types import (
     ApplyFn,
@@ -78,46 +79,6 @@ class _Done(NamedTuple):
     state: ClientsState
     loss: jax.Array
     bytes_up: jax.Array
-
-
-def cohort_size(num_clients: int, participation: float) -> int:
-    """Clients in a round: ``floor(participation * num_clients)``.
-
-    Raises:
-      ValueError: if the participation is outside (0, 1] or selects nobody.
-
-    >>> cohort_size(100, 0.29)
-    29
-    """
-    if not 0 < participation <= 1:
-        raise ValueError(
-            f"participation is {participation}: it must be above 0 and at most 1"
-        )
-    # The tolerance keeps decimals such as 0.29 from losing a client to rounding.
-    size = int(participation * num_clients + 1e-9)
-    if size < 1:
-        raise ValueError(
-            f"participation {participation} of {num_clients} clients selects nobody: "
-            f"use at least {1 / num_clients:g}"
-        )
-    return size
-
-
-def sample_cohort(key: Key, num_clients: int, size: int) -> jax.Array:
-    """Distinct clients, uniformly at random and in ascending order: int32 ``[size]``.
-
-    >>> sample_cohort(jax.random.key(0), 4, 4)
-    Array([0, 1, 2, 3], dtype=int32)
-    """
-    if size == num_clients:
-        return jnp.arange(num_clients, dtype=jnp.int32)
-    chosen = jax.random.choice(key, num_clients, (size,), replace=False)
-    return jnp.sort(chosen).astype(jnp.int32)
-
-
-def client_keys(key: Key, cohort: jax.Array) -> Key:
-    """One key a client ``[K]``, tied to who it is, not to its place in the cohort."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, cohort)
 
 
 def _optimizer(

@@ -15,13 +15,10 @@ import pytest
 import fedsparsify_jax
 from fedsparsify_jax.cli import main
 from fedsparsify_jax.data.fashion_mnist import DEBIAN_DIR
-from fedsparsify_jax.runner.config import (
-    ALGORITHMS,
-    PARTITIONS,
-    TrainConfig,
-    resolve,
-)
+from fedsparsify_jax.runner.checks import resolve
+from fedsparsify_jax.runner.config import PARTITIONS, TrainConfig
 from fedsparsify_jax.runner.federation import assemble
+from fedsparsify_jax.runner.methods import ALGORITHMS
 
 SMALL = ["train", "--rounds", "2", "--local-epochs", "1", "--num-clients", "5"]
 CONTRACT = [

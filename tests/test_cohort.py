@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedsparsify_jax import cohort, rounds
+from fedsparsify_jax import cohort, sampling
 
 
 def work(shared, client):
@@ -45,7 +45,7 @@ def test_bad_strategies_are_refused():
 
 
 def test_sampling_is_without_replacement_and_even():
-    draw = jax.vmap(lambda key: rounds.sample_cohort(key, 10, 3))
+    draw = jax.vmap(lambda key: sampling.sample_cohort(key, 10, 3))
     cohorts = np.asarray(draw(jax.random.split(jax.random.key(0), 2000)))
     assert all(len(set(row)) == 3 and list(row) == sorted(row) for row in cohorts)
     counts = np.bincount(cohorts.ravel(), minlength=10)
@@ -59,18 +59,18 @@ def test_sampling_is_without_replacement_and_even():
     [(100, 0.1, 10), (10, 1.0, 10), (100, 0.29, 29), (3, 0.34, 1), (7, 0.5, 3)],
 )
 def test_cohort_size_is_the_floor(clients, participation, size):
-    assert rounds.cohort_size(clients, participation) == size
+    assert sampling.cohort_size(clients, participation) == size
 
 
 @pytest.mark.parametrize("participation", [0.0, -0.5, 1.01, float("nan")])
 def test_a_participation_out_of_range_is_refused(participation):
     with pytest.raises(ValueError, match="above 0 and at most 1"):
-        rounds.cohort_size(10, participation)
+        sampling.cohort_size(10, participation)
 
 
 def test_client_keys_follow_the_client_not_its_place():
-    keys = rounds.client_keys(jax.random.key(0), jnp.array([4, 7]))
-    swapped = rounds.client_keys(jax.random.key(0), jnp.array([7, 4]))
+    keys = sampling.client_keys(jax.random.key(0), jnp.array([4, 7]))
+    swapped = sampling.client_keys(jax.random.key(0), jnp.array([7, 4]))
     data = [np.asarray(jax.random.key_data(k)) for k in (keys, swapped)]
     np.testing.assert_array_equal(data[0], data[1][::-1])
     assert not np.array_equal(data[0][0], data[0][1])

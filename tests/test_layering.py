@@ -11,10 +11,13 @@ PACKAGE = "fedsparsify_jax"
 # From the bottom up; a module imports from rows below its own (or its own package).
 LAYERS = [
     ("types", "errors"),
-    ("trees", "schedules", "allocation"),
+    ("tasks",),
+    ("trees", "schedules", "allocation", "sampling"),
     ("masks",),
     ("pruning", "aggregation", "cohort", "hooks", "metrics"),
+    ("saliency", "efficiency"),
     ("local_training",),
+    ("probing",),
     ("rounds",),
     ("algorithms", "models", "data"),
     ("runner",),
@@ -28,10 +31,11 @@ CONFINED = {
     "orbax": {"runner/checkpoints.py"},
     "safetensors": {"runner/model_files.py"},
     "datasets": {"data"},
+    "nibabel": {"data"},
     "sklearn": {"data"},
     "tyro": {"cli.py", "runner/config.py"},
     "rich": {"runner"},
-    "optax": {"local_training.py", "rounds.py", "algorithms"},
+    "optax": {"tasks.py", "local_training.py", "rounds.py", "algorithms"},
 }
 
 

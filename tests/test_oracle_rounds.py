@@ -5,7 +5,7 @@ import numpy as np
 import numpy_federation as oracle
 import pytest
 
-from fedsparsify_jax import algorithms, models, rounds
+from fedsparsify_jax import algorithms, models, sampling
 from fedsparsify_jax.local_training import epoch_keys, epoch_order
 
 COUNTS, EPOCHS, BATCH, RATE, ROUNDS, FINAL = (7, 4, 1, 6), 2, 3, 0.3, 3, 0.6
@@ -16,7 +16,7 @@ def batch_orders(round_key, cohort, counts):
     _, _, local_key, _ = jax.random.split(round_key, 4)
     orders = {}
     for client, client_key in zip(
-        cohort, rounds.client_keys(local_key, cohort), strict=True
+        cohort, sampling.client_keys(local_key, cohort), strict=True
     ):
         train_key, _, _ = jax.random.split(client_key, 3)
         client, length = int(client), max(COUNTS)

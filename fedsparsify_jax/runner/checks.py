@@ -7,10 +7,10 @@ from typing import Any
 from fedsparsify_jax import data, models
 from fedsparsify_jax.data.hub import PREFIX
 from fedsparsify_jax.errors import InputError, unknown
-from fedsparsify_jax.rounds import cohort_size
 from fedsparsify_jax.runner import defaults
 from fedsparsify_jax.runner.config import PARTITIONS, TrainConfig, option
 from fedsparsify_jax.runner.methods import ALGORITHMS
+from fedsparsify_jax.sampling import cohort_size
 
 _SWITCH = ("on", "off")
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -28,6 +28,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "source": ("client", "cohort"),
     "freeze_zero_initialized": _SWITCH,
     "variant": ("published", "authors"),
+    "pin_sparsity": _SWITCH,
     "scope": ("global", "layer", "er", "erk", "erk_feddst"),
     "allocation": ("erk", "er", "erk_feddst", "layer"),
 }

@@ -128,6 +128,8 @@ class TrainConfig:
     """The authors' defect: parameters that start at zero are never trained."""
     variant: Annotated[str | None, _of("variant", "published|authors")] = None
     """The published algorithm, or the FedSparsify authors' port."""
+    pin_sparsity: Annotated[str, _optional("on|off", "of prunefl, default: on")] = "on"
+    """Whether --final-sparsity is kept to; off lets the algorithm find its own."""
     interval: Annotated[int | None, _of("interval", "INT")] = None
     """Rounds between adjustments of the masks."""
     replace_share: Annotated[float | None, _of("replace_share", "FLOAT")] = None

@@ -154,6 +154,10 @@ def build_algorithm(
         if value is not None and takes(algorithm, field):
             switch = {"on": True, "off": False}
             chosen[_KEYWORDS.get(field, field)] = switch.get(value, value)
+    if algorithm == "prunefl" and (
+        options["pin_sparsity"] == "off" or options["variant"] == "authors"
+    ):
+        del chosen["final_sparsity"]  # its sparsity is an outcome
     if takes(algorithm, "schedule"):
         chosen["schedule"] = _schedule(options)
     if options["prunable"] == "kernels" and takes(algorithm, "prunable"):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.config import TrainConfig, option, resolve, to_json
+from fedsparsify_jax.runner.checks import resolve
+from fedsparsify_jax.runner.config import TrainConfig, option, to_json
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_resolving_twice_changes_nothing():
         ("algorithm", "fedsparsify", "unknown algorithm 'fedsparsify': did you mean"),
         ("partition", "shards", "unknown partition 'shards': did you mean 'label-sha"),
         ("optimizer_state", "old", "unknown optimizer state 'old': (known: fresh, ke"),
-        ("vote_rule", "all", "unknown vote rule 'all': (known: authors, strict)"),
+        ("vote_rule", "all", "unknown vote rule 'all': (known: authors, none, strict)"),
     ],
 )
 def test_unknown_names_meet_the_known_ones(field, given, message):

@@ -8,7 +8,8 @@ import pytest
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner import run_directory
-from fedsparsify_jax.runner.config import TrainConfig, resolve
+from fedsparsify_jax.runner.checks import resolve
+from fedsparsify_jax.runner.config import TrainConfig
 from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
 
 CONFIG = resolve(TrainConfig())

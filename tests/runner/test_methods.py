@@ -1,0 +1,153 @@
+"""Algorithms by name: which options reach them, and what the paper's defaults are."""
+
+import dataclasses
+import inspect
+
+import jax
+import pytest
+
+from fedsparsify_jax import algorithms, data, models
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.runner import defaults, methods
+from fedsparsify_jax.runner.checks import client_sizes, resolve
+from fedsparsify_jax.runner.config import PARTITIONS, TrainConfig
+from fedsparsify_jax.runner.federation import load, partition
+from fedsparsify_jax.tasks import TASKS
+
+
+def options(**changes):
+    return dataclasses.asdict(resolve(TrainConfig(**changes)))
+
+
+def test_every_algorithm_of_the_library_is_on_the_command_line():
+    names = {name.replace("-", "_") for name in methods.ALGORITHMS}
+    assert names == set(algorithms.__all__)
+
+
+def test_every_data_set_has_defaults():
+    assert set(data.NAMES) | {"hf"} == set(defaults.BY_DATASET)
+    for row in defaults.BY_DATASET.values():
+        assert row["model"] in models.NAMES
+        assert row.keys() == defaults.BY_DATASET["digits"].keys()
+
+
+def test_the_papers_settings():
+    """Reference, section 4: model, clients, rounds, batch, rate, momentum."""
+    fields = ("model", "num_clients", "rounds", "batch_size", "learning_rate")
+    paper = {
+        "fashion_mnist": ("mlp", 10, 200, 32, 0.02),
+        "cifar10": ("cnn", 10, 200, 32, 0.005),
+        "cifar100": ("vgg16_bn", 10, 100, 128, 0.01),
+        "brain_age": ("brain_age_cnn", 8, 40, 1, 5e-5),
+        "imdb": ("lstm", 10, 200, 32, 0.01),
+    }
+    for name, row in paper.items():
+        config = resolve(TrainConfig(dataset=name))
+        assert tuple(getattr(config, field) for field in fields) == row
+        assert config.local_epochs == 4
+    momenta = [
+        resolve(TrainConfig(dataset=d)).momentum for d in ("cifar10", "cifar100")
+    ]
+    assert momenta == [0.75, 0.9]
+    assert resolve(TrainConfig(dataset="cifar100")).nesterov == "on"
+
+
+def test_every_option_of_an_algorithm_belongs_to_one():
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    for field in (*methods._SHARED, *methods._OWN):
+        assert field in known
+        assert methods.takers(field), f"nobody takes {field}"
+
+
+def test_every_keyword_of_a_builder_can_be_reached():
+    reached = {
+        methods._KEYWORDS.get(field, field)
+        for field in (*methods._SHARED, *methods._OWN)
+    }
+    reached |= {"schedule", "prunable", "apply_fn", "options"}
+    # What only code can give: functions and arrays, and fine points of one method.
+    code_only = {"layer_time", "fixed_time", "example", "max_density", "droppable"}
+    code_only |= {"half_life", "initial_adjustments", "initial_epochs", "iterations"}
+    code_only |= {"temperature", "score_batch_size", "adjust_until"}
+    for name, build in methods._BUILDERS.items():
+        missing = set(inspect.signature(build).parameters) - reached - code_only
+        assert not missing, f"{name}: {missing}"
+
+
+def test_what_an_algorithm_has_no_use_for_is_named():
+    untouched = options()
+    given = options(algorithm="fedavg", mu=0.5, final_sparsity=0.5, rounds=7)
+    assert methods.unused(given, untouched) == ["final_sparsity", "mu"]
+    given = options(algorithm="fedprox", mu=0.5, rounds=7)
+    assert methods.unused(given, untouched) == []
+
+
+@pytest.mark.parametrize("algorithm", methods.ALGORITHMS)
+def test_every_algorithm_is_built_from_the_options(algorithm):
+    model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+    built = methods.build_algorithm(
+        options(algorithm=algorithm, prunable="kernels"),
+        model,
+        TASKS["classification"],
+    )
+    state = jax.eval_shape(
+        lambda: built.init(jax.random.key(0), model.init(jax.random.key(1)))
+    )
+    assert state.round.shape == ()
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "multiplicative"])
+def test_other_schedules_reach_the_target_in_the_last_purge(schedule):
+    found = methods._schedule(
+        options(schedule=schedule, rounds=20, purge_share=0.5, fine_tune_rounds=5)
+    )
+    assert found is not None
+    assert found(1) == 0.0
+    assert found(15) == pytest.approx(0.9)
+
+
+def test_client_sizes():
+    assert client_sizes("skewed") == [2401, 1765, 1303, 964, 714, 528, 391, 290]
+    with pytest.raises(InputError, match="whole numbers such as 30,20,10"):
+        client_sizes("many")
+    config = resolve(TrainConfig(client_sizes="3,2,1"))
+    assert config.num_clients == 3
+    dataset = load(config)
+    assert [len(p) for p in partition(config, dataset.train.y)] == [718, 479, 240]
+    with pytest.raises(InputError, match="names 3 clients, --num-clients 4"):
+        wrong = resolve(TrainConfig(client_sizes="3,2,1", num_clients=4))
+        partition(wrong, dataset.train.y)
+    with pytest.raises(InputError, match="goes with the partitions iid and value-skew"):
+        resolve(TrainConfig(client_sizes="3,2,1", partition="dirichlet"))
+
+
+def test_classes_are_needed_where_classes_are_dealt_out():
+    ages = load(TrainConfig()).train.y.astype("float32")
+    for name in PARTITIONS:
+        config = resolve(TrainConfig(partition=name))
+        if name in ("label-shards", "dirichlet"):
+            with pytest.raises(InputError, match="needs classes"):
+                partition(config, ages)
+        else:
+            assert sum(map(len, partition(config, ages))) == len(ages)
+
+
+def test_a_subset_is_balanced():
+    dataset = load(resolve(TrainConfig(train_subset=100)))
+    assert sorted(set(map(int, dataset.train.y))) == list(range(10))
+    assert len(dataset.train.y) == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prune_at": 99}, "--prune-at is 99: there are only 50 rounds"),
+        ({"fine_tune_rounds": 50}, "--fine-tune-rounds is 50: it must be below the 50"),
+        ({"mu": -1.0}, "--mu is -1.0: it must be at least 0"),
+        ({"replace_share": 2.0}, "--replace-share is 2.0: it must be between 0 and 1"),
+        ({"dataset": "hf:nothing"}, "not of the form"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        resolve(TrainConfig(**changes))
