@@ -10,7 +10,7 @@ import pytest
 from fedsparsify_jax import algorithms, models, probing
 from fedsparsify_jax.types import ClientData
 
-RNG = np.random.default_rng()
+RNG = np.random.default_rng(12)
 COUNT = np.array([4, 0, 2])
 X = RNG.normal(size=(3, 4, 6)).astype(np.float32)
 Y = RNG.normal(size=(3, 4)).astype(np.float32)
