@@ -21,13 +21,6 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("house")
 
-# A compilation may happen in any example, so no deadline; the same examples every time,
-# so that a red run is about the change at hand.
-hypothesis.settings.register_profile(
-    "house", deadline=None, derandomize=True, max_examples=40
-)
-hypothesis.settings.load_profile("house")
-
 
 @pytest.fixture
 def optimized():

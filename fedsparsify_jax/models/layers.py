@@ -1,10 +1,13 @@
 """What the networks of the paper share: layers with their initialisation, pooling."""
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from fedsparsify_jax.models.convolution import implementation
 
@@ -62,9 +65,10 @@ def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
 
     What does not fill a window at the end of an axis is dropped ("valid"), but an axis
     shorter than the window is pooled whole, so that no image is too small. The
-    gradient is divided among ties. Written as reshape and maximum, because the
-    derivative of XLA's reduce-window, select-and-scatter, is slow inside ``scan`` on
-    the CPU.
+    gradient is divided among ties. Written as the maximum of strided slices, because
+    the derivative of XLA's reduce-window, select-and-scatter, is slow inside ``scan``
+    on the CPU, and because that of a reduction over a reshaped array came out wrong
+    behind a norm when XLA's optimizations are off (jaxlib 0.10.2, CPU).
 
     Args:
       x: ``[B, *space, C]``.
@@ -77,7 +81,7 @@ def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
     Array([[ 5.,  7.],
            [13., 15.]], dtype=float32)
     """
-    return _pool(x, [size] * (x.ndim - 2), jnp.max)
+    return _pool(x, [size] * (x.ndim - 2), jnp.maximum)
 
 
 def mean_pool(x: jax.Array, window: Sequence[int]) -> jax.Array:
@@ -87,16 +91,22 @@ def mean_pool(x: jax.Array, window: Sequence[int]) -> jax.Array:
     Array([[ 3.5],
            [11.5]], dtype=float32)
     """
-    return _pool(x, window, jnp.mean)
+    total = _pool(x, window, jnp.add)
+    return total / math.prod(map(min, window, x.shape[1:-1]))
 
 
 def _pool(
-    x: jax.Array, window: Sequence[int], reduce: Callable[..., jax.Array]
+    x: jax.Array,
+    window: Sequence[int],
+    combine: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
-    space = x.shape[1:-1]
-    window = [min(size, length) for size, length in zip(window, space, strict=True)]
-    counts = [length // size for size, length in zip(window, space, strict=True)]
-    whole = [slice(n * size) for n, size in zip(counts, window, strict=True)]
-    split = [part for pair in zip(counts, window, strict=True) for part in pair]
-    x = x[(slice(None), *whole)].reshape(x.shape[0], *split, x.shape[-1])
-    return reduce(x, axis=tuple(range(2, 2 + 2 * len(window), 2)))
+    """Combines the entries of every window, one axis of space after the other."""
+    for axis, size in enumerate(window, start=1):
+        size = min(size, x.shape[axis])
+        end = x.shape[axis] // size * size
+        parts = [
+            lax.slice_in_dim(x, start, end, stride=size, axis=axis)
+            for start in range(size)
+        ]
+        x = functools.reduce(combine, parts)
+    return x
