@@ -50,7 +50,6 @@ _FIRST = {
     "gather",
     "integer_pow",
     "neg",
-    "optimization_barrier",
     "pow",
     "reduce_precision",
     "reshape",
@@ -62,6 +61,7 @@ _FIRST = {
     "sqrt",
     "square",
     "squeeze",
+    "stop_gradient",
     "transpose",
 }
 # The result is zero where the one operand that is made of leaves is zero.
@@ -94,6 +94,8 @@ def _equation(equation: JaxprEqn, inputs: list[Value]) -> tuple[list[Value], Led
         return _scan(equation, inputs)
     if name == "cond":
         return _cond(equation, inputs)
+    if name == "optimization_barrier":
+        return inputs, {}
     inner = _called(equation)
     if inner is not None:
         return walk(inner, inputs)
@@ -112,7 +114,7 @@ def _equation(equation: JaxprEqn, inputs: list[Value]) -> tuple[list[Value], Led
 def _shares(equation: JaxprEqn, inputs: list[Value]) -> Shares:
     name = equation.primitive.name
     sizes = [math.prod(_shape(atom)) for atom in equation.invars]
-    if name in _FIRST or name == "stop_gradient":
+    if name in _FIRST:
         # A slice of several leaves at once is taken to have them in proportion.
         return inputs[0].shares
     if name in _ANY:

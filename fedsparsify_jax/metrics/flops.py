@@ -12,11 +12,14 @@ weight comes before (the first layer's inputs) needs no gradient. So a step is t
 times inference less one first layer.
 
 Left out is elementwise work (biases, activations, normalisation, pooling, the loss, the
-optimizer), as everywhere in the literature on sparse training (for instance Evci et
-al., Rigging the Lottery, arXiv 1911.11134, appendix H): 0.2 to 2 % of what XLA counts
-in the paper's networks. XLA also leaves out the taps of a convolution that meet
-padding, which are counted here: 6 to 8 % of the paper's. The count is what a computation that skips every zero would do; XLA's
-dense products do not skip any.
+optimizer), which is 0.2 to 2 % of what XLA counts in the paper's networks. XLA in turn
+leaves out the taps of its own convolutions that meet padding, 6 to 8 % there; they
+count here, as they do in the usual formula above. The count is that of a computation
+that skips every pruned weight; XLA's dense products skip none.
+
+References:
+  Evci et al., Rigging the Lottery (arXiv 1911.11134), on counting FLOPs: a sparse step
+  as three sparse forward passes.
 """
 
 from collections.abc import Mapping
@@ -86,7 +89,12 @@ def layer_flops(
     _, ledger = walk(closed.jaxpr, [*values, Value({}, trained=False, data=True)])
     sizes = {path: leaf.size for path, leaf in leaves.items()} | {NO_LEAF: 0}
     return {
-        path: LayerFlops(*(round(part) for part in ledger[path]), size=size)
+        path: LayerFlops(
+            round(ledger[path].forward),
+            round(ledger[path].weight_gradient),
+            round(ledger[path].input_gradient),
+            size,
+        )
         for path, size in sizes.items()
         if path in ledger
     }
