@@ -51,7 +51,13 @@ def _one_line(boxed: str) -> str:
         r"expected \1, not '\2'",
         said,
     )
+    # So is an option of another command, by the order of words.
+    said = re.sub(r" or misplaced(.*?) *Arguments are applied .*", r"\1", said)
+    said = re.sub(r" \(applied to [^)]*\)", ",", said).rstrip(",")
     meant = re.search(r"--[\w-]+", " ".join(similar))
+    if meant and meant[0] in said.replace(",", "").split():
+        owner = re.search(r"in (\w+ [\w-]+) --help", " ".join(similar))
+        return f"{said}: an option of {owner[1]}" if owner else said
     return f"{said}: did you mean {meant[0]}?" if meant else said
 
 

@@ -22,9 +22,9 @@ _INPUTS: dict[str, tuple[tuple[int, ...], int]] = {
 }
 
 _TITLES = {
-    "nonzero": "non-zeros x 32 bit, as the authors count",
-    "bitmap": "non-zeros x 32 bit and a bit for every prunable number",
-    "indexed": "non-zeros x (32 bit and an index of 32 bit)",
+    "nonzero": "at 32 bit a non-zero, as the authors count",
+    "bitmap": "at 32 bit a non-zero and 1 bit a prunable number",
+    "indexed": "at 32 bit a non-zero and 32 bit for its index",
 }
 
 
@@ -144,17 +144,18 @@ def _flops(
     }
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def _table(title: str, head: list[str], rows: list[list[str]]) -> list[str]:
     """Lines of a table: names to the left, numbers to the right."""
-    lines = [head, *rows]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
-    return [
+    lines = [["", *head], *rows]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(head) + 1)]
+    table = [
         "  ".join(
-            cell.ljust(width) if n == 0 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True)]
+        )
         for line in lines
     ]
+    return ["", title, *("  " + line for line in table)]
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -165,21 +166,19 @@ def describe(found: dict[str, Any]) -> str:
         f"{found['prunable']:,} of them prunable",
         f"{found['rounds']} rounds of {found['num_clients']} clients: dense "
         f"{found['dense_bytes'] / 1e6:,.1f} MB both ways",
-        "",
-        "times fewer bytes than dense, by final sparsity",
     ]
     for formula, ratios in found["communication"].items():
         rows = [
-            [f"  exponent {n:g}", *(f"{ratio:.2f}" for ratio in row)]
+            [f"exponent {n:g}", *(f"{ratio:.2f}" for ratio in row)]
             for n, row in zip(found["exponent"], ratios, strict=True)
         ]
-        lines += ["", *_table([f"{_TITLES[formula]}:", *columns], rows)]
+        lines += _table(f"Times fewer bytes, {_TITLES[formula]}", columns, rows)
     rows = [
-        [f"  {kind}", *(f"{flops / 1e6:,.3f}" for flops in row)]
+        [kind, *(f"{flops / 1e6:,.3f}" for flops in row)]
         for kind, row in found["flops"].items()
     ]
-    head = ["MFLOPs an example, every layer at the same sparsity:", "dense", *columns]
-    return "\n".join([*lines, "", *_table(head, rows)])
+    title = "MFLOPs an example, every layer at the same sparsity"
+    return "\n".join([*lines, *_table(title, ["dense", *columns], rows)])
 
 
 def show_costs(config: CostsConfig) -> dict[str, Any]:
