@@ -1,4 +1,4 @@
-"""The command line: ``fedsparsify train ...``."""
+"""The command line: ``fedsparsify train ...`` and ``fedsparsify costs ...``."""
 
 import contextlib
 import functools
@@ -11,6 +11,7 @@ import tyro
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner import TrainConfig, train
+from fedsparsify_jax.runner.costs import CostsConfig, show_costs
 
 app = tyro.extras.SubcommandApp()
 
@@ -23,6 +24,15 @@ def _train(config: TrainConfig) -> Callable[[], object]:
     sparsity. The paper's FashionMNIST federation: --dataset fashion_mnist.
     """
     return functools.partial(train, config)
+
+
+@app.command(name="costs")
+def _costs(config: CostsConfig) -> Callable[[], object]:
+    """Print what pruning saves in bytes and FLOPs; nothing is trained.
+
+    Without options: the FashionMNIST federation of the paper.
+    """
+    return functools.partial(show_costs, config)
 
 
 def _one_line(boxed: str) -> str:
@@ -41,7 +51,13 @@ def _one_line(boxed: str) -> str:
         r"expected \1, not '\2'",
         said,
     )
+    # So is an option of another command, by the order of words.
+    said = re.sub(r" or misplaced(.*?) *Arguments are applied .*", r"\1", said)
+    said = re.sub(r" \(applied to [^)]*\)", ",", said).rstrip(",")
     meant = re.search(r"--[\w-]+", " ".join(similar))
+    if meant and meant[0] in said.replace(",", "").split():
+        owner = re.search(r"in (\w+ [\w-]+) --help", " ".join(similar))
+        return f"{said}: an option of {owner[1]}" if owner else said
     return f"{said}: did you mean {meant[0]}?" if meant else said
 
 

@@ -1,0 +1,188 @@
+"""What pruning saves by arithmetic alone: the tables of ``fedsparsify costs``."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import jax
+
+from fedsparsify_jax import masks, metrics, models, trees
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.metrics.communication import FORMULAS
+
+# Shape of an example and number of classes in the paper's (or the authors') data.
+_INPUTS: dict[str, tuple[tuple[int, ...], int]] = {
+    "mlp": ((28, 28), 10),
+    "cnn": ((32, 32, 3), 10),
+    "vgg16_bn": ((32, 32, 3), 100),
+    "resnet56": ((32, 32, 3), 10),
+    "brain_age_cnn": ((91, 109, 91), 1),
+    "lstm": ((200,), 1),
+}
+
+_TITLES = {
+    "nonzero": "at 32 bit a non-zero, as the authors count",
+    "bitmap": "at 32 bit a non-zero and 1 bit a prunable number",
+    "indexed": "at 32 bit a non-zero and 32 bit for its index",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CostsConfig:
+    """Print what pruning saves, by arithmetic alone: nothing is trained."""
+
+    model: str = "mlp"
+    """Network, on inputs of the shape that it has in the paper."""
+    rounds: int = 200
+    """Federation rounds T."""
+    num_clients: int = 10
+    """Clients in a round."""
+    final_sparsity: tuple[float, ...] = (0.8, 0.85, 0.9, 0.95, 0.99)
+    """Final sparsities: the columns."""
+    exponent: tuple[float, ...] = (1.0, 3.0, 6.0, 12.0)
+    """Exponents of the sparsity schedule: the rows."""
+    json: bool = False
+    """Print a JSON object in place of tables."""
+
+
+def _check(config: CostsConfig) -> None:
+    for option, number in {
+        "--rounds": config.rounds,
+        "--num-clients": config.num_clients,
+    }.items():
+        if number < 1:
+            raise InputError(f"{option} is {number}: it must be at least 1")
+    for option, values in {
+        "--final-sparsity": config.final_sparsity,
+        "--exponent": config.exponent,
+    }.items():
+        if not values:
+            raise InputError(f"{option} is empty: give at least one number")
+    for sparsity in config.final_sparsity:
+        if not 0 <= sparsity < 1:
+            raise InputError(
+                f"--final-sparsity is {sparsity}: it must be at least 0 and below 1"
+            )
+    for exponent in config.exponent:
+        if not (exponent > 0 and math.isfinite(exponent)):
+            raise InputError(f"--exponent is {exponent}: it must be above 0 and finite")
+
+
+def costs(config: CostsConfig) -> dict[str, Any]:
+    """Communication and FLOPs by final sparsity, as JSON values.
+
+    Communication is that of FedSparsify-Global under the polynomial schedule with
+    t0 = 1 and a purge a round, see `metrics.saving`. FLOPs are those of one example,
+    with every layer at the same sparsity: a global threshold leaves layers of unequal
+    density, for which see `metrics.inference_flops` with the masks of a run.
+
+    Raises:
+      InputError: naming the option, its value and what is allowed.
+
+    Example:
+      >>> found = costs(CostsConfig(final_sparsity=(0.9,), exponent=(3.0,)))
+      >>> found["dense_bytes"], round(found["communication"]["nonzero"][0][0], 2)
+      (1892512000, 3.05)
+    """
+    _check(config)
+    name = config.model.strip().lower().replace("-", "_")
+    input_shape, num_classes = _INPUTS.get(name, _INPUTS["mlp"])
+    model = models.build(name, input_shape=input_shape, num_classes=num_classes)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    parameters = trees.size(variables)
+    prunable = trees.size(masks.prunable_only(variables))
+
+    def run(formula: str, exponent: float, sparsity: float) -> metrics.Saving:
+        return metrics.saving(
+            sparsity,
+            config.rounds,
+            config.num_clients,
+            parameters,
+            exponent,
+            prunable=prunable,
+            formula=formula,
+        )
+
+    return {
+        "model": name,
+        "input_shape": list(input_shape),
+        "parameters": parameters,
+        "prunable": prunable,
+        "rounds": config.rounds,
+        "num_clients": config.num_clients,
+        "final_sparsity": list(config.final_sparsity),
+        "exponent": list(config.exponent),
+        "dense_bytes": run("nonzero", 1.0, 0.0).dense,
+        "communication": {
+            formula: [
+                [run(formula, n, s).ratio for s in config.final_sparsity]
+                for n in config.exponent
+            ]
+            for formula in FORMULAS
+        },
+        "flops": _flops(model, variables, input_shape, config.final_sparsity),
+    }
+
+
+def _flops(
+    model: models.Model,
+    variables: Any,
+    input_shape: tuple[int, ...],
+    sparsities: tuple[float, ...],
+) -> dict[str, list[int]]:
+    """FLOPs of one example, dense and then by sparsity."""
+    layers = metrics.layer_flops(model.apply, variables, (1, *input_shape))
+    sizes = {path: leaf.size for path, leaf in trees.named_leaves(variables)}
+    densities = [
+        {path: size - math.floor(s * size) for path, size in sizes.items()}
+        for s in (0.0, *sparsities)
+    ]
+    return {
+        "inference": [metrics.inference_flops(layers, kept=kept) for kept in densities],
+        "training": [metrics.training_flops(layers, kept=kept) for kept in densities],
+    }
+
+
+def _table(title: str, head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table: names to the left, numbers to the right."""
+    lines = [["", *head], *rows]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(head) + 1)]
+    table = [
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True)]
+        )
+        for line in lines
+    ]
+    return ["", title, *("  " + line for line in table)]
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The result of `costs` as plain text."""
+    columns = [f"{100 * s:g} %" for s in found["final_sparsity"]]
+    lines = [
+        f"{found['model']}: {found['parameters']:,} numbers, "
+        f"{found['prunable']:,} of them prunable",
+        f"{found['rounds']} rounds of {found['num_clients']} clients: dense "
+        f"{found['dense_bytes'] / 1e6:,.1f} MB both ways",
+    ]
+    for formula, ratios in found["communication"].items():
+        rows = [
+            [f"exponent {n:g}", *(f"{ratio:.2f}" for ratio in row)]
+            for n, row in zip(found["exponent"], ratios, strict=True)
+        ]
+        lines += _table(f"Times fewer bytes, {_TITLES[formula]}", columns, rows)
+    rows = [
+        [kind, *(f"{flops / 1e6:,.3f}" for flops in row)]
+        for kind, row in found["flops"].items()
+    ]
+    title = "MFLOPs an example, every layer at the same sparsity"
+    return "\n".join([*lines, *_table(title, ["dense", *columns], rows)])
+
+
+def show_costs(config: CostsConfig) -> dict[str, Any]:
+    """Prints what `costs` found, as text or JSON, and returns it."""
+    found = costs(config)
+    print(json.dumps(found, indent=2) if config.json else describe(found))
+    return found
