@@ -14,7 +14,7 @@ LAYERS = [
     ("trees", "schedules", "allocation"),
     ("masks",),
     ("pruning", "aggregation", "cohort", "hooks", "metrics"),
-    ("local_training",),
+    ("local_training", "merges"),
     ("rounds",),
     ("algorithms", "models", "data"),
     ("runner",),
