@@ -14,6 +14,7 @@ from fedsparsify_jax import cohort as cohort
 from fedsparsify_jax import data as data
 from fedsparsify_jax import hooks as hooks
 from fedsparsify_jax import masks as masks
+from fedsparsify_jax import merges as merges
 from fedsparsify_jax import metrics as metrics
 from fedsparsify_jax import models as models
 from fedsparsify_jax import pruning as pruning
@@ -46,6 +47,7 @@ __all__ = [
     "data",
     "hooks",
     "masks",
+    "merges",
     "metrics",
     "models",
     "pruning",

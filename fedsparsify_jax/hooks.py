@@ -9,7 +9,8 @@ calls them inside the jitted round, in this order:
                      distillation, the sub-model of a growth stage)
     gradient         where and how the gradient is taken (look-ahead, accumulation)
     project          after every step: masks applied to the weights
-    client_prune     its masks after training
+    client_prune     its masks after training; `fine_tune_epochs` more epochs under them
+                     may follow
     upload           what it sends, and what it keeps for its next time
     aggregate        the server's merge of all uploads
     server_update    server-side pruning or regrowth, server optimizers, averages
@@ -192,6 +193,8 @@ class Method(NamedTuple):
     project: Callable[[Masks, Variables], Variables] = mask_algebra.apply
     # (key, local, context, client) -> masks
     client_prune: Callable[[Key, Local, Context, Client], Masks] = _keep_masks
+    # local epochs after client_prune, under the new masks and before the upload
+    fine_tune_epochs: int = 0
     # (key, local, context, client) -> (upload, state of the client)
     upload: Callable[[Key, Local, Context, Client], tuple[Upload, PyTree]] = _upload
     # (key, variables, masks, uploads, context) -> (variables, masks, server state)

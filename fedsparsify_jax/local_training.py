@@ -7,7 +7,7 @@ momentum.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,23 @@ class Trained(NamedTuple):
     loss: jax.Array  # float32 scalar: mean over the examples seen, in order
 
 
-TrainFn = Callable[[Key, Variables, Masks, PyTree, ClientData, Context], Trained]
+class TrainFn(Protocol):
+    """One client's training; ``data`` has no leading axis.
+
+    ``memory`` continues what an earlier training of the same round accumulated; None
+    starts afresh with `Method.memory`.
+    """
+
+    def __call__(
+        self,
+        key: Key,
+        variables: Variables,
+        masks: Masks,
+        optimizer_state: PyTree,
+        data: ClientData,
+        context: Context,
+        memory: PyTree | None = None,
+    ) -> Trained: ...
 
 
 def epoch_keys(key: Key, epoch: jax.Array) -> tuple[Key, Key]:
@@ -102,8 +118,7 @@ def local_training(
         what the forward pass returns.
 
     Returns:
-      ``(key, variables, masks, optimizer_state, data, context) -> Trained`` where
-      ``data`` is one client's (no leading axis).
+      ``(key, variables, masks, optimizer_state, data, context) -> Trained``.
     """
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}: it must be at least 1")
@@ -146,6 +161,7 @@ def local_training(
         optimizer_state: PyTree,
         data: ClientData,
         context: Context,
+        memory: PyTree | None = None,
     ) -> Trained:
         length = data.y.shape[0]
         steps = -(-length // batch_size)
@@ -167,7 +183,8 @@ def local_training(
             return jax.lax.scan(step, carry, slots)[0], None
 
         start = method.project(masks, variables)
-        carry = _Carry(start, optimizer_state, method.memory(start), jnp.float32(0))
+        memory = method.memory(start) if memory is None else memory
+        carry = _Carry(start, optimizer_state, memory, jnp.float32(0))
         carry, _ = jax.lax.scan(epoch, carry, jnp.arange(epochs))
         seen = jnp.maximum(data.count * epochs, 1).astype(jnp.float32)
         return Trained(

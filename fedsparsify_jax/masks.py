@@ -37,6 +37,28 @@ def prunable_leaves(tree: PyTree, prunable: Prunable | None = None) -> PyTree:
     return trees.map_with_name(choose, tree)
 
 
+# Last parts of the paths of vectors that shift or rescale, in Flax, Haiku, Keras and
+# hand-written models.
+_NOT_KERNELS = frozenset({"bias", "b", "scale", "offset", "beta", "gamma"})
+
+
+def kernels_only(name: str) -> bool:
+    """A `types.Prunable`: everything in ``params`` but biases and norm parameters.
+
+    It goes by the last part of the path, which is all that it is given: ``bias``,
+    ``b``, ``scale``, ``offset``, ``beta`` and ``gamma`` are kept whole, in any case,
+    and so are all other collections. Embeddings and recurrent kernels are prunable. For
+    a model with other names pass a function of your own.
+
+    Example:
+      >>> variables = {"params": {"Dense_0": {"kernel": 0.0, "bias": 0.0}}}
+      >>> prunable_leaves(variables, kernels_only)
+      {'params': {'Dense_0': {'bias': False, 'kernel': True}}}
+    """
+    path = name.split("/")
+    return path[0] == "params" and path[-1].lower() not in _NOT_KERNELS
+
+
 def ones_like(variables: Variables) -> Masks:
     """The mask that keeps everything.
 
@@ -106,6 +128,25 @@ def distance(a: Masks, b: Masks, prunable: Prunable | None = None) -> jax.Array:
     shared = trees.nonzeros(prunable_only(intersect(a, b), prunable))
     either = trees.nonzeros(prunable_only(union(a, b), prunable))
     return 1 - jnp.where(either > 0, shared / jnp.maximum(either, 1), 1.0)
+
+
+def kept_by_any(stacked_masks: Masks, participating: jax.Array) -> Masks:
+    """Keeps what at least one participating client keeps.
+
+    Args:
+      stacked_masks: the clients' masks, every leaf ``[K, ...]``.
+      participating: bool ``[K]``.
+
+    Example:
+      >>> votes = {"w": jnp.array([[True, False], [True, True]])}
+      >>> kept_by_any(votes, jnp.array([True, False]))
+      {'w': Array([ True, False], dtype=bool)}
+    """
+    chex.assert_shape(participating, (trees.leading_size(stacked_masks),))
+    return jax.tree.map(
+        lambda leaf: jnp.any(leaf & trees.align(participating, leaf), axis=0),
+        stacked_masks,
+    )
 
 
 def majority_vote(

@@ -18,7 +18,12 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.cohort import CohortMap, vmapped
 from fedsparsify_jax.hooks import Client, Context, Local, Method, Upload, Uploads
-from fedsparsify_jax.local_training import batch_loss, local_training
+from fedsparsify_jax.local_training import (
+    Trained,
+    TrainFn,
+    batch_loss,
+    local_training,
+)
 from fedsparsify_jax.metrics.communication import nonzero_bytes
 from fedsparsify_jax.sampling import client_keys, cohort_size, sample_cohort
 from fedsparsify_jax.tasks import cross_entropy
@@ -90,6 +95,12 @@ def _optimizer(
     return optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
 
 
+def _continued(first: Trained, second: Trained, epochs: tuple[int, int]) -> Trained:
+    """Two trainings of one client in a row as one, given the epochs of each."""
+    share = epochs[1] / sum(epochs)
+    return second._replace(loss=(1 - share) * first.loss + share * second.loss)
+
+
 def engine(
     apply_fn: ApplyFn,
     method: Method,
@@ -138,13 +149,18 @@ def engine(
         cohort_size(num_clients, participation)  # complain early
     keep_optimizer = optimizer_state == "kept"
     transform = optimizer or _optimizer(learning_rate, momentum, nesterov)
-    train = local_training(
-        batch_loss(apply_fn, loss_fn),
-        transform,
-        method,
-        epochs=local_epochs,
-        batch_size=batch_size,
-    )
+    more_epochs = method.fine_tune_epochs
+    if more_epochs < 0:
+        raise ValueError(f"fine_tune_epochs is {more_epochs}: it must be at least 0")
+
+    def training(epochs: int) -> TrainFn:
+        loss = batch_loss(apply_fn, loss_fn)
+        return local_training(
+            loss, transform, method, epochs=epochs, batch_size=batch_size
+        )
+
+    train = training(local_epochs)
+    fine_tune = training(more_epochs) if more_epochs else None
     run_cohort = cohort or vmapped()
 
     def new_optimizer(variables: Variables) -> PyTree:
@@ -171,14 +187,27 @@ def engine(
         return State(variables, masks, jnp.int32(0), kept, server)
 
     def client_round(context: Context, task: _Task) -> _Done:
-        train_key, prune_key, upload_key = jax.random.split(task.key, 3)
+        train_key, prune_key, upload_key, *tune_key = jax.random.split(
+            task.key, 3 if fine_tune is None else 4
+        )
         variables, masks = method.receive(context, task.client)
         state = task.optimizer if keep_optimizer else new_optimizer(variables)
         trained = train(train_key, variables, masks, state, task.client.data, context)
         local = Local(trained.variables, masks, trained.memory)
         masks = method.client_prune(prune_key, local, context, task.client)
-        pruned = method.project(masks, trained.variables)
-        local = local._replace(variables=pruned, masks=masks)
+        trained = trained._replace(variables=method.project(masks, trained.variables))
+        if fine_tune is not None:
+            tuned = fine_tune(
+                tune_key[0],
+                trained.variables,
+                masks,
+                trained.optimizer,
+                task.client.data,
+                context,
+                trained.memory,
+            )
+            trained = _continued(trained, tuned, (local_epochs, more_epochs))
+        local = Local(trained.variables, masks, trained.memory)
         upload, extra = method.upload(upload_key, local, context, task.client)
         kept = ClientsState(trained.optimizer if keep_optimizer else (), extra)
         return _Done(upload, kept, trained.loss, nonzero_bytes(upload.variables))

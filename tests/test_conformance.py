@@ -46,7 +46,12 @@ ALGORITHMS = {
     "local-strict": Row(
         "fedsparsify_local", {"vote_rule": "strict"}, pins_sparsity=False
     ),
-    "local-nonzero": Row("fedsparsify_local", {"mean": "nonzero"}, pins_sparsity=False),
+    "local-nonzero": Row(
+        "fedsparsify_local", {"merge": "nonzero"}, pins_sparsity=False
+    ),
+    "local-no-vote": Row(
+        "fedsparsify_local", {"vote_rule": "none"}, pins_sparsity=False
+    ),
 }
 SPARSE = {name: row for name, row in ALGORITHMS.items() if row.sparse}
 
@@ -208,7 +213,7 @@ def test_sparsity_zero_is_fedavg_bit_for_bit(row, clients, optimized):
     options = {k: v for k, v in row.options.items() if k in shared}
     dense, _ = run(Row("fedavg", options, sparse=False), clients, again=True)
     sparse, infos = run(row, clients, again=True, final=0.0)
-    if "mean" in row.options:  # divides by the holders' share: one rounding more
+    if "merge" in row.options:  # divides by the holders' share: one rounding more
         chex.assert_trees_all_close(sparse.variables, dense.variables, atol=1e-6)
     else:
         chex.assert_trees_all_equal(sparse.variables, dense.variables)

@@ -15,7 +15,7 @@ LAYERS = [
     ("trees", "schedules", "allocation", "sampling"),
     ("masks",),
     ("pruning", "aggregation", "cohort", "hooks", "metrics"),
-    ("saliency", "efficiency"),
+    ("saliency", "efficiency", "merges"),
     ("local_training",),
     ("probing",),
     ("rounds",),

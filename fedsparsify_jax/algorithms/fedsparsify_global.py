@@ -13,8 +13,10 @@ In round t = 1, ..., T with masks m (all ones at first) and schedule s_t:
     s_t = S_T + (S_0 - S_T) (1 - (F floor(t/F) - t0) / (T - t0))^n
 
 With S_0 = 0 and t0 = 1 the first purge is in round 2, and S_T is reached by the last
-act of round T: nothing is tuned after it. Biases and norm parameters are prunable,
-running statistics are not.
+act of round T: nothing is tuned after it, unless ``fine_tune_rounds=R`` moves the end
+of the schedule to round T - R. Biases and norm parameters are prunable, running
+statistics are not; ``prunable=masks.kernels_only`` spares the former too. Other merges
+of the authors' code come by name with ``merge``, see `merges`.
 
 Deviations from the authors' code: the kept count is exact, ties go to the lowest index
 (theirs keeps every tie at the threshold); masks are kept as such, while theirs are
@@ -27,9 +29,9 @@ from typing import Unpack
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
-from fedsparsify_jax.aggregation import weighted_mean
 from fedsparsify_jax.hooks import Context, Method, Uploads
 from fedsparsify_jax.masks import apply
+from fedsparsify_jax.merges import ValueMerge, value_merge
 from fedsparsify_jax.pruning import magnitude, prune
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.types import (
@@ -44,6 +46,31 @@ from fedsparsify_jax.types import (
 )
 
 
+def last_purge(
+    rounds: ArrayLike, fine_tune_rounds: int, schedule: Schedule | None
+) -> ArrayLike:
+    """The round in which S_T is reached: ``rounds - fine_tune_rounds``.
+
+    Raises:
+      ValueError: if that is no round, or with rounds of fine-tuning after a schedule
+        of the caller's, which says itself when it ends.
+
+    >>> last_purge(200, 10, None)
+    190
+    """
+    if fine_tune_rounds < 0:
+        raise ValueError(
+            f"fine_tune_rounds is {fine_tune_rounds}: it must be at least 0"
+        )
+    if fine_tune_rounds and schedule is not None:
+        raise ValueError("fine_tune_rounds goes with the polynomial schedule only")
+    if isinstance(rounds, int) and fine_tune_rounds and fine_tune_rounds >= rounds:
+        raise ValueError(
+            f"fine_tune_rounds is {fine_tune_rounds}: it must be below rounds={rounds}"
+        )
+    return rounds - fine_tune_rounds
+
+
 def fedsparsify_global(
     apply_fn: ApplyFn,
     *,
@@ -53,7 +80,9 @@ def fedsparsify_global(
     initial_sparsity: ArrayLike = 0.0,
     exponent: ArrayLike = 3.0,
     every: int = 1,
+    fine_tune_rounds: int = 0,
     schedule: Schedule | None = None,
+    merge: str | ValueMerge = "mean",
     scope: str = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
@@ -63,15 +92,22 @@ def fedsparsify_global(
     Args:
       apply_fn: the model's forward pass.
       final_sparsity: S_T in [0, 1).
-      rounds: T, the round in which S_T is reached.
+      rounds: T, the last round.
       begin: t0.
       initial_sparsity: S_0.
       exponent: n.
       every: F.
-      schedule: any other schedule, in place of the polynomial of the five above.
+      fine_tune_rounds: the last rounds, in which nothing is purged any more; S_T is
+        reached in round ``rounds - fine_tune_rounds``.
+      schedule: any other schedule, in place of the polynomial of the six above.
+      merge: a name of `merges.VALUES` or a function of that signature. ``"nonzero"``
+        is the mean here, for all clients have the server's masks.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `rounds.engine`.
+
+    Raises:
+      ValueError: for an unknown merge or impossible rounds of fine-tuning.
 
     Example:
       >>> import jax
@@ -86,17 +122,22 @@ def fedsparsify_global(
       >>> round(float(info.sparsity), 3)
       0.5
     """
+    end = last_purge(rounds, fine_tune_rounds, schedule)
+    values = value_merge(merge)
     schedule = schedule or schedules.polynomial(
         final_sparsity,
-        end=rounds,
+        end=end,
         begin=begin,
         initial=initial_sparsity,
         exponent=exponent,
         every=every,
     )
 
-    def merge(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return weighted_mean(uploads.variables, uploads.weights), context.masks
+    def aggregate(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
+        merged = values(
+            uploads.variables, uploads.masks, uploads.weights, context.variables
+        )
+        return merged, context.masks
 
     def purge(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
@@ -112,6 +153,6 @@ def fedsparsify_global(
         return apply(masks, variables), masks, context.server
 
     method = Method(
-        schedule=schedule, aggregate=merge, server_update=purge, prunable=prunable
+        schedule=schedule, aggregate=aggregate, server_update=purge, prunable=prunable
     )
     return engine(apply_fn, method, **options)

@@ -17,17 +17,26 @@ masks disagree and below where ties keep.
 Deviations from the authors' code: kept counts are exact with ties by lowest index, and
 masks are kept as such instead of re-derived as ``w != 0`` (see `fedsparsify_global`). A
 weight that nobody kept is never elected, which their ``w != 0`` brings about for K = 1.
-Rule ``"strict"`` (more than K/2 votes) and ``mean="nonzero"`` (the mean over those who
-kept the weight; their "NNZ") are options.
+
+Ablations are options. ``vote_rule="strict"`` asks for more than K/2 votes.
+``vote_rule="none"`` is Local without the vote: the plain merge of the pruned models,
+whose mask is the union of the present clients' masks (``w != 0`` in the authors' code,
+which also drops a weight whose merge happens to be zero). ``merge="nonzero"`` averages
+over those who kept the weight (their "NNZ"); `merges` has more. ``fine_tune_rounds=R``
+reaches S_T in round T - R and purges and votes no more after it;
+``fine_tune_epochs=F`` lets a client train F epochs more under m_k before its upload
+(their ``fine_tuning_epochs``).
 """
 
 from typing import Unpack
 
+import jax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
-from fedsparsify_jax.aggregation import majority_vote_mean, majority_vote_nonzero_mean
+from fedsparsify_jax.algorithms.fedsparsify_global import last_purge
 from fedsparsify_jax.hooks import Client, Context, Local, Method, Uploads
+from fedsparsify_jax.merges import ValueMerge, merger
 from fedsparsify_jax.pruning import magnitude, prune
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.types import (
@@ -40,8 +49,6 @@ from fedsparsify_jax.types import (
     Variables,
 )
 
-_MEANS = {"all": majority_vote_mean, "nonzero": majority_vote_nonzero_mean}
-
 
 def fedsparsify_local(
     apply_fn: ApplyFn,
@@ -52,9 +59,11 @@ def fedsparsify_local(
     initial_sparsity: ArrayLike = 0.0,
     exponent: ArrayLike = 3.0,
     every: int = 1,
+    fine_tune_rounds: int = 0,
+    fine_tune_epochs: int = 0,
     schedule: Schedule | None = None,
     vote_rule: str = "authors",
-    mean: str = "all",
+    merge: str | ValueMerge = "mean",
     scope: str = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
@@ -64,20 +73,26 @@ def fedsparsify_local(
     Args:
       apply_fn: the model's forward pass.
       final_sparsity: S_T in [0, 1), of every client's model.
-      rounds: T, the round in which S_T is reached.
+      rounds: T, the last round.
       begin: t0.
       initial_sparsity: S_0.
       exponent: n.
       every: F.
-      schedule: any other schedule, in place of the polynomial of the five above.
-      vote_rule: ``"authors"`` or ``"strict"``, see `masks.majority_vote`.
-      mean: ``"all"`` averages zeros in, ``"nonzero"`` averages who kept a weight.
+      fine_tune_rounds: the last rounds, in which no mask changes any more; S_T is
+        reached in round ``rounds - fine_tune_rounds``.
+      fine_tune_epochs: epochs that a client trains after its purge.
+      schedule: any other schedule, in place of the polynomial: ``begin`` to
+        ``fine_tune_rounds``.
+      vote_rule: ``"authors"``, ``"strict"`` or ``"none"``, see `merges.merger`.
+      merge: a name of `merges.VALUES` or a function of that signature.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `rounds.engine`.
 
+    Raises:
+      ValueError: for an unknown merge or rule, or impossible fine-tuning.
+
     Example:
-      >>> import jax
       >>> from fedsparsify_jax import data, models
       >>> digits = data.load("digits")
       >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
@@ -89,11 +104,11 @@ def fedsparsify_local(
       >>> float(info.target_sparsity)
       0.5
     """
-    if mean not in _MEANS:
-        raise ValueError(f"unknown mean {mean!r}: 'all' or 'nonzero'")
+    end = last_purge(rounds, fine_tune_rounds, schedule)
+    merge_fn = merger(merge, vote_rule)
     schedule = schedule or schedules.polynomial(
         final_sparsity,
-        end=rounds,
+        end=end,
         begin=begin,
         initial=initial_sparsity,
         exponent=exponent,
@@ -110,14 +125,26 @@ def fedsparsify_local(
             prunable=prunable,
         )
 
-    def merge(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        del context
-        merge_fn = _MEANS[mean]
+    def purge_until_end(
+        key: Key, local: Local, context: Context, client: Client
+    ) -> Masks:
+        # A model denser than the target (ties keep) would be purged on and on.
+        return jax.lax.cond(
+            context.round <= end,
+            lambda: purge(key, local, context, client),
+            lambda: local.masks,
+        )
+
+    def aggregate(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
         return merge_fn(
-            uploads.variables, uploads.masks, uploads.weights, rule=vote_rule
+            uploads.variables, uploads.masks, uploads.weights, context.variables
         )
 
     method = Method(
-        schedule=schedule, client_prune=purge, aggregate=merge, prunable=prunable
+        schedule=schedule,
+        client_prune=purge_until_end if fine_tune_rounds else purge,
+        fine_tune_epochs=fine_tune_epochs,
+        aggregate=aggregate,
+        prunable=prunable,
     )
     return engine(apply_fn, method, **options)
