@@ -33,8 +33,8 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import saliency, schedules, trees
 from fedsparsify_jax.aggregation import nonzero_mean
-from fedsparsify_jax.algorithms.fedprox import proximal
 from fedsparsify_jax.hooks import Client, Context, GradFn, Local, Method, Uploads
+from fedsparsify_jax.objectives import proximal
 from fedsparsify_jax.pruning import drop_share, keep_counts, leaf_counts, magnitude
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.types import (

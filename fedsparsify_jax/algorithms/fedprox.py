@@ -17,49 +17,15 @@ of the anchor stays zero, so that ``mu/2 ||w||^2`` is plain weight decay. Their 
 term.
 """
 
-from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Unpack
 
-import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax.aggregation import weighted_mean
-from fedsparsify_jax.hooks import (
-    Batch,
-    BatchLoss,
-    Context,
-    Method,
-    Uploads,
-    no_projection,
-)
+from fedsparsify_jax.hooks import Context, Method, Uploads, no_projection
+from fedsparsify_jax.objectives import proximal
 from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Key, Masks, Variables
-
-
-def proximal(mu: ArrayLike, anchor: str = "global") -> Callable[..., Any]:
-    """The ``objective`` hook that adds ``mu/2 ||w - anchor||^2``, for any method.
-
-    Args:
-      mu: at least 0; may be traced.
-      anchor: ``"global"``, the model the round started from, or ``"zero"``.
-    """
-    if anchor not in ("global", "zero"):
-        raise ValueError(f"unknown anchor {anchor!r}: 'global' or 'zero'")
-    if isinstance(mu, int | float) and mu < 0:
-        raise ValueError(f"mu is {mu}: it must be at least 0")
-
-    def objective(
-        loss: BatchLoss, variables: Variables, batch: Batch, key: Key, context: Context
-    ) -> tuple[jax.Array, Variables]:
-        value, changed = loss(variables, batch, key)
-        moved = variables["params"]
-        if anchor == "global":
-            moved = jax.tree.map(jnp.subtract, moved, context.variables["params"])
-        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(moved)]
-        return value + mu / 2 * sum(squares), changed
-
-    return objective
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Masks, Variables
 
 
 def fedprox(

@@ -46,31 +46,6 @@ from fedsparsify_jax.types import (
 )
 
 
-def last_purge(
-    rounds: ArrayLike, fine_tune_rounds: int, schedule: Schedule | None
-) -> ArrayLike:
-    """The round in which S_T is reached: ``rounds - fine_tune_rounds``.
-
-    Raises:
-      ValueError: if that is no round, or with rounds of fine-tuning after a schedule
-        of the caller's, which says itself when it ends.
-
-    >>> last_purge(200, 10, None)
-    190
-    """
-    if fine_tune_rounds < 0:
-        raise ValueError(
-            f"fine_tune_rounds is {fine_tune_rounds}: it must be at least 0"
-        )
-    if fine_tune_rounds and schedule is not None:
-        raise ValueError("fine_tune_rounds goes with the polynomial schedule only")
-    if isinstance(rounds, int) and fine_tune_rounds and fine_tune_rounds >= rounds:
-        raise ValueError(
-            f"fine_tune_rounds is {fine_tune_rounds}: it must be below rounds={rounds}"
-        )
-    return rounds - fine_tune_rounds
-
-
 def fedsparsify_global(
     apply_fn: ApplyFn,
     *,
@@ -122,7 +97,7 @@ def fedsparsify_global(
       >>> round(float(info.sparsity), 3)
       0.5
     """
-    end = last_purge(rounds, fine_tune_rounds, schedule)
+    end = schedules.last_purge(rounds, fine_tune_rounds, schedule)
     values = value_merge(merge)
     schedule = schedule or schedules.polynomial(
         final_sparsity,

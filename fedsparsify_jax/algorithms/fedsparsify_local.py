@@ -34,7 +34,6 @@ import jax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
-from fedsparsify_jax.algorithms.fedsparsify_global import last_purge
 from fedsparsify_jax.hooks import Client, Context, Local, Method, Uploads
 from fedsparsify_jax.merges import ValueMerge, merger
 from fedsparsify_jax.pruning import magnitude, prune
@@ -104,7 +103,7 @@ def fedsparsify_local(
       >>> float(info.target_sparsity)
       0.5
     """
-    end = last_purge(rounds, fine_tune_rounds, schedule)
+    end = schedules.last_purge(rounds, fine_tune_rounds, schedule)
     merge_fn = merger(merge, vote_rule)
     schedule = schedule or schedules.polynomial(
         final_sparsity,

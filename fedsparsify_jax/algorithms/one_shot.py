@@ -45,7 +45,7 @@ def one_shot(
       final_sparsity: S in [0, 1).
       rounds: T, the last round.
       at: p, the round that ends with the prune; ``T - fine_tune_rounds + 1`` by
-        default, T if ``fine_tune_rounds`` is 0.
+        default (but not before round 1), T if ``fine_tune_rounds`` is 0.
       fine_tune_rounds: rounds from the authors' start to T, the pruning one included.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
@@ -76,6 +76,8 @@ def one_shot(
         )
     if at is None:
         at = rounds - max(fine_tune_rounds - 1, 0)
+        if isinstance(at, int):
+            at = max(at, 1)  # in runs shorter than the fine-tuning
     if isinstance(at, int) and isinstance(rounds, int) and not 1 <= at <= rounds:
         raise ValueError(f"the prune in round {at} is not in rounds 1 to {rounds}")
     return fedsparsify_global(

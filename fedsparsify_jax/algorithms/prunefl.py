@@ -39,7 +39,7 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import schedules, trees
 from fedsparsify_jax.aggregation import weighted_mean
-from fedsparsify_jax.algorithms._at_start import nonzero
+from fedsparsify_jax.at_start import nonzero
 from fedsparsify_jax.efficiency import most_efficient, most_important, ratios
 from fedsparsify_jax.hooks import (
     Client,

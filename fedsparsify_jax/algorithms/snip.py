@@ -24,7 +24,7 @@ from typing import Unpack
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import saliency
-from fedsparsify_jax.algorithms._at_start import by_gradients
+from fedsparsify_jax.at_start import by_gradients
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable
 

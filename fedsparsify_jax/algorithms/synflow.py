@@ -22,7 +22,7 @@ from typing import Unpack
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from fedsparsify_jax.algorithms._at_start import fixed_masks
+from fedsparsify_jax.at_start import fixed_masks
 from fedsparsify_jax.hooks import Context
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.saliency import synflow_masks

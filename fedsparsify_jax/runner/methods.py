@@ -160,6 +160,8 @@ def build_algorithm(
         del chosen["final_sparsity"]  # its sparsity is an outcome
     if takes(algorithm, "schedule"):
         chosen["schedule"] = _schedule(options)
+        if chosen["schedule"] is not None:  # which ends before those rounds already
+            chosen.pop("fine_tune_rounds", None)
     if options["prunable"] == "kernels" and takes(algorithm, "prunable"):
         chosen["prunable"] = masks.kernels_only
     return _BUILDERS[algorithm](model.apply, **chosen)

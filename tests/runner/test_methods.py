@@ -113,7 +113,7 @@ def test_client_sizes():
     config = resolve(TrainConfig(client_sizes="3,2,1"))
     assert config.num_clients == 3
     dataset = load(config)
-    assert [len(p) for p in partition(config, dataset.train.y)] == [718, 479, 240]
+    assert [len(p) for p in partition(config, dataset.train.y)] == [719, 479, 239]
     with pytest.raises(InputError, match="names 3 clients, --num-clients 4"):
         wrong = resolve(TrainConfig(client_sizes="3,2,1", num_clients=4))
         partition(wrong, dataset.train.y)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fedsparsify_jax import trees
+from fedsparsify_jax import models, trees
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.model_files import (
     ARRAYS,
@@ -18,8 +18,9 @@ from fedsparsify_jax.runner.model_files import (
 ABOUT = {"model": "mlp", "num_classes": 3, "test_accuracy": None}
 
 
-def test_round_trip(tmp_path, tiny_model, key):
-    variables = tiny_model.init(key)
+def test_round_trip(tmp_path):
+    model = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
+    variables = model.init(jax.random.key(0))
     save_model(tmp_path / "new" / "model", variables, ABOUT)
     loaded, about = load_model(str(tmp_path / "new" / "model"))
     assert about == ABOUT

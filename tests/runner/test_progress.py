@@ -101,7 +101,14 @@ def test_the_live_bar_shows_everything_on_one_line(width):
     )
     visible = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", text)
     last = visible.rstrip().splitlines()[-1].split("\r")[-1]
-    for figure in ("20/200", "loss 0.5123", "acc 90.8 %", "sparsity 73.2 %", "left 18"):
+    for figure in (
+        "20/200",
+        "loss 0.5123",
+        "acc 90.83 %",
+        "sparsity 73.2 %",
+        "1:02:03",
+        "left 18",
+    ):
         assert figure in last
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     assert len(last) <= width

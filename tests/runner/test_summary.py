@@ -74,7 +74,7 @@ def test_a_run_that_never_had_an_accuracy_or_moved_a_byte():
     assert summary["last_10_mean_test_accuracy"] is None
     assert summary["communication_saving"] is None
     text = shown(summary)
-    assert "not a number" in text and "warning: the training diverged" in text
+    assert "n/a  (best n/a)" in text and "warning: the training diverged" in text
 
 
 def test_the_printed_summary():
