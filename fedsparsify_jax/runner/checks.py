@@ -19,6 +19,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "partition": PARTITIONS,
     "optimizer_state": ("fresh", "kept"),
     "augmentation": _SWITCH,
+    "cohort": ("auto", "vmap", "map"),
     "nesterov": _SWITCH,
     "schedule": ("polynomial", "linear", "cosine", "multiplicative"),
     "prunable": ("all", "kernels"),

@@ -139,6 +139,8 @@ class TrainConfig:
     )
     """How layers share the sparsity."""
 
+    cohort: Annotated[str, _choice(("auto", "vmap", "map"))] = "auto"
+    """Clients of a round all at once, or one by one; auto goes by the network."""
     seed: int = 0
     """Seed of the partition, the initial model and the training."""
     out: Annotated[Path | None, _optional("DIR", "default: a new one in runs/")] = None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedsparsify_jax import algorithms, masks, schedules
+from fedsparsify_jax.cohort import CohortMap, chunked, vmapped
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.tasks import Task
 from fedsparsify_jax.types import FederatedAlgorithm, Schedule
@@ -124,6 +125,18 @@ def _schedule(options: Mapping[str, Any]) -> Schedule | None:
     return None
 
 
+# One client's activations fill the caches already, and batched kernels gain nothing.
+_ONE_BY_ONE = ("cnn", "vgg16_bn", "resnet56", "brain_age_cnn")
+
+
+def _cohort(options: Mapping[str, Any]) -> CohortMap:
+    """How the clients of a round are run: convolutional ones one after another."""
+    choice = options["cohort"]
+    if choice == "auto":
+        choice = "map" if options["model"] in _ONE_BY_ONE else "vmap"
+    return chunked(1) if choice == "map" else vmapped()
+
+
 def build_algorithm(
     options: Mapping[str, Any], model: Model, task: Task
 ) -> FederatedAlgorithm:
@@ -148,6 +161,7 @@ def build_algorithm(
         "batch_size": options["batch_size"],
         "participation": options["participation"],
         "loss_fn": task.loss_fn,
+        "cohort": _cohort(options),
     }
     for field in (*_SHARED, *_OWN):
         value = options[field]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax import algorithms, cohort, masks, models
+from fedsparsify_jax.types import ClientData
 
 TARGET = 0.6
 
@@ -163,3 +164,33 @@ def test_a_traced_sparsity_makes_one_program_for_many(clients: Any) -> None:
 
     found = jax.jit(jax.vmap(sparsity_after_a_round))(jnp.array([0.0, 0.5, 0.9]))
     np.testing.assert_allclose(found, [0.0, 31 / 63, 56 / 63], rtol=1e-6)
+
+
+def test_three_rounds_of_a_convolutional_network(method: Any) -> None:
+    """Batch statistics, dropout and convolutions under every method."""
+    network = models.build(
+        "cnn", input_shape=(8, 8, 1), num_classes=3, widths=(2, 2, 2), hidden=4
+    )
+    build, sparsity = method
+    algorithm = partial(build.func, network.apply, *build.args[1:], **build.keywords)()
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(3, 5, 8, 8, 1)).astype(np.float32)
+    clients = ClientData(
+        jnp.asarray(images),
+        jnp.asarray(rng.integers(0, 3, (3, 5)), jnp.int32),
+        jnp.array([5, 2, 1], jnp.int32),
+    )
+    variables = network.init(jax.random.key(0))
+    state, step = algorithm.init(jax.random.key(1), variables), jax.jit(algorithm.step)
+    for number in KEYS:
+        old = state
+        state, info = step(jax.random.key(number), old, clients)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, old)
+    chex.assert_tree_all_finite((state.variables, info.loss))
+    assert all(mask.all() for mask in jax.tree.leaves(state.masks["batch_stats"]))
+    chex.assert_trees_all_equal(
+        masks.apply(state.masks, state.variables), state.variables
+    )
+    if sparsity is not None:
+        total = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        assert round(float(info.sparsity) * total) == int(sparsity * total)
