@@ -23,7 +23,7 @@ from fedsparsify_jax import (
     trees,
 )
 from fedsparsify_jax.hooks import Context, Method, Upload
-from fedsparsify_jax.local_training import batch_loss, cross_entropy, local_training
+from fedsparsify_jax.local_training import batch_loss, local_training
 from fedsparsify_jax.rounds import client_keys, engine
 from fedsparsify_jax.schedules import constant
 
@@ -257,6 +257,7 @@ def test_without_fine_tuning_the_program_has_no_loop_more(clients):
 def test_without_fine_tuning_a_round_is_train_purge_vote_bit_for_bit(clients):
     """The round as it was before the option, from the parts of the library."""
     method = Method(aggregate=mean)
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     loss = batch_loss(MODEL.apply, cross_entropy)
     train = local_training(loss, optax.sgd(RATE), method, epochs=EPOCHS, batch_size=3)
 
