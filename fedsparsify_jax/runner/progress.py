@@ -49,7 +49,7 @@ def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
 
 
-def measured(record: Record) -> tuple[str, str]:
+def measured(record: Record, digits: int = 2) -> tuple[str, str]:
     """What a round is judged by: its name and its value, for people.
 
     >>> measured({"test_accuracy": 0.5}), measured({"test_mae": 3.25})
@@ -57,7 +57,7 @@ def measured(record: Record) -> tuple[str, str]:
     """
     if "test_mae" in record:
         return "mae", _number(record["test_mae"])
-    return "accuracy", _percent(record["test_accuracy"])
+    return "accuracy", _percent(record["test_accuracy"], digits)
 
 
 class _Remaining:
@@ -124,11 +124,11 @@ class LiveBar:
 
     def round(self, record: Record) -> None:
         """Moves the bar on."""
-        name, value = measured(record)
+        name, value = measured(record, digits=1)
         figures = (
             f"  loss {_number(record['train_loss'])}"
             f"  {name[:3]} {value}"
-            f"  sparsity {_percent(record['sparsity'], 1)}"
+            f"  sparse {_percent(record['sparsity'], 1)}"
             f"  {duration(record['seconds'])}"
             f"  left {self._remaining.after(record)}"
         )

@@ -104,8 +104,8 @@ def test_the_live_bar_shows_everything_on_one_line(width):
     for figure in (
         "20/200",
         "loss 0.5123",
-        "acc 90.83 %",
-        "sparsity 73.2 %",
+        "acc 90.8 %",
+        "sparse 73.2 %",
         "1:02:03",
         "left 18",
     ):
