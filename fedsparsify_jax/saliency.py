@@ -97,6 +97,9 @@ def synflow(apply_fn: ApplyFn, variables: Variables, x: jax.Array) -> Scores:
     large R is. Where R or its gradient overflows float32, all kernels are halved
     until it does not, which scales the scores of such a chain alike.
 
+    Weights in series that share all their flow (a norm scale and the only input its
+    unit has left) tie up to rounding, and rounding then decides which goes first.
+
     Args:
       apply_fn: the model's forward pass, evaluated outside training.
       variables: the (masked) variables.
@@ -126,15 +129,15 @@ def synflow(apply_fn: ApplyFn, variables: Variables, x: jax.Array) -> Scores:
         )
         return scores, fine
 
-    def halve(
-        carry: tuple[jax.Array, tuple[PyTree, jax.Array]],
-    ) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
-        scale = carry[0] / 2
-        return scale, attempt(scale)
+    Attempt = tuple[jax.Array, PyTree, jax.Array]
+
+    def halve(tried: Attempt) -> Attempt:
+        scale = tried[0] / 2
+        return scale, *attempt(scale)
 
     one = jnp.float32(1.0)
-    _, (scores, _) = jax.lax.while_loop(
-        lambda carry: ~carry[1][1] & (carry[0] > 2.0**-40), halve, (one, attempt(one))
+    _, scores, _ = jax.lax.while_loop(
+        lambda tried: ~tried[2] & (tried[0] > 2.0**-40), halve, (one, *attempt(one))
     )
     return _scores(variables, scores)
 
