@@ -13,7 +13,7 @@ from fedsparsify_jax import algorithms, masks, schedules
 from fedsparsify_jax.cohort import CohortMap, chunked, vmapped
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.tasks import Task
-from fedsparsify_jax.types import FederatedAlgorithm, Schedule
+from fedsparsify_jax.types import FederatedAlgorithm, Prunable, Schedule
 
 _BUILDERS: dict[str, Callable[..., FederatedAlgorithm]] = {
     "fedavg": algorithms.fedavg,
@@ -125,6 +125,11 @@ def _schedule(options: Mapping[str, Any]) -> Schedule | None:
     return None
 
 
+def prunable(options: Mapping[str, Any]) -> Prunable | None:
+    """Which leaves may be pruned; None for all parameters."""
+    return masks.kernels_only if options["prunable"] == "kernels" else None
+
+
 # One client's activations fill the caches already, and batched kernels gain nothing.
 _ONE_BY_ONE = ("cnn", "vgg16_bn", "resnet56", "brain_age_cnn")
 
@@ -176,6 +181,6 @@ def build_algorithm(
         chosen["schedule"] = _schedule(options)
         if chosen["schedule"] is not None:  # which ends before those rounds already
             chosen.pop("fine_tune_rounds", None)
-    if options["prunable"] == "kernels" and takes(algorithm, "prunable"):
-        chosen["prunable"] = masks.kernels_only
+    if takes(algorithm, "prunable"):
+        chosen["prunable"] = prunable(options)
     return _BUILDERS[algorithm](model.apply, **chosen)

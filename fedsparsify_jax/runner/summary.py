@@ -1,5 +1,6 @@
 """The closing summary of a run."""
 
+import math
 import statistics
 from typing import Any
 
@@ -10,13 +11,16 @@ from fedsparsify_jax.runner.progress import duration, measured
 Record = dict[str, Any]
 
 
-def summarize(records: list[Record], *, parameters: int, kept: int) -> dict[str, Any]:
+def summarize(
+    records: list[Record], *, parameters: int, kept: int, numbers: int
+) -> dict[str, Any]:
     """Totals and last values of a run's rounds.
 
     Args:
       records: all rounds of ``metrics.jsonl``.
       parameters: prunable parameters of the model.
       kept: how many of them the final masks keep.
+      numbers: all numbers of the model, statistics included.
     """
     last = records[-1]
     metric, best_of = (
@@ -25,6 +29,7 @@ def summarize(records: list[Record], *, parameters: int, kept: int) -> dict[str,
     values = [r[metric] for r in records if r[metric] is not None]
     moved = sum(r["bytes_up"] + r["bytes_down"] for r in records)
     dense = sum(r["bytes_dense"] for r in records)
+    messages = dense // (4 * numbers)
     return {
         "rounds": last["round"],
         metric: last[metric],
@@ -38,6 +43,9 @@ def summarize(records: list[Record], *, parameters: int, kept: int) -> dict[str,
         "bytes_formula": "non-zeros x 32 bit (FedSparsify authors; masks not counted)",
         "bytes_up": sum(r["bytes_up"] for r in records),
         "bytes_down": sum(r["bytes_down"] for r in records),
+        # One bit a prunable parameter, and a 32-bit index a non-zero, for each message.
+        "bytes_with_masks": moved + messages * math.ceil(parameters / 8),
+        "bytes_with_indices": 2 * moved,
         "bytes_dense": dense,
         "communication_saving": dense / moved if moved else None,
         "seconds": sum(r["seconds"] for r in records),

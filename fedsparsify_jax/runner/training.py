@@ -10,13 +10,19 @@ import numpy as np
 from rich.console import Console
 
 from fedsparsify_jax import data, masks, trees
-from fedsparsify_jax.metrics import Evaluation, evaluate
+from fedsparsify_jax.metrics import (
+    Evaluation,
+    evaluate,
+    inference_flops,
+    layer_flops,
+    training_flops,
+)
 from fedsparsify_jax.metrics.communication import dense_bytes
 from fedsparsify_jax.runner.checkpoints import Checkpoints
 from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.config import TrainConfig, option
 from fedsparsify_jax.runner.federation import Federation, assemble
-from fedsparsify_jax.runner.methods import unused
+from fedsparsify_jax.runner.methods import prunable, unused
 from fedsparsify_jax.runner.model_files import save_model
 from fedsparsify_jax.runner.progress import duration, reporter
 from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
@@ -186,6 +192,23 @@ def _model_description(
     }
 
 
+def _flops(
+    federation: Federation, state: State, kept: dict[str, int]
+) -> dict[str, int]:
+    """FLOPs of one example, dense and at the final masks."""
+    x = federation.dataset.test.x[:1]
+    try:
+        layers = layer_flops(federation.model.apply, state.variables, x.shape, x.dtype)
+    except ValueError:  # a loop of unknown length, say
+        return {}
+    return {
+        "inference_flops_dense": inference_flops(layers),
+        "inference_flops": inference_flops(layers, kept=kept),
+        "training_flops_dense": training_flops(layers),
+        "training_flops": training_flops(layers, kept=kept),
+    }
+
+
 def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
     """Runs a whole federation and writes its run directory.
 
@@ -235,10 +258,15 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
         )
     state = algorithm.finish(keys.of_round(0), state, federation.clients)
 
-    prunable = masks.prunable_only(state.masks)
+    may_go = prunable(dataclasses.asdict(config))
+    counted = masks.prunable_only(state.masks, may_go)
     summary = summarize(
-        records, parameters=trees.size(prunable), kept=int(trees.nonzeros(prunable))
+        records,
+        parameters=trees.size(counted),
+        kept=int(trees.nonzeros(counted)),
+        numbers=trees.size(state.variables),
     )
+    summary |= _flops(federation, state, records[-1]["kept"])
     save_model(
         directory.model,
         algorithm.model(state),

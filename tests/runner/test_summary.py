@@ -33,7 +33,7 @@ def test_totals_by_hand():
         record(2, 0.8, up=100, down=100, seconds=1.0),
         record(3, 0.6, up=60, down=40, seconds=2.0),
     ]
-    summary = summarize(records, parameters=1000, kept=700)
+    summary = summarize(records, parameters=1000, kept=700, numbers=25)
     assert summary.pop("bytes_formula").startswith("non-zeros x 32 bit")
     assert abs(summary.pop("last_10_mean_test_accuracy") - 1.9 / 3) < 1e-12
     assert summary == {
@@ -47,6 +47,9 @@ def test_totals_by_hand():
         "parameters_kept": 700,
         "bytes_up": 460,
         "bytes_down": 340,
+        # dense / (4 x 25 numbers) = 12 messages of 125 bytes of mask each
+        "bytes_with_masks": 800 + 12 * 125,
+        "bytes_with_indices": 1600,
         "bytes_dense": 1200,
         "communication_saving": 1.5,
         "seconds": 12.0,
@@ -56,20 +59,22 @@ def test_totals_by_hand():
 
 def test_the_mean_is_over_the_last_ten_rounds_only():
     records = [record(t, 0.0 if t <= 5 else 0.75) for t in range(1, 16)]
-    summary = summarize(records, parameters=10, kept=1)
+    summary = summarize(records, parameters=10, kept=1, numbers=25)
     assert summary["last_10_mean_test_accuracy"] == 0.75
 
 
 def test_rounds_without_an_accuracy_are_left_out_of_best_and_mean():
     records = [record(1, 0.5), record(2, 0.75), record(3, None, loss=None)]
-    summary = summarize(records, parameters=10, kept=1)
+    summary = summarize(records, parameters=10, kept=1, numbers=25)
     assert summary["test_accuracy"] is None
     assert summary["best_test_accuracy"] == 0.75
     assert summary["last_10_mean_test_accuracy"] == 0.625
 
 
 def test_a_run_that_never_had_an_accuracy_or_moved_a_byte():
-    summary = summarize([record(1, None, up=0, down=0)], parameters=10, kept=0)
+    summary = summarize(
+        [record(1, None, up=0, down=0)], parameters=10, kept=0, numbers=25
+    )
     assert summary["best_test_accuracy"] is None
     assert summary["last_10_mean_test_accuracy"] is None
     assert summary["communication_saving"] is None
@@ -79,7 +84,7 @@ def test_a_run_that_never_had_an_accuracy_or_moved_a_byte():
 
 def test_the_printed_summary():
     records = [record(1, 0.25), record(2, 0.5, up=10**6, down=500_000)]
-    text = shown(summarize(records, parameters=26_122, kept=2_613))
+    text = shown(summarize(records, parameters=26_122, kept=2_613, numbers=26_122))
     assert text == (
         "\n"
         "test accuracy    50.00 %  (best 50.00 %)\n"
@@ -93,6 +98,6 @@ def test_the_printed_summary():
 
 def test_a_long_path_is_printed_whole_and_as_it_is():
     where = "/scratch/" + "x" * 200 + "/[bold]lr=0.1[/bold]"
-    text = shown(summarize([record(1, 0.5)], parameters=1, kept=1), where)
+    text = shown(summarize([record(1, 0.5)], parameters=1, kept=1, numbers=25), where)
     assert text.splitlines()[-1] == f"run directory    {where}"
     assert all(line == line.rstrip() for line in text.splitlines())
