@@ -78,7 +78,7 @@ class Normed(nn.Module):
 
 
 MODEL = models.from_linen(Normed(), (5,))
-OPTIONS: dict[str, Any] = {"local_epochs": 1, "batch_size": 4, "learning_rate": 0.1}
+OPTIONS: dict[str, Any] = {"local_epochs": 1, "batch_size": 4, "learning_rate": 0.01}
 KEYS = (3, 4, 5)
 
 
@@ -141,6 +141,7 @@ def test_contract(method: Any, clients: Any) -> None:
     other, _ = run(algorithm, step, clients, 1)
 
     # Every seed at once, and the clients one after another over the devices' mesh.
+    # Batch statistics of a single example amplify rounding by up to 1 / sqrt(eps).
     spread = build(cohort=cohort.sharded(cohort.device_mesh(), cohort.chunked(1)))
     seeds = jnp.arange(2)
     keys = jax.vmap(jax.random.key)(seeds)
@@ -153,7 +154,7 @@ def test_contract(method: Any, clients: Any) -> None:
             state, _ = batched(jax.vmap(fold)(seeds), state, clients)
     for seed, expected in enumerate((states[-1], other[-1])):
         mine = jax.tree.map(lambda leaf, seed=seed: leaf[seed], state)
-        chex.assert_trees_all_close(expected, mine, rtol=1e-4, atol=1e-5)
+        chex.assert_trees_all_close(expected, mine, rtol=2e-3, atol=1e-4)
 
 
 def test_a_traced_sparsity_makes_one_program_for_many(clients: Any) -> None:
