@@ -44,6 +44,7 @@ def fedprox(
       **options: see `rounds.engine`.
 
     Example:
+      >>> import jax
       >>> from fedsparsify_jax import data, models
       >>> digits = data.load("digits")
       >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
