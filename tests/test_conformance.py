@@ -136,7 +136,8 @@ def play(row: Row, clients, *, again=False, **options):
     name = repr((row, sorted(options.items()), data))
     if name not in _PLAYED or again:
         algorithm, step = built(row, **options)
-        if again:
+        if again:  # jax remembers what it compiled by the function
+            algorithm = build(row, **options)
             step = jax.jit(algorithm.step)
         states, infos = [start(algorithm)], []
         for key in keys():
