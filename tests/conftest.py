@@ -1,5 +1,8 @@
 """Strict JAX for every test, and small things that many tests need."""
 
+import gc
+from pathlib import Path
+
 import hypothesis
 import jax
 import numpy as np
@@ -20,6 +23,27 @@ hypothesis.settings.register_profile(
     "house", deadline=None, derandomize=True, max_examples=40
 )
 hypothesis.settings.load_profile("house")
+
+
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Lets go of compiled programs before they are too many.
+
+    Each takes several memory mappings, of which Linux allows a process 65,530; past
+    that, compiling crashes.
+    """
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_help_mentions_every_option_of_the_contract(capsys):
 
 def test_the_console_script_is_this_command():
     setup = configparser.ConfigParser()
-    setup.read(Path(fedsparsify_jax.__file__).parents[1] / "setup.cfg")
+    setup.read(Path(__file__).parents[1] / "setup.cfg")
     scripts = setup["options.entry_points"]["console_scripts"].split("=")
     name, target = (part.strip() for part in scripts)
     module, function = target.split(":")

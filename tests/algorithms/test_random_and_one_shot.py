@@ -96,12 +96,19 @@ def test_the_paper_prunes_in_round_191_of_200() -> None:
         assert float(step(jax.random.key(0), state, CLIENTS)[1].sparsity) == sparsity
 
 
+def test_a_run_shorter_than_the_fine_tuning_prunes_in_round_one() -> None:
+    algorithm = algorithms.one_shot(MODEL.apply, final_sparsity=0.75, rounds=5)
+    start = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(0)))
+    _, info = jax.jit(algorithm.step)(jax.random.key(0), start, CLIENTS)
+    assert float(info.sparsity) == 0.75
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"at": 0}, "in round 0 is not in rounds 1 to 200"),
         ({"at": 201}, "in round 201 is not"),
-        ({"rounds": 5}, "in round -4 is not"),
+        ({"rounds": 5, "at": 6}, "in round 6 is not"),
         ({"fine_tune_rounds": -1}, "fine_tune_rounds is -1"),
     ],
 )
