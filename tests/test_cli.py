@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 
-import fedsparsify_jax
 from fedsparsify_jax.cli import main
 from fedsparsify_jax.data.fashion_mnist import DEBIAN_DIR
 from fedsparsify_jax.runner.checks import resolve

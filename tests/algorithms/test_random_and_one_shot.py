@@ -97,7 +97,9 @@ def test_the_paper_prunes_in_round_191_of_200() -> None:
 
 
 def test_a_run_shorter_than_the_fine_tuning_prunes_in_round_one() -> None:
-    algorithm = algorithms.one_shot(MODEL.apply, final_sparsity=0.75, rounds=5)
+    algorithm = algorithms.one_shot(
+        MODEL.apply, final_sparsity=0.75, rounds=5, **OPTIONS
+    )
     start = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(0)))
     _, info = jax.jit(algorithm.step)(jax.random.key(0), start, CLIENTS)
     assert float(info.sparsity) == 0.75
