@@ -14,12 +14,8 @@ Run nothing else meanwhile. About two minutes on 2 cores.
 """
 
 import argparse
-import json
 import math
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import write_result
 
 from fedsparsify_jax import algorithms, data, models
 from fedsparsify_jax.types import ClientData
@@ -142,23 +139,6 @@ def measure(rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def provenance() -> dict[str, Any]:
-    def run(*command: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    cpu = run("sh", "-c", "grep -m1 'model name' /proc/cpuinfo | cut -d: -f2")
-    return {
-        "commit": run("git", "rev-parse", "--short", "HEAD"),
-        "dirty": bool(run("git", "status", "--porcelain")),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "devices": [str(device) for device in jax.devices()],
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10, help="timed rounds each")
@@ -179,8 +159,7 @@ def main() -> None:
         low, high = min(values), max(values)
         print(f"{name:20} {medians[name]:9.3f} {low:7.3f} {high:7.3f}  {ratio}{goal}")
     if arguments.out:
-        result = {"seconds": seconds, "medians": medians, **provenance()}
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        write_result(arguments.out, {"seconds": seconds, "medians": medians})
 
 
 if __name__ == "__main__":
