@@ -16,6 +16,7 @@ LAYERS = [
     ("masks", "cohort"),
     ("pruning", "aggregation", "hooks", "metrics"),
     ("saliency", "efficiency", "merges", "objectives"),
+    ("streams",),
     ("local_training",),
     ("probing",),
     ("rounds",),
