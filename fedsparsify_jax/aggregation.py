@@ -26,6 +26,13 @@ class Sums(NamedTuple):
     weight: PyTree  # sum_k n_k: a scalar, or a tree of those who count at each entry
 
 
+def shares(weights: jax.Array) -> jax.Array:
+    """Weights scaled to sum 1, or all zero: a single client's model stays as it is."""
+    weights = jnp.asarray(weights, jnp.float32)
+    total = jnp.sum(weights)
+    return weights / jnp.where(total > 0, total, 1.0)
+
+
 def _check(stacked: Variables, weights: jax.Array) -> None:
     chex.assert_shape(weights, (trees.leading_size(stacked),))
 
@@ -78,7 +85,7 @@ def weighted_mean(stacked: Variables, weights: jax.Array) -> Variables:
       >>> weighted_mean({"w": jnp.array([[1.0], [4.0]])}, jnp.array([2, 1]))
       {'w': Array([2.], dtype=float32)}
     """
-    return mean(sums(stacked, weights), like=stacked)
+    return mean(sums(stacked, shares(weights)), like=stacked)
 
 
 def nonzero_mean(stacked: Variables, masks: Masks, weights: jax.Array) -> Variables:
@@ -97,7 +104,7 @@ def nonzero_mean(stacked: Variables, masks: Masks, weights: jax.Array) -> Variab
       >>> nonzero_mean({"w": jnp.ones((2, 2))}, kept, jnp.array([1, 3]))
       {'w': Array([1., 0.], dtype=float32)}
     """
-    return mean(nonzero_sums(stacked, masks, weights), like=stacked)
+    return mean(nonzero_sums(stacked, masks, shares(weights)), like=stacked)
 
 
 def majority_vote_mean(

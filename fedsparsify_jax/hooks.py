@@ -91,8 +91,9 @@ class Streamed(NamedTuple):
     """An `aggregate` that needs no more of the uploads than sums over the clients.
 
     The engine then adds them up while the clients train, chunk by chunk and device by
-    device, and no more models are held than train at a time. Hooks after it see
-    `Uploads` with empty ``variables``, ``masks`` and ``extra``.
+    device, and no more models are held than train at a time. ``sums`` sees weights
+    scaled to sum 1 over the cohort; hooks after the merge see `Uploads` with empty
+    ``variables``, ``masks`` and ``extra``.
     """
 
     # (uploads of a part of the cohort, context) -> tree of sums, added over the parts

@@ -83,6 +83,7 @@ class _Task(NamedTuple):
     key: Key
     client: Client
     optimizer: PyTree
+    share: jax.Array  # its weight in means
 
 
 class _Done(NamedTuple):
@@ -224,7 +225,7 @@ def engine(
         context: Context, tasks: _Task, done: _Done, present: jax.Array
     ) -> tuple[PyTree, _Done]:
         assert isinstance(method.aggregate, Streamed)
-        weights = jnp.where(present, tasks.client.data.count, 0).astype(jnp.float32)
+        weights = jnp.where(present, tasks.share, 0.0)
         uploads = Uploads(*done.upload, weights, tasks.client.id)
         nothing = Upload({}, {})  # so that no model is stacked
         return method.aggregate.sums(uploads, context), done._replace(upload=nothing)
@@ -261,6 +262,7 @@ def engine(
             client_keys(local_key, chosen),
             Client(chosen, data, mine.extra),
             mine.optimizer,
+            shares(data.count),
         )
         weights = data.count.astype(jnp.float32)
         done: _Done

@@ -49,5 +49,5 @@ def use(choice: str | None) -> Path | None:
         ) from error
     config.update("jax_compilation_cache_dir", str(directory))
     # Many small programs add up: keep what takes longer than reading it back.
-    config.update("jax_persistent_compilation_cache_min_compile_time_secs", 0.1)
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return directory
