@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
+from fedsparsify_jax.aggregation import shares
 from fedsparsify_jax.cohort import CohortMap, vmapped
 from fedsparsify_jax.hooks import (
     Client,
