@@ -83,13 +83,26 @@ class Plan(NamedTuple):
     m: int  # outputs of a tile, along either axis
     space: tuple[int, int]  # of the inputs
     outputs: tuple[int, int]  # of the outputs
-    tiles: tuple[int, int]
     padding: Padding
     precision: Any
 
     @property
     def transform(self) -> Transform:
         return TRANSFORMS[self.m]
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """How many of them, along either axis."""
+        high, wide = (-(-size // self.m) for size in self.outputs)
+        return high, wide
+
+    @property
+    def reverse(self) -> "Plan":
+        """Of the convolution that finds the gradient of the inputs."""
+        (top, _), (left, _) = self.padding
+        (height, width), (high, wide) = self.space, self.outputs
+        padding = ((2 - top, height + top - high), (2 - left, width + left - wide))
+        return self._replace(space=self.outputs, outputs=self.space, padding=padding)
 
 
 def plan(space: tuple[int, int], padding: Padding, precision: Any = None) -> Plan:
@@ -105,9 +118,7 @@ def plan(space: tuple[int, int], padding: Padding, precision: Any = None) -> Pla
     def products(m: int) -> int:
         return math.prod((m + 2) * -(-size // m) for size in (high, wide))
 
-    m = min(TRANSFORMS, key=products)
-    tiles = (-(-high // m), -(-wide // m))
-    return Plan(m, space, (high, wide), tiles, padding, precision)
+    return Plan(min(TRANSFORMS, key=products), space, (high, wide), padding, precision)
 
 
 @functools.partial(jax.jit, static_argnums=2, inline=False)
@@ -135,77 +146,70 @@ def _convolution(how: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _forward(
     how: Plan, x: jax.Array, kernel: jax.Array
 ) -> tuple[jax.Array, tuple[Grid, jax.Array]]:
-    (top, _), (left, _) = how.padding
-    reach = [how.m * tiles + 2 for tiles in how.tiles]
-    pads = [
-        (low, end - low - size)
-        for low, end, size in zip((top, left), reach, how.space, strict=True)
-    ]
-    x = lax.pad(
-        x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in pads), (0, 0, 0)]
-    )
-    seen = _take_apart(how.transform.inputs, x, how)
+    tiles = _take_apart(how.transform.inputs, _framed(x, how), how)
     weights = _weights(how, kernel)
     products = [
-        [_times(a, b, 1, 0, how) for a, b in zip(*rows, strict=True)]
-        for rows in zip(seen, weights, strict=True)
+        [_times(a, b, (1, 0), how) for a, b in zip(*rows, strict=True)]
+        for rows in zip(tiles, weights, strict=True)
     ]
-    y = _put_together(how.transform.outputs, products, x.shape[0], how)
+    y = _put_together(products, x.shape[0], how)
     high, wide = how.outputs
-    return y[:, :high, :wide], (seen, kernel)
+    return y[:, :high, :wide], (tiles, kernel)
 
 
 def _backward(
     how: Plan, kept: tuple[Grid, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    seen, kernel = kept
-    high, wide = (m_tiles * how.m for m_tiles in how.tiles)
-    fill = (high - dy.shape[1], wide - dy.shape[2])
-    if any(fill):
-        dy = jnp.pad(dy, ((0, 0), (0, fill[0]), (0, fill[1]), (0, 0)))
-    wanted = _take_apart(_transposed(how.transform.outputs), dy, how)
-    weights = _weights(how, kernel)
-    dweights = [
-        _times(a, b, 0, 0, how)
-        for rows in zip(seen, wanted, strict=True)
-        for a, b in zip(*rows, strict=True)
-    ]
-    dseen = [
-        [_times(a, b, 1, 1, how) for a, b in zip(*rows, strict=True)]
-        for rows in zip(wanted, weights, strict=True)
-    ]
-    dx = _put_together(_transposed(how.transform.inputs), dseen, dy.shape[0], how)
-    (top, _), (left, _) = how.padding
-    dx = dx[:, top : top + how.space[0], left : left + how.space[1]]
-    flat = jnp.stack(dweights).reshape(len(dweights), -1)
-    both = _both_axes(how.transform.kernel, kernel.dtype)
-    dkernel = jnp.matmul(both.T, flat, precision=how.precision)
+    tiles, kernel = kept
+    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    dx, _ = _forward(how.reverse, dy, turned)
+    ends = (how.m * number for number in how.tiles)
+    fill = [(0, end - size) for end, size in zip(ends, how.outputs, strict=True)]
+    if any(high for _, high in fill):
+        dy = jnp.pad(dy, [(0, 0), *fill, (0, 0)])
+    transposed = tuple(zip(*how.transform.outputs, strict=True))
+    wanted = _take_apart(transposed, dy, how)
+    flat = jnp.stack(
+        [
+            _times(a, b, (0, 0), how).ravel()
+            for rows in zip(tiles, wanted, strict=True)
+            for a, b in zip(*rows, strict=True)
+        ]
+    )
+    dkernel = jnp.matmul(_both_axes(how, kernel).T, flat, precision=how.precision)
     return dx, dkernel.reshape(kernel.shape)
 
 
 _convolution.defvjp(_forward, _backward)
 
 
+def _framed(x: jax.Array, how: Plan) -> jax.Array:
+    """The inputs with the padding, and what else fills the last tiles."""
+    frame = [(0, 0, 0)]
+    for (low, _), size, tiles in zip(how.padding, how.space, how.tiles, strict=True):
+        frame.append((low, how.m * tiles + 2 - low - size, 0))
+    return lax.pad(x, jnp.zeros((), x.dtype), [*frame, (0, 0, 0)])
+
+
 def _weights(how: Plan, kernel: jax.Array) -> Grid:
     """G k G^T of every pair of channels: ``[I, O]`` for each product."""
-    both = _both_axes(how.transform.kernel, kernel.dtype)
+    both = _both_axes(how, kernel)
     flat = jnp.matmul(both, kernel.reshape(9, -1), precision=how.precision)
     n = how.m + 2
     grid = flat.reshape(n, n, *kernel.shape[2:])
     return [[grid[p, q] for q in range(n)] for p in range(n)]
 
 
-def _both_axes(matrix: Matrix, dtype: Any) -> jax.Array:
-    """A linear map of both axes of a square, flattened: ``[n^2, k^2]``."""
-    return jnp.asarray(np.kron(matrix, matrix), dtype)
+def _both_axes(how: Plan, kernel: jax.Array) -> jax.Array:
+    """G on both sides, for flattened 3x3 kernels: ``[(m + 2)^2, 9]``."""
+    return jnp.asarray(
+        np.kron(how.transform.kernel, how.transform.kernel), kernel.dtype
+    )
 
 
-def _transposed(matrix: Matrix) -> Matrix:
-    return tuple(zip(*matrix, strict=True))
-
-
-def _times(a: jax.Array, b: jax.Array, i: int, j: int, how: Plan) -> jax.Array:
-    """Matrix product over axis i of a and axis j of b."""
+def _times(a: jax.Array, b: jax.Array, axes: tuple[int, int], how: Plan) -> jax.Array:
+    """The product summed over the given axis of either matrix."""
+    i, j = axes
     return lax.dot_general(a, b, (((i,), (j,)), ((), ())), precision=how.precision)
 
 
@@ -233,37 +237,25 @@ def _shifted(
     ]
 
 
-def _put_together(matrix: Matrix, grid: Grid, batch: int, how: Plan) -> jax.Array:
-    """The transpose of `_take_apart`: tiles side by side, added where they overlap."""
-    tiles = [[part.reshape(batch, *how.tiles, -1) for part in row] for row in grid]
+def _put_together(products: Grid, batch: int, how: Plan) -> jax.Array:
+    """Tiles of outputs ``A^T products A``, side by side."""
+    tiles = [[part.reshape(batch, *how.tiles, -1) for part in row] for row in products]
     columns = [
-        [lax.optimization_barrier(_sum(row, column)) for row in matrix]
+        [lax.optimization_barrier(_sum(row, column)) for row in how.transform.outputs]
         for column in zip(*tiles, strict=True)
     ]
     lines = [
-        _side_by_side([_sum(row, line) for row in matrix], 2, how.m)
+        _side_by_side([_sum(row, line) for row in how.transform.outputs], 2)
         for line in zip(*columns, strict=True)
     ]
-    return _side_by_side(lines, 1, how.m)
+    return _side_by_side(lines, 1)
 
 
-def _side_by_side(parts: Sequence[jax.Array], axis: int, step: int) -> jax.Array:
-    """Entries of every tile in their places; those past ``step`` in the next tile."""
-    extra = len(parts) - step
-    if extra:
-
-        def moved(part: jax.Array, tiles: int) -> jax.Array:
-            low_high = [(0, 0, 0)] * part.ndim
-            low_high[axis] = (tiles, 1 - tiles, 0)
-            return lax.pad(part, jnp.zeros((), part.dtype), low_high)
-
-        late = [moved(part, 1) for part in parts[step:]]
-        parts = [moved(part, 0) for part in parts[:step]]
-        parts[:extra] = [a + b for a, b in zip(parts, late, strict=False)]
-    joined = jnp.stack(parts, axis=axis + 1)
+def _side_by_side(parts: Sequence[jax.Array], axis: int) -> jax.Array:
+    """The first, second, ... entry of every tile, each in its place."""
     shape = list(parts[0].shape)
-    shape[axis] *= step
-    return joined.reshape(shape)
+    shape[axis] *= len(parts)
+    return jnp.stack(parts, axis=axis + 1).reshape(shape)
 
 
 def _sum(factors: Sequence[float], parts: Sequence[jax.Array]) -> jax.Array:
