@@ -22,7 +22,6 @@ References:
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,8 +30,6 @@ import numpy as np
 from jax import lax
 
 Matrix = tuple[tuple[float, ...], ...]
-Grid = list[list[jax.Array]]
-"""Row p, column q: what one of the products takes or gives, for every tile."""
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -145,20 +142,20 @@ def _convolution(how: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _forward(
     how: Plan, x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[Grid, jax.Array]]:
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     tiles = _take_apart(how.transform.inputs, _framed(x, how), how)
-    weights = _weights(how, kernel)
-    products = [
-        [_times(a, b, (1, 0), how) for a, b in zip(*rows, strict=True)]
-        for rows in zip(tiles, weights, strict=True)
-    ]
+    flat = jnp.matmul(
+        _both_axes(how, kernel), kernel.reshape(9, -1), precision=how.precision
+    )
+    weights = flat.reshape(-1, *kernel.shape[2:])
+    products = _times(tiles, weights, (2, 1), how)
     y = _put_together(products, x.shape[0], how)
     high, wide = how.outputs
     return y[:, :high, :wide], (tiles, kernel)
 
 
 def _backward(
-    how: Plan, kept: tuple[Grid, jax.Array], dy: jax.Array
+    how: Plan, kept: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     tiles, kernel = kept
     turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
@@ -167,15 +164,8 @@ def _backward(
     fill = [(0, end - size) for end, size in zip(ends, how.outputs, strict=True)]
     if any(high for _, high in fill):
         dy = jnp.pad(dy, [(0, 0), *fill, (0, 0)])
-    transposed = tuple(zip(*how.transform.outputs, strict=True))
-    wanted = _take_apart(transposed, dy, how)
-    flat = jnp.stack(
-        [
-            _times(a, b, (0, 0), how).ravel()
-            for rows in zip(tiles, wanted, strict=True)
-            for a, b in zip(*rows, strict=True)
-        ]
-    )
+    wanted = _take_apart(tuple(zip(*how.transform.outputs, strict=True)), dy, how)
+    flat = _times(tiles, wanted, (1, 1), how).reshape(len(tiles), -1)
     dkernel = jnp.matmul(_both_axes(how, kernel).T, flat, precision=how.precision)
     return dx, dkernel.reshape(kernel.shape)
 
@@ -191,15 +181,6 @@ def _framed(x: jax.Array, how: Plan) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [*frame, (0, 0, 0)])
 
 
-def _weights(how: Plan, kernel: jax.Array) -> Grid:
-    """G k G^T of every pair of channels: ``[I, O]`` for each product."""
-    both = _both_axes(how, kernel)
-    flat = jnp.matmul(both, kernel.reshape(9, -1), precision=how.precision)
-    n = how.m + 2
-    grid = flat.reshape(n, n, *kernel.shape[2:])
-    return [[grid[p, q] for q in range(n)] for p in range(n)]
-
-
 def _both_axes(how: Plan, kernel: jax.Array) -> jax.Array:
     """G on both sides, for flattened 3x3 kernels: ``[(m + 2)^2, 9]``."""
     return jnp.asarray(
@@ -208,25 +189,31 @@ def _both_axes(how: Plan, kernel: jax.Array) -> jax.Array:
 
 
 def _times(a: jax.Array, b: jax.Array, axes: tuple[int, int], how: Plan) -> jax.Array:
-    """The product summed over the given axis of either matrix."""
+    """As many products side by side, summed over the given axis of either matrix."""
     i, j = axes
-    return lax.dot_general(a, b, (((i,), (j,)), ((), ())), precision=how.precision)
+    return lax.dot_general(a, b, (((i,), (j,)), ((0,), (0,))), precision=how.precision)
 
 
-def _take_apart(matrix: Matrix, x: jax.Array, how: Plan) -> Grid:
-    """Every tile of x under ``matrix`` from both sides: a grid of ``[tiles, C]``."""
+def _take_apart(matrix: Matrix, x: jax.Array, how: Plan) -> jax.Array:
+    """Every tile of x under ``matrix`` from both sides: ``[n^2, tiles, C]``."""
     high, wide = how.tiles
-    rows = [_sum(row, _shifted(x, 1, len(row), high, how.m)) for row in matrix]
-    return [
-        [
-            _sum(row, _shifted(part, 2, len(row), wide, how.m)).reshape(-1, x.shape[-1])
-            for row in matrix
-        ]
-        for part in map(lax.optimization_barrier, rows)
-    ]
+    columns = _mixed(matrix, _entries(x, 2, len(matrix[0]), wide, how.m))
+    columns = lax.optimization_barrier(columns)
+    grid = _mixed(matrix, _entries(columns, 2, len(matrix[0]), high, how.m))
+    return grid.reshape(len(matrix) ** 2, -1, x.shape[-1])
 
 
-def _shifted(
+def _put_together(products: jax.Array, batch: int, how: Plan) -> jax.Array:
+    """Tiles of outputs ``A^T products A``, side by side: ``[B, H, W, O]``."""
+    (high, wide), n, matrix = how.tiles, how.m + 2, how.transform.outputs
+    grid = products.reshape(n, n, batch, high, wide, -1)
+    lines = lax.optimization_barrier(_mixed(matrix, [grid[p] for p in range(n)]))
+    tiles = _mixed(matrix, [lines[:, q] for q in range(n)])  # [m, m, B, tiles..., O]
+    y = tiles.transpose(2, 3, 1, 4, 0, 5)
+    return y.reshape(batch, how.m * high, how.m * wide, -1)
+
+
+def _entries(
     x: jax.Array, axis: int, window: int, tiles: int, step: int
 ) -> list[jax.Array]:
     """The first, second, ... entry of every tile along an axis."""
@@ -237,32 +224,16 @@ def _shifted(
     ]
 
 
-def _put_together(products: Grid, batch: int, how: Plan) -> jax.Array:
-    """Tiles of outputs ``A^T products A``, side by side."""
-    tiles = [[part.reshape(batch, *how.tiles, -1) for part in row] for row in products]
-    columns = [
-        [lax.optimization_barrier(_sum(row, column)) for row in how.transform.outputs]
-        for column in zip(*tiles, strict=True)
-    ]
-    lines = [
-        _side_by_side([_sum(row, line) for row in how.transform.outputs], 2)
-        for line in zip(*columns, strict=True)
-    ]
-    return _side_by_side(lines, 1)
+def _mixed(matrix: Matrix, parts: list[jax.Array]) -> jax.Array:
+    """``matrix`` times the parts: one combination of them all for each of its rows.
 
+    Multiplied out in full, zeros too, and stacked along a new first axis: like this it
+    is one loop for XLA, which takes a second to compile a hundred of them.
+    """
 
-def _side_by_side(parts: Sequence[jax.Array], axis: int) -> jax.Array:
-    """The first, second, ... entry of every tile, each in its place."""
-    shape = list(parts[0].shape)
-    shape[axis] *= len(parts)
-    return jnp.stack(parts, axis=axis + 1).reshape(shape)
+    def scaled(column: tuple[float, ...], part: jax.Array) -> jax.Array:
+        factors = jnp.asarray(column, part.dtype)
+        return factors.reshape(-1, *[1] * part.ndim) * part[jnp.newaxis]
 
-
-def _sum(factors: Sequence[float], parts: Sequence[jax.Array]) -> jax.Array:
-    """The sum of factor times part, without what is multiplied by zero."""
-    terms = [
-        part if factor == 1 else factor * part
-        for factor, part in zip(factors, parts, strict=True)
-        if factor != 0
-    ]
-    return functools.reduce(jnp.add, terms)
+    columns = zip(*matrix, strict=True)
+    return functools.reduce(jnp.add, map(scaled, columns, parts))
