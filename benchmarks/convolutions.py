@@ -125,7 +125,7 @@ def main() -> None:
     for name, chosen in CONTESTANTS.items():
         turns[name], memory[name], losses = jax_turn(*chosen)
         expected = losses if expected is None else expected
-        # Later ones differ more: rounding decides who wins a pool, and training grows it.
+        # Later losses differ more: rounding decides close pools, and training goes on.
         np.testing.assert_allclose(losses[:, 0], expected[:, 0], rtol=1e-4)
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(arguments.turns):

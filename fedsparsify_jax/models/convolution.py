@@ -108,11 +108,12 @@ def winograd(
     """As `patches`, but 3x3 kernels with stride one need fewer multiplications.
 
     Which convolutions profit: two axes of space, a window of 3x3, no strides or
-    dilation, at least 16 channels on either side, outputs of at least 2x2, float32 or
-    wider. All others are `patches`, so that any network can be given this function.
+    dilation, at least 16 channels on either side, float32 or wider, and as many outputs
+    as make up for transforming the kernel. All others are `patches`, so that any
+    network can be given this function.
 
     Example:
-      >>> x, kernel = jnp.ones((1, 4, 4, 16)), jnp.ones((3, 3, 16, 16))
+      >>> x, kernel = jnp.ones((9, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
       >>> winograd(x, kernel, (1, 1), "SAME")[0, :2, :2, 0].round(2).tolist()
       [[64.0, 96.0], [96.0, 144.0]]
     """
@@ -120,28 +121,17 @@ def winograd(
     gaps = _gaps(rhs, rhs_dilation)
     pads = _pads(lhs, rhs, window_strides, padding, gaps)
     strides = tuple(window_strides)
-    if not _profits(lhs, rhs, strides, pads, gaps):
+    possible = (
+        rhs.shape[:-2] == (3, 3)
+        and {*strides, *gaps} == {1}
+        and min(rhs.shape[-2:]) >= FEWEST_CHANNELS
+        and lhs.dtype == rhs.dtype
+        and lhs.dtype in (jnp.float32, jnp.float64)
+    )
+    how = minimal.plan(lhs.shape, (pads[0], pads[1]), precision) if possible else None
+    if how is None:
         return _product(lhs, rhs, strides, pads, gaps, precision)
-    (height, width), (rows, columns) = lhs.shape[1:-1], pads
-    how = minimal.plan((height, width), (rows, columns), precision)
     return minimal.winograd_3x3(lhs, rhs, how)
-
-
-def _profits(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    strides: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
-    gaps: tuple[int, ...],
-) -> bool:
-    """Whether Winograd's way is possible and worth its additions."""
-    if rhs.shape[:-2] != (3, 3) or {*strides, *gaps} != {1}:
-        return False
-    outputs = [
-        size + sum(pad) - 2 for size, pad in zip(lhs.shape[1:-1], pads, strict=True)
-    ]
-    precise = lhs.dtype == rhs.dtype and lhs.dtype in (jnp.float32, jnp.float64)
-    return precise and min(outputs) >= 2 and min(rhs.shape[-2:]) >= FEWEST_CHANNELS
 
 
 def _gaps(rhs: jax.Array, rhs_dilation: Sequence[int] | None) -> tuple[int, ...]:

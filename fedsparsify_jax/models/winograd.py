@@ -98,20 +98,39 @@ class Plan(NamedTuple):
         return self._replace(space=self.outputs, outputs=self.space, padding=padding)
 
 
-def plan(space: tuple[int, int], padding: Padding, precision: Any = None) -> Plan:
-    """Chooses the tile that needs fewer products for images of this size.
+KERNEL = 50
+"""Transforming kernels, there and back, takes the time of this many tiles."""
 
-    >>> plan((32, 32), ((1, 1), (1, 1))).m, plan((2, 2), ((1, 1), (1, 1))).m
-    (4, 2)
+
+def plan(
+    shape: tuple[int, ...], padding: Padding, precision: Any = None
+) -> Plan | None:
+    """Chooses the tile that takes the least time, or None where patches take less.
+
+    Args:
+      shape: of the inputs ``[B, H, W, I]``.
+      padding: before and after either axis of space.
+      precision: of the products.
+
+    >>> same = ((1, 1), (1, 1))
+    >>> [plan((32, size, size, 64), same).m for size in (32, 8, 4)]
+    [4, 4, 2]
+    >>> plan((32, 2, 2, 64), same) is None
+    True
     """
-    high, wide = (
-        size + sum(pads) - 2 for size, pads in zip(space, padding, strict=True)
-    )
+    batch, *space, _ = shape
+    outputs = [size + sum(pads) - 2 for size, pads in zip(space, padding, strict=True)]
 
     def products(m: int) -> int:
-        return math.prod((m + 2) * -(-size // m) for size in (high, wide))
+        """For every pair of channels."""
+        tiles = batch * math.prod(-(-size // m) for size in outputs)
+        return (m + 2) ** 2 * (tiles + KERNEL)
 
-    return Plan(min(TRANSFORMS, key=products), space, (high, wide), padding, precision)
+    m = min(TRANSFORMS, key=products)
+    if min(outputs) < 1 or products(m) >= 9 * batch * math.prod(outputs):
+        return None
+    (height, width), (high, wide) = space, outputs
+    return Plan(m, (height, width), (high, wide), padding, precision)
 
 
 @functools.partial(jax.jit, static_argnums=2, inline=False)
@@ -124,7 +143,8 @@ def winograd_3x3(x: jax.Array, kernel: jax.Array, how: Plan) -> jax.Array:
       how: from `plan`.
 
     >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
-    >>> y = winograd_3x3(x, kernel, plan((4, 4), ((1, 1), (1, 1))))
+    >>> how = Plan(4, (4, 4), (4, 4), ((1, 1), (1, 1)), None)
+    >>> y = winograd_3x3(x, kernel, how)
     >>> y.shape, y[0, :2, :2, 0].round(3).tolist()
     ((1, 4, 4, 5), [[8.0, 12.0], [12.0, 18.0]])
     """

@@ -115,9 +115,10 @@ def test_winograd_counts_like_the_convolution_that_it_is():
     counts = []
     for conv in ("winograd", "patches", "xla"):
         model = models.build("cnn", **options, conv=conv)
-        counts.append(layer_flops(model.apply, shapes(model), (1, 8, 8, 3)))
+        counts.append(layer_flops(model.apply, shapes(model), (32, 8, 8, 3)))
     assert counts[0] == counts[1] == counts[2]
-    assert counts[0]["params/Conv_1/kernel"].forward == 2 * 8 * 8 * 9 * 16 * 16
+    forward = 2 * 32 * 8 * 8 * 9 * 16 * 16
+    assert counts[0]["params/Conv_1/kernel"].forward == forward
 
 
 def test_groups_padding_and_dilated_inputs():

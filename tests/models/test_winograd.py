@@ -45,6 +45,13 @@ def assert_close(ours: Any, theirs: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=limit)
 
 
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if transforming a kernel took no time: tiny arrays will do."""
+    monkeypatch.setattr(minimal, "KERNEL", 0)
+
+
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_agrees_with_xla_in_value_and_gradients(
     case: Any, monkeypatch: pytest.MonkeyPatch
@@ -53,11 +60,14 @@ def test_agrees_with_xla_in_value_and_gradients(
     only = {m: minimal.TRANSFORMS[m]}
     monkeypatch.setattr(minimal, "TRANSFORMS", only)
     x, kernel = arrays(*space)
+    made = used(lambda *a: winograd(*a, (1, 1), padding), x, kernel)
+    assert "winograd_3x3" in [one.params.get("name") for one in made]
     ours = jax.jit(lambda *a: results(lambda *b: winograd(*b, (1, 1), padding), *a))
     theirs = jax.jit(lambda *a: results(lambda *b: XLA(*b, (1, 1), padding), *a))
     assert_close(ours(x, kernel), theirs(x, kernel))
 
 
+@pytest.mark.usefixtures("always")
 def test_clients_have_their_own_kernels_inside_a_scan() -> None:
     x, kernel = arrays(4, 6)
     kernels = jnp.stack([kernel, 2 * kernel[::-1]])
@@ -74,6 +84,7 @@ def test_clients_have_their_own_kernels_inside_a_scan() -> None:
     assert_close(clients, jnp.stack(alone))
 
 
+@pytest.mark.usefixtures("always")
 def test_second_derivatives_forward_over_reverse() -> None:
     """What GraSP takes."""
     x, kernel = arrays(4, 4)
@@ -99,6 +110,7 @@ def used(conv: Any, x: jax.Array, kernel: jax.Array, *how: Any) -> list[Any]:
     return list(equations(run.jaxpr))
 
 
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(
     ("x", "kernel", "how"),
     [
@@ -107,7 +119,7 @@ def used(conv: Any, x: jax.Array, kernel: jax.Array, *how: Any) -> list[Any]:
         ((1, 8, 8, 16), (5, 5, 16, 16), ((1, 1), "SAME")),
         ((1, 8, 8, 16), (3, 3, 16, 16), ((2, 2), "SAME")),
         ((1, 8, 8, 16), (3, 3, 16, 16), ((1, 1), "SAME", None, (2, 2))),
-        ((1, 1, 8, 16), (3, 3, 16, 16), ((1, 1), "SAME")),
+        ((2, 1, 1, 16), (3, 3, 16, 16), ((1, 1), "SAME")),
         ((1, 4, 4, 4, 16), (3, 3, 3, 16, 16), ((1, 1, 1), "SAME")),
     ],
 )
@@ -118,6 +130,7 @@ def test_all_others_are_patches(x: Any, kernel: Any, how: Any) -> None:
     np.testing.assert_array_equal(winograd(*given, *how), patches(*given, *how))
 
 
+@pytest.mark.usefixtures("always")
 def test_half_precision_is_left_to_patches() -> None:
     x, kernel = (a.astype(jnp.bfloat16) for a in arrays(4, 4))
     names = [
@@ -126,6 +139,7 @@ def test_half_precision_is_left_to_patches() -> None:
     assert "winograd_3x3" not in names
 
 
+@pytest.mark.usefixtures("always")
 def test_fewer_products_and_nothing_that_is_slow_on_the_cpu() -> None:
     x, kernel = arrays(16, 16)
     pull = functools.partial(results, lambda *a: winograd(*a, (1, 1), "SAME"))
@@ -139,11 +153,19 @@ def test_fewer_products_and_nothing_that_is_slow_on_the_cpu() -> None:
         if one.primitive.name == "dot_general"
     ]
     tiles = 2 * 4 * 4
-    assert shapes.count(((tiles, 16), (16, 17))) == 36
+    assert ((36, tiles, 16), (36, 16, 17)) in shapes
+
+
+def test_few_outputs_are_not_worth_transforming_a_kernel() -> None:
+    same = ((1, 1), (1, 1))
+    for batch, size, m in ((32, 32, 4), (32, 8, 4), (4, 8, 2), (2, 4, None)):
+        how = minimal.plan((batch, size, size, 64), same)
+        assert (how and how.m) == m
 
 
 def test_the_plan_for_the_gradient_undoes_the_padding() -> None:
-    how = minimal.plan((5, 6), ((2, 1), (0, 1)))
+    how = minimal.plan((40, 5, 6, 16), ((2, 1), (0, 1)))
+    assert how is not None
     assert how.outputs == (6, 5) and how.reverse.outputs == (5, 6)
     assert how.reverse.padding == ((0, 1), (2, 1))
     assert how.reverse.reverse == how
