@@ -10,8 +10,9 @@ on one. PyTorch's environment is made on the first run. Every contestant takes i
 medians of the seconds a client step are printed with their ratios to PyTorch's, and the
 memory that the program needs beside its arguments.
 
-    python benchmarks/convolutions.py                 # about three minutes on 2 cores
+    python benchmarks/convolutions.py                 # about a minute on 2 cores
     python benchmarks/convolutions.py --out FILE.json --turns 9
+    python benchmarks/convolutions.py --xla           # with XLA's own: minutes
 """
 
 import argparse
@@ -39,8 +40,8 @@ CONTESTANTS = {  # name: implementation of the convolutions, devices
     "auto, 2 devices": ("auto", 2),
     "auto, 1 device": ("auto", 1),
     "patches, 2 devices": ("patches", 2),
-    "xla, 2 devices": ("xla", 2),
 }
+SLOW = {"xla, 2 devices": ("xla", 2)}
 GOAL = {"auto, 2 devices": 1.0}
 Turn = Callable[[], float]
 """Makes a turn and returns its seconds a client step."""
@@ -117,12 +118,14 @@ def jax_turn(conv: str, devices: int) -> tuple[Turn, int, jax.Array]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=5, help="timed turns of each")
+    parser.add_argument("--xla", action="store_true", help="XLA's convolution too")
     parser.add_argument("--out", type=Path, help="write the result as JSON here")
     arguments = parser.parse_args()
+    contestants = CONTESTANTS | (SLOW if arguments.xla else {})
     jax.config.update("jax_num_cpu_devices", 2)
     peer, version = torch_turn()
     turns, memory, expected = {f"torch {version}": peer}, {}, None
-    for name, chosen in CONTESTANTS.items():
+    for name, chosen in contestants.items():
         turns[name], memory[name], losses = jax_turn(*chosen)
         expected = losses if expected is None else expected
         # Later losses differ more: rounding decides close pools, and training goes on.
@@ -133,7 +136,7 @@ def main() -> None:
             seconds[name].append(turn())
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     against = medians[f"torch {version}"]
-    ratios = {name: medians[name] / against for name in CONTESTANTS}
+    ratios = {name: medians[name] / against for name in contestants}
     print(f"{'contestant':20} {'median s':>9} {'min':>7} {'max':>7}  memory  ratio")
     for name, values in seconds.items():
         line = f"{name:20} {medians[name]:9.4f} {min(values):7.4f} {max(values):7.4f}"
