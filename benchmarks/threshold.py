@@ -209,14 +209,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the result as JSON here")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
-    parts = arguments.only.split(",")
-    result = {}
-    if "prune" in parts:
-        result["prune_against_sort"] = prune_against_sort(arguments.repeat)
-    if "shares" in parts:
-        result["shares"] = shares()
-    if arguments.out:
-        write_result(arguments.out, result)
+    parts = {
+        "prune": lambda: prune_against_sort(arguments.repeat),
+        "shares": shares,
+    }
+    result: dict[str, Any] = {}
+    for part in arguments.only.split(","):
+        result[part] = parts[part]()
+        if arguments.out:
+            write_result(arguments.out, result)
 
 
 if __name__ == "__main__":
