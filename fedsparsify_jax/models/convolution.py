@@ -1,12 +1,16 @@
-"""Convolutions as patches times a matrix, for where XLA's own are slow.
+"""Convolutions as matrix products, for where XLA's own are slow.
 
 XLA's CPU convolution falls off a cliff inside ``scan`` and when every client of a vmap
 has its own kernel; matrix products keep their full speed in both. `patches` therefore
 lines the shifted slices of the padded input up along the channels and multiplies once
 with the flattened kernel. Its derivative is made of the same: slices transpose to pads,
-concatenation to slices, the product to products.
+concatenation to slices, the product to products. It does any window, stride and number
+of axes. The price is memory: the patches are as many times the input as the kernel has
+taps, and copying them takes longer than multiplying.
 
-The price is memory: the patches are as many times the input as the kernel has taps.
+`winograd` does most 3x3 convolutions of the networks here in half the time, with a
+quarter of the copies (2.25 times the input), see module `winograd`, and hands all
+others to `patches`.
 
 On accelerators XLA's convolution is the fast one, so `implementation` chooses.
 """
@@ -21,16 +25,21 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-METHODS = ("auto", "patches", "xla")
+from fedsparsify_jax.models import winograd as minimal
+
+METHODS = ("auto", "patches", "winograd", "xla")
 """What `implementation` knows."""
+FEWEST_CHANNELS = 16
+"""With fewer, Winograd's additions cost more than the products they save."""
 
 
 def implementation(conv: str = "auto") -> Any:
     """The function for the argument ``conv_general_dilated`` of ``flax.linen.Conv``.
 
     Args:
-      conv: ``"patches"``, ``"xla"``, or ``"auto"``, which is patches on the CPU
-        backend (``jax.default_backend()`` at the time of the call) and XLA elsewhere.
+      conv: ``"patches"``, ``"winograd"``, ``"xla"``, or ``"auto"``, which is
+        ``"winograd"`` on the CPU backend (``jax.default_backend()`` at the time of the
+        call) and ``"xla"`` elsewhere.
 
     Raises:
       ValueError: for anything else.
@@ -41,8 +50,9 @@ def implementation(conv: str = "auto") -> Any:
     if conv not in METHODS:
         raise ValueError(f"unknown conv {conv!r}: one of {', '.join(METHODS)}")
     if conv == "auto":
-        conv = "patches" if jax.default_backend() == "cpu" else "xla"
-    return patches if conv == "patches" else lax.conv_general_dilated
+        conv = "winograd" if jax.default_backend() == "cpu" else "xla"
+    ways = {"patches": patches, "winograd": winograd, "xla": lax.conv_general_dilated}
+    return ways[conv]
 
 
 def patches(
@@ -83,14 +93,68 @@ def patches(
       18.0
     """
     _check(lhs, rhs, lhs_dilation, dimension_numbers, feature_group_count)
-    window = rhs.shape[:-2]
-    gaps = tuple(rhs_dilation or (1,) * len(window))
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(
-            lhs.shape[1:-1], _reach(window, gaps), window_strides, padding
-        )
-    pads = tuple((low, high) for low, high in padding)
+    gaps = _gaps(rhs, rhs_dilation)
+    pads = _pads(lhs, rhs, window_strides, padding, gaps)
     return _product(lhs, rhs, tuple(window_strides), pads, gaps, precision)
+
+
+def winograd(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    """As `patches`, but 3x3 kernels with stride one need fewer multiplications.
+
+    Which convolutions profit: two axes of space, a window of 3x3, no strides or
+    dilation, at least 16 channels on either side, float32 or wider, and as many outputs
+    as make up for transforming the kernel. All others are `patches`, so that any
+    network can be given this function.
+
+    Example:
+      >>> x, kernel = jnp.ones((9, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+      >>> winograd(x, kernel, (1, 1), "SAME")[0, :2, :2, 0].round(2).tolist()
+      [[64.0, 96.0], [96.0, 144.0]]
+    """
+    _check(lhs, rhs, lhs_dilation, dimension_numbers, feature_group_count)
+    gaps = _gaps(rhs, rhs_dilation)
+    pads = _pads(lhs, rhs, window_strides, padding, gaps)
+    strides = tuple(window_strides)
+    possible = (
+        rhs.shape[:-2] == (3, 3)
+        and {*strides, *gaps} == {1}
+        and min(rhs.shape[-2:]) >= FEWEST_CHANNELS
+        and lhs.dtype == rhs.dtype
+        and lhs.dtype in (jnp.float32, jnp.float64)
+    )
+    how = minimal.plan(lhs.shape, (pads[0], pads[1]), precision) if possible else None
+    if how is None:
+        return _product(lhs, rhs, strides, pads, gaps, precision)
+    return minimal.winograd_3x3(lhs, rhs, how)
+
+
+def _gaps(rhs: jax.Array, rhs_dilation: Sequence[int] | None) -> tuple[int, ...]:
+    """Distances between the taps along every axis of space."""
+    return tuple(rhs_dilation or (1,) * (rhs.ndim - 2))
+
+
+def _pads(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    gaps: tuple[int, ...],
+) -> tuple[tuple[int, int], ...]:
+    """The padding in numbers, a pair an axis of space."""
+    if isinstance(padding, str):
+        reach = _reach(rhs.shape[:-2], gaps)
+        padding = lax.padtype_to_pads(lhs.shape[1:-1], reach, strides, padding)
+    return tuple((low, high) for low, high in padding)
 
 
 # Jitted, so that a network of many equal layers is traced once for each kind of layer

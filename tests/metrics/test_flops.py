@@ -110,6 +110,17 @@ def test_convolutions_by_hand():
     assert training_flops(layers) == 2 * 8 * (2 * first + 3 * second + 3 * dense)
 
 
+def test_winograd_counts_like_the_convolution_that_it_is():
+    options = {"input_shape": (8, 8, 3), "num_classes": 10, "widths": (16, 16)}
+    counts = []
+    for conv in ("winograd", "patches", "xla"):
+        model = models.build("cnn", **options, conv=conv)
+        counts.append(layer_flops(model.apply, shapes(model), (32, 8, 8, 3)))
+    assert counts[0] == counts[1] == counts[2]
+    forward = 2 * 32 * 8 * 8 * 9 * 16 * 16
+    assert counts[0]["params/Conv_1/kernel"].forward == forward
+
+
 def test_groups_padding_and_dilated_inputs():
     grouped = nn.Conv(8, (3, 3), feature_group_count=4)  # same padding counts whole
     model = models.from_linen(grouped, (6, 6, 4))

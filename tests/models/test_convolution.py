@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from fedsparsify_jax.models.convolution import implementation, patches
+from fedsparsify_jax.models.convolution import implementation, patches, winograd
 from fedsparsify_jax.models.layers import max_pool
 
 CASES = {
@@ -94,13 +94,14 @@ def test_neither_direction_uses_what_is_slow_on_the_cpu() -> None:
 
 def test_chooses_by_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert implementation("auto") is patches
+    assert implementation("auto") is winograd
     assert implementation("xla") is jax.lax.conv_general_dilated
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert implementation("auto") is jax.lax.conv_general_dilated
     assert implementation("patches") is patches
-    with pytest.raises(ValueError, match="unknown conv 'winograd'"):
-        implementation("winograd")
+    assert implementation("winograd") is winograd
+    with pytest.raises(ValueError, match="unknown conv 'fft'"):
+        implementation("fft")
 
 
 @pytest.mark.parametrize(
