@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -35,6 +34,7 @@ from fedsparsify_jax.local_training import (
     local_training,
 )
 from fedsparsify_jax.metrics.communication import nonzero_bytes
+from fedsparsify_jax.preconditions import check_clients, check_cohort
 from fedsparsify_jax.sampling import client_keys, cohort_size, sample_cohort
 from fedsparsify_jax.tasks import cross_entropy
 from fedsparsify_jax.types import (
@@ -283,7 +283,7 @@ def engine(
         return context._replace(variables=variables, masks=masks)
 
     def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
-        _check_clients(clients, state, num_clients)
+        check_clients(clients, state, num_clients)
         keys = _Keys.of(key)
 
         def meet(key: Key) -> Scouts:
@@ -313,7 +313,7 @@ def engine(
         data: ClientData,
         scouts: Scouts | None = None,
     ) -> tuple[State, RoundInfo]:
-        _check_cohort(cohort, data)
+        check_cohort(cohort, data)
         if method.setup is not None and scouts is None:
             raise ValueError(
                 "this method may look at clients' data before round 1: give play the "
@@ -378,22 +378,3 @@ def engine(
     return FederatedAlgorithm(
         init, step, method.model, method.finish, choose, play, scouts_of
     )
-
-
-def _check_clients(clients: ClientData, state: State, num_clients: int | None) -> None:
-    """Preconditions on shapes, at trace time."""
-    chex.assert_rank(clients.count, 1)
-    chex.assert_equal_shape_prefix([clients.x, clients.y, clients.count], 1)
-    chex.assert_equal_shape_prefix([clients.x, clients.y], 2)
-    total = clients.count.shape[0]
-    if num_clients is not None and num_clients != total:
-        raise ValueError(f"num_clients is {num_clients}, the data has {total} clients")
-    if jax.tree.leaves(state.clients):
-        chex.assert_tree_shape_prefix(state.clients, (total,))
-
-
-def _check_cohort(cohort: jax.Array, data: ClientData) -> None:
-    """Preconditions on shapes, at trace time."""
-    chex.assert_rank(cohort, 1)
-    chex.assert_equal_shape_prefix([data.x, data.y], 2)
-    chex.assert_tree_shape_prefix(data, cohort.shape)

@@ -38,8 +38,7 @@ def round_key(t):
     return jax.random.fold_in(jax.random.key(7), t)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_play_is_step_without_the_gathering(name, clients):
+def check_three_rounds(name, clients):
     algorithm = build(name)
     step, play = jax.jit(algorithm.step), jax.jit(algorithm.play)
     choose = jax.jit(algorithm.cohort, static_argnums=1)
@@ -56,6 +55,16 @@ def test_play_is_step_without_the_gathering(name, clients):
         chex.assert_trees_all_equal(info, expected)
         chex.assert_trees_all_equal(parts, whole)
     assert len(info.cohort) == int(4 * METHODS[name].get("participation", 1))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_play_is_step_without_the_gathering(name, clients):
+    check_three_rounds(name, clients)
+
+
+@pytest.mark.parametrize("name", ["fedsparsify_global", "grasp"])
+def test_also_as_users_compile(name, clients, optimized):
+    check_three_rounds(name, clients)
 
 
 def test_scouts_are_only_those_that_the_method_looks_at(clients):
