@@ -57,15 +57,19 @@ def test_disk_and_memory_make_the_same_run(options):
     assert model("disk") == model("memory")
     assert data.open_population("disk/clients").num_clients == 6
     assert not Path("memory/clients").exists()
-    # The store that the run left is a data set.
-    for where in ([], ["--client-data", "memory"]):
-        store = ["--dataset", "store", "--data-dir", "disk/clients", *where]
-        out = f"again{len(where)}"
-        assert main([*TRAIN, *store, *options, "--out", out]) == 0
-        assert metrics(out) == metrics("memory")
+
+
+def test_the_store_that_a_run_leaves_is_a_data_set():
+    words = [*TRAIN, "--algorithm", "fedavg"]
+    assert main([*words, *TOY, *SIX, "--client-data", "disk", "--out", "run"]) == 0
+    store = ["--dataset", "store", "--data-dir", "run/clients"]
+    for out, chosen in (("disk", []), ("memory", ["--client-data", "memory"])):
+        assert main([*words, *store, *chosen, "--out", out]) == 0
+        assert metrics(out) == metrics("run")
         config = json.loads(Path(out, "config.json").read_text())["options"]
         assert config["num_clients"] == 6 and config["partition"] == "stored"
-        assert config["client_data"] == (where or ["", "disk"])[1]
+        assert config["client_data"] == out
+    assert not Path("disk/clients").exists()
 
 
 def test_an_interrupted_run_ends_its_thread_and_resumes(monkeypatch):
