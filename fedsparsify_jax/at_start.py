@@ -1,5 +1,6 @@
 """What SNIP, GraSP and SynFlow share: one mask before round 1, kept to the end."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -9,7 +10,7 @@ from fedsparsify_jax import schedules
 from fedsparsify_jax.hooks import Context, Method
 from fedsparsify_jax.local_training import batch_loss
 from fedsparsify_jax.masks import apply, intersect, prunable_leaves
-from fedsparsify_jax.probing import first_batch, score_clients
+from fedsparsify_jax.probing import first_batch, score_clients, scoring_clients
 from fedsparsify_jax.pruning import prune
 from fedsparsify_jax.rounds import EngineOptions, option
 from fedsparsify_jax.saliency import Loss
@@ -36,10 +37,18 @@ def nonzero(variables: Variables, prunable: Prunable | None) -> Masks:
 def fixed_masks(
     find: Callable[[Key, Context, ClientData], Masks],
     *,
+    scouts: Callable[[Key, jax.Array], jax.Array],
     final_sparsity: ArrayLike,
     prunable: Prunable | None,
 ) -> Method:
-    """The method that trains under the masks found before the first round."""
+    """The method that trains under the masks found before the first round.
+
+    Args:
+      find: ``(key, context, data [P, M, ...]) -> masks``.
+      scouts: ``(key, count [N]) -> ids [P]``, the clients whose data `find` is given.
+      final_sparsity: S.
+      prunable: see `masks.prunable_leaves`.
+    """
 
     def setup(
         key: Key, context: Context, clients: ClientData
@@ -50,6 +59,7 @@ def fixed_masks(
     return Method(
         schedule=schedules.constant(final_sparsity),
         setup=setup,
+        scouts=scouts,
         aggregate=weighted_mean(),
         prunable=prunable,
     )
@@ -88,16 +98,16 @@ def by_gradients(
                 context.variables,
             )
 
-        scores = score_clients(
-            key,
-            clients,
-            score,
-            source=source,
-            participation=option(options, "participation"),
-        )
+        assert context.scouts is not None
+        scores = score_clients(key, context.scouts, clients, score, source=source)
         masks = prune(scores, context.sparsity, scope=scope, prunable=prunable)
         if freeze_zero_initialized:
             masks = intersect(masks, nonzero(context.variables, prunable))
         return masks
 
-    return fixed_masks(find, final_sparsity=final_sparsity, prunable=prunable)
+    scouts = functools.partial(
+        scoring_clients, source=source, participation=option(options, "participation")
+    )
+    return fixed_masks(
+        find, scouts=scouts, final_sparsity=final_sparsity, prunable=prunable
+    )

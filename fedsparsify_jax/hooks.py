@@ -39,6 +39,7 @@ from fedsparsify_jax.types import (
     Schedule,
     State,
     Variables,
+    nothing_more,
 )
 
 
@@ -51,6 +52,7 @@ class Context(NamedTuple):
     masks: Masks  # its masks
     server: PyTree  # the method's state on the server
     clients: PyTree  # the method's state of all clients, [N, ...]
+    scouts: jax.Array | None = None  # [P] int32: in setup, whose data it is given
 
 
 class Client(NamedTuple):
@@ -182,11 +184,6 @@ def _model(state: State) -> Variables:
     return state.variables
 
 
-def _finish(key: Key, state: State, clients: ClientData) -> State:
-    del key, clients
-    return state
-
-
 class Method(NamedTuple):
     """What an algorithm is made of; a new one replaces the few hooks it needs.
 
@@ -198,8 +195,11 @@ class Method(NamedTuple):
     aggregate: Aggregate
     # t -> target sparsity, handed to the other hooks as context.sparsity
     schedule: Schedule = schedules.constant(0.0)
-    # (key, context, clients [N]) -> (variables, masks), before the first round
+    # (key, context, clients [P]) -> (variables, masks), before the first round
     setup: Callable[[Key, Context, ClientData], tuple[Variables, Masks]] | None = None
+    # (setup's key, count [N]) -> ids [P] of the clients that setup is given; all N
+    # without it, which takes having all of them on the device
+    scouts: Callable[[Key, jax.Array], jax.Array] | None = None
     # (variables, masks) -> the method's state on the server
     server_state: Callable[[Variables, Masks], PyTree] = _empty
     # (variables, masks) -> the method's state for one client
@@ -227,7 +227,7 @@ class Method(NamedTuple):
     # state -> the model to evaluate and take away
     model: Callable[[State], Variables] = _model
     # (key, state, clients [N]) -> state, after the last round
-    finish: Callable[[Key, State, ClientData], State] = _finish
+    finish: Callable[[Key, State, ClientData], State] = nothing_more
     # path of a leaf -> whether it counts as prunable in what a round reports
     prunable: Callable[[str], bool] | None = None
 

@@ -39,52 +39,72 @@ def first_batch(key: Key, data: ClientData, size: int) -> Batch:
     return Batch(data.x[index], data.y[index], valid)
 
 
-def random_client(key: Key, clients: ClientData) -> tuple[jax.Array, ClientData]:
-    """One client that has examples, uniformly at random: its id and its data."""
-    logits = jnp.where(clients.count > 0, 0.0, -jnp.inf)
-    chosen = jax.random.categorical(key, logits)
-    return chosen, trees.take(clients, chosen)
+def random_client(key: Key, count: jax.Array) -> jax.Array:
+    """The id of one client that has examples, uniformly at random.
+
+    >>> random_client(jax.random.key(0), jnp.array([0, 0, 3, 0])).tolist()
+    2
+    """
+    return jax.random.categorical(key, jnp.where(count > 0, 0.0, -jnp.inf))
+
+
+def nobody(key: Key, count: jax.Array) -> jax.Array:
+    """The `Method.scouts` of methods that look at no client's data."""
+    del key, count
+    return jnp.zeros(0, jnp.int32)
+
+
+def scoring_clients(
+    key: Key, count: jax.Array, *, source: str, participation: float = 1.0
+) -> jax.Array:
+    """The ids ``[P]`` of the clients that `score_clients` with this key looks at.
+
+    Args:
+      key: the one that `score_clients` gets.
+      count: ``[N]``, examples of all clients.
+      source: ``"client"`` for a random one, ``"cohort"`` for a round's cohort.
+      participation: share of the clients in that cohort.
+    """
+    choice_key, _ = jax.random.split(key)
+    if source == "client":
+        return random_client(choice_key, count)[jnp.newaxis]
+    total = count.shape[0]
+    return sample_cohort(choice_key, total, cohort_size(total, participation))
 
 
 def score_clients(
-    key: Key,
-    clients: ClientData,
-    score: ClientScores,
-    *,
-    source: str,
-    participation: float = 1.0,
+    key: Key, ids: jax.Array, clients: ClientData, score: ClientScores, *, source: str
 ) -> Scores:
-    """Scores from one random client, or their mean over a cohort.
+    """Scores from one client, or their mean over a cohort.
 
     Clients are visited one after another, so memory holds two sets of scores however
     many there are; clients without examples are left out.
 
     Args:
-      key: of the choice and of what the scores draw.
-      clients: all N.
+      key: of the choice (see `scoring_clients`) and of what the scores draw.
+      ids: ``[P]``, who is scored.
+      clients: their data, ``[P, M, ...]``.
       score: one client's scores.
-      source: ``"client"`` or ``"cohort"``.
-      participation: share of the clients in that cohort.
+      source: ``"client"``, with P = 1, or ``"cohort"``.
     """
-    choice_key, score_key = jax.random.split(key)
+    _, score_key = jax.random.split(key)
+
+    def of_client(place: int | jax.Array) -> Scores:
+        key = jax.random.fold_in(score_key, ids[place])
+        return score(key, trees.take(clients, place))
+
     if source == "client":
-        chosen, data = random_client(choice_key, clients)
-        return score(jax.random.fold_in(score_key, chosen), data)
-    total = clients.count.shape[0]
-    cohort = sample_cohort(choice_key, total, cohort_size(total, participation))
+        return of_client(0)
 
-    def of_client(index: jax.Array) -> Scores:
-        return score(jax.random.fold_in(score_key, index), trees.take(clients, index))
-
-    def add(sums: Scores, index: jax.Array) -> tuple[Scores, None]:
-        mine = of_client(index)
-        present = clients.count[index] > 0
+    def add(sums: Scores, place: jax.Array) -> tuple[Scores, None]:
+        mine = of_client(place)
+        present = clients.count[place] > 0
         return jax.tree.map(
             lambda a, b: a + jnp.where(present, b, 0.0), sums, mine
         ), None
 
-    shapes = jax.eval_shape(of_client, cohort[0])
+    shapes = jax.eval_shape(of_client, 0)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    sums, _ = jax.lax.scan(add, zeros, cohort)
-    present = jnp.maximum(jnp.sum(clients.count[cohort] > 0), 1)
+    sums, _ = jax.lax.scan(add, zeros, jnp.arange(ids.shape[0]))
+    present = jnp.maximum(jnp.sum(clients.count > 0), 1)
     return jax.tree.map(lambda leaf: leaf / present, sums)

@@ -6,9 +6,9 @@ aggregation, server-side pruning, and what is reported.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -34,6 +34,7 @@ from fedsparsify_jax.local_training import (
     local_training,
 )
 from fedsparsify_jax.metrics.communication import nonzero_bytes
+from fedsparsify_jax.preconditions import check_clients, check_cohort
 from fedsparsify_jax.sampling import client_keys, cohort_size, sample_cohort
 from fedsparsify_jax.tasks import cross_entropy
 from fedsparsify_jax.types import (
@@ -43,8 +44,10 @@ from fedsparsify_jax.types import (
     FederatedAlgorithm,
     Key,
     LossFn,
+    Masks,
     PyTree,
     RoundInfo,
+    Scouts,
     State,
     Variables,
 )
@@ -85,6 +88,19 @@ class _Task(NamedTuple):
     client: Client
     optimizer: PyTree
     share: jax.Array  # its weight in means
+
+
+class _Keys(NamedTuple):
+    """What a round's key is split into."""
+
+    setup: Key
+    cohort: Key
+    local: Key
+    server: Key
+
+    @classmethod
+    def of(cls, key: Key) -> "_Keys":
+        return cls(*jax.random.split(key, 4))
 
 
 class _Done(NamedTuple):
@@ -231,36 +247,100 @@ def engine(
         nothing = Upload({}, {})  # so that no model is stacked
         return method.aggregate.sums(uploads, context), done._replace(upload=nothing)
 
-    def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
-        _check_clients(clients, state, num_clients)
-        setup_key, sample_key, local_key, server_key = jax.random.split(key, 4)
+    def scouts_of(key: Key, count: jax.Array) -> jax.Array:
+        if method.setup is None:
+            return jnp.zeros(0, jnp.int32)
+        if method.scouts is None:
+            raise ValueError(
+                "this method looks at the data of all clients before round 1 (it has "
+                "Method.setup without Method.scouts): only step can run it"
+            )
+        setup_key = _Keys.of(jax.random.clone(key)).setup
+        return method.scouts(setup_key, count).astype(jnp.int32)
+
+    def opening(key: Key, state: State, meet: Callable[[Key], Scouts]) -> Context:
+        """The round's context, after the method's setup if it is the first round."""
         t = state.round + 1
         target = jnp.asarray(method.schedule(t), jnp.float32)
         context = Context(
             t, target, state.variables, state.masks, state.server, state.clients.extra
         )
-        if method.setup is not None:
-            setup, impl = method.setup, jax.random.key_impl(setup_key)
-            # The key enters as plain numbers: under vmap the branches become a select
-            # between copies of it, which JAX's reuse checker takes for a second use.
-            bits = jax.random.key_data(setup_key)
-            variables, masks = jax.lax.cond(
-                t == 1,
-                lambda: setup(
-                    jax.random.wrap_key_data(bits, impl=impl), context, clients
-                ),
-                lambda: (context.variables, context.masks),
-            )
-            context = context._replace(variables=variables, masks=masks)
+        if method.setup is None:
+            return context
+        setup, impl = method.setup, jax.random.key_impl(key)
+        # The key enters as plain numbers: under vmap the branches become a select
+        # between copies of it, which JAX's reuse checker takes for a second use.
+        bits = jax.random.key_data(key)
 
+        def first() -> tuple[Variables, Masks]:
+            ids, data = meet(jax.random.wrap_key_data(bits, impl=impl))
+            own = jax.random.wrap_key_data(bits, impl=impl)
+            return setup(own, context._replace(scouts=ids), data)
+
+        variables, masks = jax.lax.cond(
+            t == 1, first, lambda: (context.variables, context.masks)
+        )
+        return context._replace(variables=variables, masks=masks)
+
+    def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
+        check_clients(clients, state, num_clients)
+        keys = _Keys.of(key)
+
+        def meet(key: Key) -> Scouts:
+            if method.scouts is None:
+                return Scouts(jnp.arange(len(clients.count)), clients)
+            ids = method.scouts(key, clients.count).astype(jnp.int32)
+            return Scouts(ids, trees.take(clients, ids))
+
+        context = opening(keys.setup, state, meet)
         total = clients.count.shape[0]
         size = cohort_size(total, participation)
-        chosen = sample_cohort(sample_key, total, size)
+        chosen = sample_cohort(keys.cohort, total, size)
         everyone = size == total
         data = clients if everyone else trees.take(clients, chosen)
+        return the_round(keys, state, context, chosen, data, everyone)
+
+    def choose(key: Key, total: int) -> jax.Array:
+        if num_clients not in (None, total):
+            raise ValueError(f"num_clients is {num_clients}, asked for {total} clients")
+        size = cohort_size(total, participation)
+        return sample_cohort(_Keys.of(jax.random.clone(key)).cohort, total, size)
+
+    def play(
+        key: Key,
+        state: State,
+        cohort: jax.Array,
+        data: ClientData,
+        scouts: Scouts | None = None,
+    ) -> tuple[State, RoundInfo]:
+        check_cohort(cohort, data)
+        if method.setup is not None and scouts is None:
+            raise ValueError(
+                "this method may look at clients' data before round 1: give play the "
+                "scouts, whose ids algorithm.scouts chooses"
+            )
+        keys = _Keys.of(key)
+
+        def meet(key: Key) -> Scouts:
+            del key
+            assert scouts is not None
+            return scouts
+
+        context = opening(keys.setup, state, meet)
+        return the_round(keys, state, context, cohort, data, everyone=False)
+
+    def the_round(
+        keys: _Keys,
+        state: State,
+        context: Context,
+        chosen: jax.Array,
+        data: ClientData,
+        everyone: bool,
+    ) -> tuple[State, RoundInfo]:
+        """The round of the chosen clients; ``everyone`` if they are all, in order."""
         mine = state.clients if everyone else trees.take(state.clients, chosen)
         tasks = _Task(
-            client_keys(local_key, chosen),
+            client_keys(keys.local, chosen),
             Client(chosen, data, mine.extra),
             mine.optimizer,
             shares(data.count),
@@ -276,35 +356,25 @@ def engine(
             uploads = Uploads(*done.upload, weights, chosen)
             variables, masks = method.aggregate(uploads, context)
         variables, masks, server = method.server_update(
-            server_key, variables, masks, uploads, context
+            keys.server, variables, masks, uploads, context
         )
         kept = done.state if everyone else trees.put(state.clients, chosen, done.state)
-        new = State(variables, masks, t, kept, server)
+        new = State(variables, masks, context.round, kept, server)
 
         down = nonzero_bytes(method.download(variables, masks, context))
         seen = jnp.maximum(jnp.sum(weights), 1.0)
         info = RoundInfo(
-            round=t,
+            round=context.round,
             loss=jnp.sum(weights * done.loss) / seen,
-            target_sparsity=target,
+            target_sparsity=context.sparsity,
             sparsity=mask_algebra.sparsity(masks, method.prunable),
             kept=mask_algebra.kept(masks),
             bytes_up=done.bytes_up,
-            bytes_down=jnp.broadcast_to(down, (size,)),
+            bytes_down=jnp.broadcast_to(down, chosen.shape),
             cohort=chosen,
         )
         return new, info
 
-    return FederatedAlgorithm(init, step, method.model, method.finish)
-
-
-def _check_clients(clients: ClientData, state: State, num_clients: int | None) -> None:
-    """Preconditions on shapes, at trace time."""
-    chex.assert_rank(clients.count, 1)
-    chex.assert_equal_shape_prefix([clients.x, clients.y, clients.count], 1)
-    chex.assert_equal_shape_prefix([clients.x, clients.y], 2)
-    total = clients.count.shape[0]
-    if num_clients is not None and num_clients != total:
-        raise ValueError(f"num_clients is {num_clients}, the data has {total} clients")
-    if jax.tree.leaves(state.clients):
-        chex.assert_tree_shape_prefix(state.clients, (total,))
+    return FederatedAlgorithm(
+        init, step, method.model, method.finish, choose, play, scouts_of
+    )

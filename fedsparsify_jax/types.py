@@ -108,6 +108,35 @@ class RoundInfo(NamedTuple):
     cohort: jax.Array  # [K] int32: who took part
 
 
+class Scouts(NamedTuple):
+    """The clients whose data a method looks at before round 1, and those data."""
+
+    ids: jax.Array  # [P] int32
+    data: ClientData  # [P, M, ...]
+
+
+class PlayFn(Protocol):
+    """A round of a cohort that the caller gathered.
+
+    Args of a call:
+      key: the round's, the same as for ``cohort``.
+      state: as for ``step``.
+      cohort: int32 ``[K]``, distinct ids.
+      data: theirs, ``[K, M, ...]``, in that order.
+      scouts: those of round 1's key, the same in every round; may be left out if the
+        method has no use for any client's data before round 1.
+    """
+
+    def __call__(
+        self,
+        key: Key,
+        state: State,
+        cohort: jax.Array,
+        data: ClientData,
+        scouts: Scouts | None = None,
+    ) -> tuple[State, RoundInfo]: ...
+
+
 InitFn = Callable[[Key, Variables], State]
 StepFn = Callable[[Key, State, ClientData], tuple[State, RoundInfo]]
 
@@ -116,7 +145,8 @@ def _global_model(state: State) -> Variables:
     return state.variables
 
 
-def _nothing_more(key: Key, state: State, clients: ClientData) -> State:
+def nothing_more(key: Key, state: State, clients: ClientData) -> State:
+    """A ``finish`` that leaves the state as it is."""
     del key, clients
     return state
 
@@ -132,9 +162,20 @@ class FederatedAlgorithm(NamedTuple):
         from ``state.variables`` for methods that train another parametrisation.
       finish: ``(key, state, clients) -> state``: post-training, once after the last
         round; does nothing by default.
+      cohort: ``(key, N) -> ids [K]``: the clients that ``step`` with this key chooses
+        out of N, an int. Does not consume the key, which ``play`` needs as well.
+      play: ``step`` after sampling and gathering, for client data that are not on the
+        device as a whole: the same results to the bit.
+      scouts: ``(key, count [N]) -> ids [P]``: for ``play``, the clients whose data the
+        method looks at before round 1; ``key`` is that of round 1, not consumed.
+
+    The last three are None in algorithms that offer ``step`` alone.
     """
 
     init: InitFn
     step: StepFn
     model: Callable[[State], Variables] = _global_model
-    finish: Callable[[Key, State, ClientData], State] = _nothing_more
+    finish: Callable[[Key, State, ClientData], State] = nothing_more
+    cohort: Callable[[Key, int], jax.Array] | None = None
+    play: PlayFn | None = None
+    scouts: Callable[[Key, jax.Array], jax.Array] | None = None

@@ -12,7 +12,7 @@ PACKAGE = "fedsparsify_jax"
 LAYERS = [
     ("types", "errors"),
     ("tasks",),
-    ("trees", "schedules", "allocation", "sampling"),
+    ("trees", "schedules", "allocation", "sampling", "preconditions"),
     ("masks", "cohort"),
     ("pruning", "aggregation", "hooks", "metrics"),
     ("saliency", "efficiency", "merges", "objectives"),

@@ -35,6 +35,7 @@ from fedsparsify_jax import saliency, schedules, trees
 from fedsparsify_jax.aggregation import nonzero_mean
 from fedsparsify_jax.hooks import Client, Context, GradFn, Local, Method, Uploads
 from fedsparsify_jax.objectives import proximal
+from fedsparsify_jax.probing import nobody
 from fedsparsify_jax.pruning import drop_share, keep_counts, leaf_counts, magnitude
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.types import (
@@ -172,6 +173,7 @@ def feddst(
     method = Method(
         schedule=schedules.constant(final_sparsity),
         setup=setup,
+        scouts=nobody,
         memory=last_gradient,
         gradient=gradient,
         client_prune=drop_and_grow,

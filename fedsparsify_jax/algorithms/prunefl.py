@@ -51,7 +51,7 @@ from fedsparsify_jax.hooks import (
     Uploads,
 )
 from fedsparsify_jax.local_training import batch_loss, local_training
-from fedsparsify_jax.probing import random_client
+from fedsparsify_jax.probing import scoring_clients
 from fedsparsify_jax.pruning import drop_share, magnitude
 from fedsparsify_jax.rounds import EngineOptions, engine, option
 from fedsparsify_jax.types import (
@@ -242,8 +242,8 @@ def prunefl(
     def setup(
         key: Key, context: Context, clients: ClientData
     ) -> tuple[Variables, Masks]:
-        choice_key, train_key = jax.random.split(key)
-        _, data = random_client(choice_key, clients)
+        _, train_key = jax.random.split(key)
+        data = trees.take(clients, 0)
 
         def stage(
             carry: tuple[Variables, Masks], number: jax.Array
@@ -260,4 +260,6 @@ def prunefl(
         (_, masks), _ = jax.lax.scan(stage, start, jnp.arange(initial_adjustments))
         return mask_algebra.apply(masks, context.variables), masks
 
-    return engine(apply_fn, method._replace(setup=setup), **options)
+    scouts = functools.partial(scoring_clients, source="client")
+    method = method._replace(setup=setup, scouts=scouts)
+    return engine(apply_fn, method, **options)

@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax.at_start import fixed_masks
 from fedsparsify_jax.hooks import Context
+from fedsparsify_jax.probing import nobody
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.saliency import synflow_masks
 from fedsparsify_jax.types import (
@@ -91,5 +92,7 @@ def synflow(
             prunable=prunable,
         )
 
-    method = fixed_masks(find, final_sparsity=final_sparsity, prunable=prunable)
+    method = fixed_masks(
+        find, scouts=nobody, final_sparsity=final_sparsity, prunable=prunable
+    )
     return engine(apply_fn, method, **options)

@@ -37,6 +37,11 @@ from fedsparsify_jax.data.partition_paper import (
     proportional_sizes as proportional_sizes,
 )
 from fedsparsify_jax.data.partition_paper import value_skew as value_skew
+from fedsparsify_jax.data.population import Population as Population
+from fedsparsify_jax.data.population import load_store as load_store
+from fedsparsify_jax.data.population import open_population as open_population
+from fedsparsify_jax.data.population_writer import PopulationWriter as PopulationWriter
+from fedsparsify_jax.data.population_writer import write_population as write_population
 from fedsparsify_jax.data.subset import balanced_subset as balanced_subset
 from fedsparsify_jax.data.text import load_imdb as load_imdb
 from fedsparsify_jax.errors import InputError, unknown
@@ -46,6 +51,8 @@ __all__ = [
     "NAMES",
     "Dataset",
     "Normalization",
+    "Population",
+    "PopulationWriter",
     "balanced_subset",
     "by_group",
     "by_sizes",
@@ -65,7 +72,9 @@ __all__ = [
     "load_hub",
     "load_imdb",
     "load_npz",
+    "load_store",
     "loader_options",
+    "open_population",
     "parse_hub_name",
     "proportional_sizes",
     "quantity_skew",
@@ -73,6 +82,7 @@ __all__ = [
     "random_flip",
     "stack",
     "value_skew",
+    "write_population",
 ]
 
 _LOADERS: dict[str, Callable[..., Dataset]] = {
@@ -83,6 +93,7 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
     "fashion_mnist": load_fashion_mnist,
     "imdb": load_imdb,
     "npz": load_npz,
+    "store": load_store,
 }
 
 NAMES = tuple(_LOADERS)

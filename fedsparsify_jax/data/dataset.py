@@ -101,8 +101,18 @@ def _check_targets(where: str, y: np.ndarray, num_examples: int) -> None:
         raise InputError(f"{where} targets hold NaN or infinity: clean them first")
 
 
-def _examples(where: str, x: Any, y: Any, task: Task) -> Examples:
-    """One half of the data, checked and in the library's dtypes."""
+def checked_examples(where: str, x: Any, y: Any, task: Task) -> Examples:
+    """One part of the data, checked and in the library's dtypes.
+
+    Args:
+      where: whose they are, for errors.
+      x: ``[n, ...]``, see `from_arrays`.
+      y: ``[n]``.
+      task: ``"classification"`` or ``"regression"``.
+
+    Raises:
+      InputError: see `from_arrays`.
+    """
     x, y = np.asarray(x), np.asarray(y)
     x = _native_inputs(where, x)
     if task == "regression":
@@ -164,8 +174,8 @@ def from_arrays(
     """
     if task not in ("classification", "regression"):
         raise InputError(f"task is {task!r}: expected classification or regression")
-    train = _examples("training", x_train, y_train, task)
-    test = _examples("test", x_test, y_test, task)
+    train = checked_examples("training", x_train, y_train, task)
+    test = checked_examples("test", x_test, y_test, task)
     if train.x.shape[1:] != test.x.shape[1:]:
         raise InputError(
             f"training examples have shape {train.x.shape[1:]}, test examples "

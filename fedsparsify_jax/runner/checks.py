@@ -13,10 +13,13 @@ from fedsparsify_jax.runner.methods import ALGORITHMS
 from fedsparsify_jax.sampling import cohort_size
 
 _SWITCH = ("on", "off")
+STORED = "stored"
+"""The partition of the data set ``store``, which comes with its clients."""
 _NAMES: dict[str, tuple[str, ...]] = {
     "model": models.NAMES,
     "algorithm": ALGORITHMS,
-    "partition": PARTITIONS,
+    "partition": (*PARTITIONS, STORED),
+    "client_data": ("memory", "disk"),
     "optimizer_state": ("fresh", "kept"),
     "augmentation": _SWITCH,
     "cohort": ("auto", "vmap", "map"),
@@ -116,11 +119,34 @@ def _check_together(config: TrainConfig) -> None:
         )
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
+    if (config.partition == STORED) != (config.dataset == "store"):
+        raise InputError(
+            f"--partition {config.partition} does not go with --dataset "
+            f"{config.dataset}: a store's clients, and only they, are divided already"
+        )
     if config.client_sizes and config.partition not in ("iid", "value-skew"):
         raise InputError(
             f"--client-sizes goes with the partitions iid and value-skew, not with "
             f"{config.partition}"
         )
+
+
+def _of_store(config: TrainConfig) -> dict[str, Any]:
+    """What a store of clients settles; its clients are as they are."""
+    settled: dict[str, Any] = {}
+    if config.train_subset is not None:
+        raise InputError("--train-subset does not go with the clients of a store")
+    if config.partition == TrainConfig.partition:
+        settled["partition"] = STORED
+    if config.data_dir is not None:
+        has = data.open_population(config.data_dir).num_clients
+        if config.num_clients not in (None, has):
+            raise InputError(
+                f"--num-clients is {config.num_clients}: the store {config.data_dir} "
+                f"has {has} clients"
+            )
+        settled["num_clients"] = has
+    return settled
 
 
 def client_sizes(text: str) -> list[int]:
@@ -154,6 +180,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     changes: dict[str, Any] = {"dataset": dataset}
     if config.client_sizes is not None and config.num_clients is None:
         changes["num_clients"] = len(client_sizes(config.client_sizes))
+    if dataset == "store":
+        changes |= _of_store(config)
     for field, value in defaults.of(dataset).items():
         if getattr(config, field) is None:
             changes.setdefault(field, value)

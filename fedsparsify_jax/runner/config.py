@@ -36,9 +36,10 @@ class TrainConfig:
     """Train a federated model and write a run directory."""
 
     dataset: Annotated[str, _choice([*data.NAMES, "hf:OWNER/NAME"])] = "digits"
-    """Data set. digits is embedded; npz is your own arrays; hf: any image set."""
+    """Data set. digits is embedded; npz is your own arrays; store is clients on disk;
+    hf: any image set."""
     data_dir: Annotated[Path | None, _optional("PATH")] = None
-    """Where the data set's files are, or your npz."""
+    """Where the data set's files are, or your npz or store."""
     train_subset: Annotated[int | None, _optional("INT")] = None
     """Use only so many training examples, the same number of each class."""
     augmentation: Annotated[str, _choice(("on", "off"))] = "on"
@@ -58,6 +59,9 @@ class TrainConfig:
     """Classes each client holds, for label-shards."""
     alpha: float = 0.5
     """Concentration for dirichlet and quantity-skew; smaller is more uneven."""
+    client_data: Annotated[str | None, _by_dataset("client_data", "memory|disk")] = None
+    """Where clients' data are kept: on the devices, or in files that the next cohort is
+    read from while a round runs. Results are the same."""
     client_sizes: Annotated[str | None, _optional("INT,INT,...|skewed|uniform")] = None
     """Proportions of the clients' sizes, for iid and value-skew; skewed and uniform
     are those of the brain age experiments."""
@@ -174,6 +178,7 @@ NOT_COMPARED = (
     "show_partition",
     "verbose",
     "compilation_cache",
+    "client_data",
     # These change the order of sums, so the results to some 1e-5.
     "cohort",
     "chunk_size",

@@ -11,6 +11,7 @@ _OWN: dict[str, Any] = {
     "learning_rate": 0.05,
     "momentum": 0.0,
     "nesterov": "off",
+    "client_data": "memory",
 }
 
 BY_DATASET: dict[str, dict[str, Any]] = {
@@ -37,6 +38,7 @@ BY_DATASET: dict[str, dict[str, Any]] = {
     },
     "imdb": _OWN | {"model": "lstm", "rounds": 200, "learning_rate": 0.01},
     "npz": _OWN,
+    "store": _OWN | {"client_data": "disk"},
     "hf": _OWN,
 }
 

@@ -23,11 +23,12 @@ class Federation(NamedTuple):
 
     dataset: data.Dataset
     parts: list[np.ndarray]
-    clients: ClientData
+    clients: ClientData  # nobody, if their data stay on disk
     model: Model
     task: Task
     algorithm: FederatedAlgorithm
     placement: Placement
+    population: data.Population | None = None  # the store that the data come from
 
 
 def _sizes(config: TrainConfig, examples: int) -> list[int]:
@@ -122,6 +123,17 @@ def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
     )
 
 
+def _clients(
+    config: TrainConfig, dataset: data.Dataset, parts: list[np.ndarray]
+) -> ClientData:
+    """All clients' data, or none of them if they are to stay on disk."""
+    if config.client_data == "memory":
+        return data.stack(dataset.train, parts)
+    nobody = np.zeros(0, np.int64)
+    some = data.stack(dataset.train, [parts[0]])
+    return jax.tree.map(lambda leaf: leaf[nobody], some)
+
+
 def assemble(config: TrainConfig, devices: list[Any] | None = None) -> Federation:
     """Loads the data, divides it, builds the model and the algorithm.
 
@@ -133,18 +145,25 @@ def assemble(config: TrainConfig, devices: list[Any] | None = None) -> Federatio
       InputError: for data that is missing, damaged, or does not fit, and for options
         that do not go together.
     """
-    dataset = load(config)
-    parts = partition(config, dataset.train.y)
+    population = None
+    if config.dataset == "store" and config.data_dir is not None:
+        population = data.open_population(config.data_dir)
+    dataset = load(config) if population is None else population.dataset
+    parts = population.parts if population else partition(config, dataset.train.y)
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)
     task = TASKS[dataset.task]
-    clients = data.stack(dataset.train, parts)
+    clients = _clients(config, dataset, parts)
     devices = jax.local_devices() if devices is None else devices
     placement = place(clients, config.participation, devices)
+    if config.client_data == "disk":
+        placement = placement._replace(divided=False)
     options: dict[str, Any] = dataclasses.asdict(config)
     cohort = cohort_map(options, model, devices, placement.mesh)
     try:
         algorithm = build_algorithm(options, model, task, cohort)
     except ValueError as error:
         raise InputError(f"{config.algorithm}: {error}") from error
-    return Federation(dataset, parts, clients, model, task, algorithm, placement)
+    return Federation(
+        dataset, parts, clients, model, task, algorithm, placement, population
+    )

@@ -1,7 +1,9 @@
 """The compiled program of a run: some rounds and the evaluation after them."""
 
+import contextlib
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -110,6 +112,11 @@ class RoundProgram:
         lowered = jitted.lower(self._key, state, *self._data)
         self._compiled[rounds] = lowered.compile()
         self.compile_seconds += time.perf_counter() - start
+
+    def reading(self, directory: Path) -> contextlib.AbstractContextManager[object]:
+        """The context in which rounds are played; data in memory need none."""
+        del directory
+        return contextlib.nullcontext()
 
     def __call__(
         self, state: State, rounds: int = 1

@@ -5,6 +5,7 @@ metrics.jsonl   one JSON object a round
 summary.json    written at the end
 checkpoints/    see `checkpoints`
 model/          the final model, see `model_files`
+clients/        the clients' data, with --client-data disk, see `data.population`
 """
 
 import json
@@ -61,6 +62,7 @@ class RunDirectory:
         self._config = to_json(config)
         self.model = path / "model"
         self.checkpoints = path / "checkpoints"
+        self.clients = path / "clients"
         self._metrics = path / "metrics.jsonl"
 
     def check(self, *, resume: bool) -> bool:

@@ -22,6 +22,7 @@ from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.compilation_cache import use
 from fedsparsify_jax.runner.config import TrainConfig, option
 from fedsparsify_jax.runner.devices import choose
+from fedsparsify_jax.runner.disk_program import DiskProgram
 from fedsparsify_jax.runner.federation import Federation, assemble
 from fedsparsify_jax.runner.methods import prunable, unused
 from fedsparsify_jax.runner.model_files import save_model
@@ -90,6 +91,24 @@ def _next_stop(completed: int, total: int, every: int) -> int:
     return min(total, (completed // every + 1) * every)
 
 
+def _stop(config: TrainConfig, completed: int) -> int:
+    """`_next_stop` of a run; where it is, after its end."""
+    assert config.rounds is not None
+    return _next_stop(completed, config.rounds, config.evaluate_every)
+
+
+def _program(config: TrainConfig, federation: Federation, keys: Keys) -> RoundProgram:
+    if config.client_data == "memory":
+        return RoundProgram(federation, federation.placement, keys.rounds)
+    return DiskProgram(
+        federation,
+        federation.placement,
+        keys.rounds,
+        participation=config.participation,
+        stop=lambda completed: _stop(config, completed),
+    )
+
+
 def _loop(
     config: TrainConfig,
     program: RoundProgram,
@@ -106,7 +125,7 @@ def _loop(
     records = directory.rewind(completed)
     with reporter(console, total, completed) as progress:
         while completed < total:
-            stop = _next_stop(completed, total, config.evaluate_every)
+            stop = _stop(config, completed)
             program.compile(state, stop - completed)
             start = time.perf_counter()
             state, infos, evaluation = program(state, stop - completed)
@@ -127,7 +146,7 @@ def _loop(
 
 
 def _describe(console: Console, config: TrainConfig, federation: Federation) -> None:
-    counts = np.asarray(federation.clients.count)
+    counts = np.array([len(part) for part in federation.parts])
     console.print(
         f"{config.algorithm} on {config.dataset}: {config.num_clients} clients of "
         f"{counts.min():,} to {counts.max():,} examples, {config.partition} partition, "
@@ -221,14 +240,16 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     algorithm, placement = federation.algorithm, federation.placement
     state = algorithm.init(keys.state, federation.model.init(keys.model))
     state = placement.put_state(state)
-    program = RoundProgram(federation, placement, keys.rounds)
-    assert config.rounds is not None
-    program.compile(state, _next_stop(0, config.rounds, config.evaluate_every))
+    program = _program(config, federation, keys)
+    program.compile(state, _stop(config, 0))
     if config.verbose:
         console.print(f"compiled in {duration(program.compile_seconds)}")
 
     directory.claim()
-    with Checkpoints(directory.checkpoints) as checkpoints:
+    with (
+        program.reading(directory.clients),
+        Checkpoints(directory.checkpoints) as checkpoints,
+    ):
         if resuming:
             state = checkpoints.restore(state) or state
             console.print(f"resuming after round {int(state.round)}")
