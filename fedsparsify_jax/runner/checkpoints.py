@@ -3,6 +3,10 @@
 A checkpoint is the whole `State` after a completed round. Random numbers of a round
 depend on the seed and the round's number alone, so state and configuration decide
 everything that follows.
+
+Of several processes the first one writes and reads for all, whole arrays without a
+trace of how they were spread: no shared file system is needed, and a run resumes on any
+number of processes and devices.
 """
 
 from pathlib import Path
@@ -10,25 +14,41 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.runner import distributed
 from fedsparsify_jax.types import State
 
 
-def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+def _abstract(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _orbax(directory: Path, keep: int) -> ocp.training.Checkpointer:
+    """Orbax for this process alone, which would else wait for all others."""
+    context = ocp.Context(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}
+        )
+    )
+    return ocp.training.Checkpointer(
+        directory.absolute(),
+        context=None if distributed.alone() else context,
+        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+    )
 
 
 class Checkpoints:
-    """The newest states of one run, on disk."""
+    """The newest states of one run, on disk.
+
+    All processes call `save` and `restore` together.
+    """
 
     def __init__(self, directory: Path, *, keep: int = 2):
         self._directory = directory
-        self._orbax = ocp.training.Checkpointer(
-            directory.absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-        )
+        self._orbax = _orbax(directory, keep) if distributed.is_first() else None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -39,21 +59,41 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._orbax.close()
+        if self._orbax is not None:
+            self._orbax.close()
 
     def save(self, completed: int, state: State) -> None:
         """Saves the state after ``completed`` rounds, whole or not at all.
 
         Synchronous: the state is donated to the next round right afterwards.
         """
-        self._orbax.save(completed, state)
+        whole = distributed.to_host(state)
+        if self._orbax is not None:
+            self._orbax.save(completed, whole)
 
     def restore(self, like: State) -> State | None:
-        """The newest state, with the shapes and placement of ``like``; None if none.
+        """The newest state, with the shapes of ``like``; None if there is none.
+
+        Returns:
+          NumPy arrays, to be placed where the round wants them.
 
         Raises:
           InputError: if it cannot be read or belongs to another model.
         """
+        state = distributed.to_host(like)
+
+        def read() -> int:
+            nonlocal state
+            found = self._load(state)
+            state = state if found is None else found
+            return int(found is not None)
+
+        if not distributed.first_decides(read):
+            return None
+        return state if distributed.alone() else distributed.from_first(state)
+
+    def _load(self, like: State) -> State | None:
+        assert self._orbax is not None
         latest = self._orbax.latest
         if latest is None:
             return None

@@ -141,6 +141,13 @@ class TrainConfig:
 
     cohort: Annotated[str, _choice(("auto", "vmap", "map"))] = "auto"
     """Clients of a round all at once, or one by one; auto goes by the network."""
+    coordinator: Annotated[str | None, _optional("HOST:PORT|auto")] = None
+    """Address of process 0, when several processes run this command as one job; auto
+    asks the cluster (SLURM, TPU pods, MPI, ...)."""
+    num_processes: Annotated[int | None, _optional("INT")] = None
+    """Processes of the job."""
+    process_id: Annotated[int | None, _optional("INT")] = None
+    """Which of them this one is, from 0."""
     seed: int = 0
     """Seed of the partition, the initial model and the training."""
     out: Annotated[Path | None, _optional("DIR", "default: a new one in runs/")] = None
@@ -156,7 +163,16 @@ class TrainConfig:
 
 
 # Options that do not change what is computed: free to differ on resume.
-NOT_COMPARED = ("out", "resume", "checkpoint_every", "show_partition", "verbose")
+NOT_COMPARED = (
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "out",
+    "resume",
+    "checkpoint_every",
+    "show_partition",
+    "verbose",
+)
 
 
 def option(field: str) -> str:

@@ -9,9 +9,18 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from fedsparsify_jax import algorithms, masks, schedules
-from fedsparsify_jax.cohort import CohortMap, chunked, vmapped
+from fedsparsify_jax.cohort import (
+    CohortMap,
+    chunked,
+    device_mesh,
+    sharded,
+    vmapped,
+)
 from fedsparsify_jax.models import Model
+from fedsparsify_jax.runner import distributed
 from fedsparsify_jax.tasks import Task
 from fedsparsify_jax.types import FederatedAlgorithm, Prunable, Schedule
 
@@ -139,7 +148,10 @@ def _cohort(options: Mapping[str, Any]) -> CohortMap:
     choice = options["cohort"]
     if choice == "auto":
         choice = "map" if options["model"] in _ONE_BY_ONE else "vmap"
-    return chunked(1) if choice == "map" else vmapped()
+    inner = chunked(1) if choice == "map" else vmapped()
+    if distributed.alone():
+        return inner
+    return sharded(device_mesh(jax.devices()), inner)
 
 
 def build_algorithm(

@@ -18,6 +18,7 @@ from fedsparsify_jax.metrics import (
     training_flops,
 )
 from fedsparsify_jax.metrics.communication import dense_bytes
+from fedsparsify_jax.runner import distributed
 from fedsparsify_jax.runner.checkpoints import Checkpoints
 from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.config import TrainConfig, option
@@ -65,16 +66,24 @@ class RoundProgram:
             )
             return state, info, evaluation
 
-        test = Examples(*map(jax.numpy.asarray, dataset.test))
-        self._data = (federation.clients, test)
+        self._data = (
+            distributed.spread(federation.clients),
+            distributed.everywhere(Examples(*dataset.test)),
+        )
         start = time.perf_counter()
-        jitted = jax.jit(federated_round, donate_argnums=1)
-        self._compiled = jitted.lower(key, state, *self._data).compile()
+        jitted = jax.jit(
+            federated_round,
+            donate_argnums=1,
+            out_shardings=distributed.copies(),
+        )
+        self._compiled = jitted.lower(
+            distributed.everywhere(key), state, *self._data
+        ).compile()
         self.compile_seconds = time.perf_counter() - start
 
     def __call__(self, key: Key, state: State) -> tuple[State, RoundInfo, Evaluation]:
         """Plays a round; the old state is donated."""
-        return self._compiled(key, state, *self._data)
+        return self._compiled(distributed.everywhere(key), state, *self._data)
 
 
 def _evaluation_batch(shape: tuple[int, ...]) -> int:
@@ -139,7 +148,8 @@ def _loop(
     total, completed = config.rounds, int(state.round)
     assert total is not None
     dense = dense_bytes(state.variables)
-    records = directory.rewind(completed)
+    records: list[Record] = []
+    distributed.first_decides(lambda: records.extend(directory.rewind(completed)))
     with reporter(console, total, completed) as progress:
         for t in range(completed + 1, total + 1):
             start = time.perf_counter()
@@ -147,7 +157,8 @@ def _loop(
             info, evaluation = jax.device_get((info, evaluation))
             seconds = time.perf_counter() - start
             record = _record(info, evaluation, metric, dense, seconds)
-            directory.append(record)
+            if distributed.is_first():
+                directory.append(record)
             records.append(record)
             progress.round(record)
             if t % config.checkpoint_every == 0 or t == total:
@@ -225,26 +236,32 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     Raises:
       InputError: one line that says what is wrong and what to do.
     """
-    console = console or Console(highlight=False)
     config = resolve(config)
+    distributed.join(config.coordinator, config.num_processes, config.process_id)
+    console = console or Console(highlight=False, quiet=not distributed.is_first())
     out = config.out or default_path(config)
     config = dataclasses.replace(config, out=out)
     directory = RunDirectory(out, config)
-    resuming = directory.check(resume=config.resume)
+    resuming = bool(
+        distributed.first_decides(lambda: directory.check(resume=config.resume))
+    )
     federation = assemble(config)
     _describe(console, config, federation)
 
     keys = Keys.from_seed(config.seed)
     algorithm = federation.algorithm
     state = algorithm.init(keys.state, federation.model.init(keys.model))
+    state = distributed.everywhere(state)
     program = RoundProgram(federation, keys.of_round(1), state)
     if config.verbose:
         console.print(f"compiled in {duration(program.compile_seconds)}")
 
-    directory.claim()
+    distributed.first_decides(directory.claim)
     with Checkpoints(directory.checkpoints) as checkpoints:
         if resuming:
-            state = checkpoints.restore(state) or state
+            restored = checkpoints.restore(state)
+            if restored is not None:
+                state = distributed.everywhere(restored)
             console.print(f"resuming after round {int(state.round)}")
         state, records = _loop(
             config,
@@ -257,6 +274,8 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
             console,
         )
     state = algorithm.finish(keys.of_round(0), state, federation.clients)
+    if not distributed.is_first():
+        return {}
 
     may_go = prunable(dataclasses.asdict(config))
     counted = masks.prunable_only(state.masks, may_go)
