@@ -16,7 +16,7 @@ rounds are compared too, so that nobody wins by learning less.
     python benchmarks/peers.py --rounds 20 --out benchmarks/results-peers.json
     python benchmarks/peers.py --only ours,fedjax     # some of them
 
-Run nothing else meanwhile. About 4 minutes on 2 cores, and as long again for making the
+Run nothing else meanwhile. About 4 minutes on 2 cores, and 2 more to make the
 environments.
 """
 
@@ -163,9 +163,22 @@ def _connection(
     raise SystemExit("\n".join([f"{name} did not start:", *said[-20:]]))
 
 
-def measure(names: list[str], rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def busy_cores(seconds: float = 3.0) -> float:
+    """Cores in use on this machine while nobody has the turn; 0 is as it should be."""
+
+    def ticks() -> int:
+        user, nice, system, *_ = Path("/proc/stat").read_text().split()[1:]
+        return int(user) + int(nice) + int(system)
+
+    before = ticks()
+    time.sleep(seconds)
+    return (ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
+
+
+def measure(names: list[str], rounds: int) -> dict[str, Any]:
     """Seconds of every timed round and the test accuracy, by contestant."""
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    waiting = 0.0
     with ExitStack() as stack:
         players = {}
         for name in names:
@@ -176,15 +189,22 @@ def measure(names: list[str], rounds: int) -> tuple[dict[str, Any], dict[str, An
             turn = {name: player.play() for name, player in players.items()}
             shown = "  ".join(f"{name} {value:.2f}" for name, value in turn.items())
             print(f"round {t}: {shown}", file=sys.stderr, flush=True)
-            if t:  # the first one compiles
-                for name, value in turn.items():
-                    seconds[name].append(value)
+            if t == 0:  # which compiles and is not counted
+                waiting = busy_cores()
+                continue
+            for name, value in turn.items():
+                seconds[name].append(value)
         accuracies = {name: player.accuracy() for name, player in players.items()}
-    return seconds, accuracies
+    return {
+        "seconds": seconds,
+        "accuracies": accuracies,
+        "busy_cores_while_all_wait": waiting,
+    }
 
 
-def report(seconds: dict[str, list[float]], accuracies: dict[str, float]) -> dict:
+def report(measured: dict[str, Any]) -> dict[str, Any]:
     """Prints the table; returns medians and our ratios."""
+    seconds, accuracies = measured["seconds"], measured["accuracies"]
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = {}
     print(f"{'contestant':10} {'median s':>9} {'min':>7} {'max':>7} {'test':>7}  ratio")
@@ -197,6 +217,8 @@ def report(seconds: dict[str, list[float]], accuracies: dict[str, float]) -> dic
             f"{name:10} {medians[name]:9.3f} {min(values):7.3f} {max(values):7.3f}"
             f" {accuracies[name]:7.4f}  {said}"
         )
+    waiting = measured["busy_cores_while_all_wait"]
+    print(f"cores in use while all wait for their turn: {waiting:.2f}")
     return {"medians": medians, "ratios": ratios}
 
 
@@ -212,12 +234,10 @@ def main() -> None:
     for name in names:  # not while others wait
         if ENTRIES[name].requirements:
             isolated(name, ENTRIES[name].requirements)
-    seconds, accuracies = measure(names, arguments.rounds)
-    result = report(seconds, accuracies)
+    measured = measure(names, arguments.rounds)
+    result = measured | report(measured)
     if arguments.out:
-        write_result(
-            arguments.out, {"seconds": seconds, "accuracies": accuracies, **result}
-        )
+        write_result(arguments.out, result)
 
 
 if __name__ == "__main__":

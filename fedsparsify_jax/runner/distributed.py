@@ -192,11 +192,18 @@ def copies() -> NamedSharding | None:
     return _sharding(PartitionSpec())
 
 
+def _everywhere(leaf: Any) -> jax.Array:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        bits, impl = np.asarray(jax.random.key_data(leaf)), jax.random.key_impl(leaf)
+        return jax.random.wrap_key_data(jax.device_put(bits, copies()), impl=impl)
+    return jax.device_put(leaf, copies())
+
+
 def everywhere(tree: PyTree) -> PyTree:
     """A copy of every array on every device."""
     if alone():
         return jax.tree.map(jax.numpy.asarray, tree)
-    return jax.device_put(tree, copies())
+    return jax.tree.map(_everywhere, tree)
 
 
 def spread(clients: ClientData) -> ClientData:
