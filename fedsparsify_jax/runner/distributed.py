@@ -112,12 +112,12 @@ def join(
 
 def alone() -> bool:
     """Whether this is the only process."""
-    return jax.process_count() == 1
+    return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def is_first() -> bool:
     """Whether this is process 0, the one that writes and prints."""
-    return jax.process_index() == 0
+    return alone() or jax.process_index() == 0
 
 
 def first_decides(ask: Callable[[], int | None]) -> int:
@@ -193,7 +193,7 @@ def copies() -> NamedSharding | None:
 
 
 def _everywhere(leaf: Any) -> jax.Array:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         bits, impl = np.asarray(jax.random.key_data(leaf)), jax.random.key_impl(leaf)
         return jax.random.wrap_key_data(jax.device_put(bits, copies()), impl=impl)
     return jax.device_put(leaf, copies())
@@ -231,7 +231,7 @@ def leave(status: int) -> None:
     The ordinary way out waits until all processes want to go, which those that are
     still computing do not.
     """
-    if status and jax.distributed.is_initialized() and not alone():
+    if status and not alone():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
