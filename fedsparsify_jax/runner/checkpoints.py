@@ -28,14 +28,13 @@ def _abstract(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
 
 def _orbax(directory: Path, keep: int) -> ocp.training.Checkpointer:
     """Orbax for this process alone, which would else wait for all others."""
-    context = ocp.Context(
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=0, active_processes={0}
-        )
-    )
+    context = ocp.Context()
+    if not distributed.alone():
+        context.multiprocessing.active_processes = {0}
+        directory.mkdir(parents=True, exist_ok=True)  # in this mode Orbax does not
     return ocp.training.Checkpointer(
         directory.absolute(),
-        context=None if distributed.alone() else context,
+        context=context,
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
     )
 
