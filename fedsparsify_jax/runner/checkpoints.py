@@ -9,12 +9,11 @@ trace of how they were spread: no shared file system is needed, and a run resume
 number of processes and devices.
 """
 
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from fedsparsify_jax.errors import InputError
@@ -22,34 +21,20 @@ from fedsparsify_jax.runner import distributed
 from fedsparsify_jax.types import State
 
 
-def _abstract(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
-def _orbax(directory: Path, keep: int) -> ocp.training.Checkpointer:
-    """Orbax for this process alone, which would else wait for all others."""
-    context = ocp.Context()
-    if not distributed.alone():
-        context.multiprocessing.active_processes = {0}
-        directory.mkdir(parents=True, exist_ok=True)  # in this mode Orbax does not
-    return ocp.training.Checkpointer(
-        directory.absolute(),
-        context=context,
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-    )
-
-
 class Checkpoints:
-    """The newest states of one run, on disk.
+    """The newest states of one run, on disk: a folder named for the round each.
 
-    All processes call `save` and `restore` together.
+    A context manager; all processes call `save` and `restore` together.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2):
-        self._directory = directory
-        self._orbax = _orbax(directory, keep) if distributed.is_first() else None
+        self._directory, self._keep = directory.absolute(), keep
+        self._context = ocp.Context()
+        if not distributed.alone():  # else Orbax would wait for the others
+            self._context.multiprocessing.active_processes = {0}
 
     def __enter__(self) -> "Checkpoints":
+        self._context.__enter__()
         return self
 
     def __exit__(
@@ -58,8 +43,14 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._orbax is not None:
-            self._orbax.close()
+        self._context.__exit__(kind, error, trace)
+
+    def _rounds(self) -> list[int]:
+        """The rounds of whole checkpoints: others have longer names until complete."""
+        if not self._directory.is_dir():
+            return []
+        names = [path.name for path in self._directory.iterdir()]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, completed: int, state: State) -> None:
         """Saves the state after ``completed`` rounds, whole or not at all.
@@ -67,8 +58,12 @@ class Checkpoints:
         Synchronous: the state is donated to the next round right afterwards.
         """
         whole = distributed.to_host(state)
-        if self._orbax is not None:
-            self._orbax.save(completed, whole)
+        if not distributed.is_first():
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        ocp.save(self._directory / str(completed), whole)
+        for old in self._rounds()[: -self._keep]:
+            shutil.rmtree(self._directory / str(old))
 
     def restore(self, like: State) -> State | None:
         """The newest state, with the shapes of ``like``; None if there is none.
@@ -83,26 +78,23 @@ class Checkpoints:
 
         def read() -> int:
             nonlocal state
-            found = self._load(state)
-            state = state if found is None else found
-            return int(found is not None)
+            rounds = self._rounds()
+            if rounds:
+                state = self._load(rounds[-1], state)
+            return len(rounds)
 
         if not distributed.first_decides(read):
             return None
         return state if distributed.alone() else distributed.from_first(state)
 
-    def _load(self, like: State) -> State | None:
-        assert self._orbax is not None
-        latest = self._orbax.latest
-        if latest is None:
-            return None
+    def _load(self, completed: int, like: State) -> State:
+        path = self._directory / str(completed)
         try:
-            restored: Any = self._orbax.load(latest.step, jax.tree.map(_abstract, like))
+            restored: Any = ocp.load(path, like)
         except Exception as error:  # orbax and tensorstore raise many kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"the checkpoint of round {latest.step} in {self._directory} cannot be "
-                f"read ({reason}): remove {self._directory / str(latest.step)} to fall "
-                "back to the one before"
+                f"the checkpoint of round {completed} in {self._directory} cannot be "
+                f"read ({reason}): remove {path} to fall back to the one before"
             ) from error
         return restored

@@ -97,7 +97,6 @@ def join(
             process_id,
             initialization_timeout=GATHERING,
             heartbeat_timeout_seconds=SILENCE,
-            shutdown_timeout_seconds=SILENCE,
             # Told everything, JAX need not guess; it would be wrong inside a cluster
             # whose own variables describe another job.
             cluster_detection_method=None if coordinator == AUTO else "deactivate",
