@@ -3,7 +3,12 @@
 Stacked trees have a leading client axis ``[K, ...]``; ``weights`` ``[K]`` are the
 clients' numbers of examples. A client of weight zero is absent: it neither adds to a
 mean nor votes, whatever its arrays hold, and if everybody is absent the means are zero.
+
+The means are quotients of `Sums` over clients, which a large cohort adds up part by
+part (`streams`).
 """
+
+from typing import NamedTuple
 
 import chex
 import jax
@@ -11,11 +16,18 @@ import jax.numpy as jnp
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
-from fedsparsify_jax.types import Masks, Variables
+from fedsparsify_jax.types import Masks, PyTree, Variables
 
 
-def _shares(weights: jax.Array) -> jax.Array:
-    """Weights scaled to sum 1, or all zero."""
+class Sums(NamedTuple):
+    """What the means need of a part of the cohort; parts are added up."""
+
+    total: Variables  # sum_k n_k w_k, float32
+    weight: PyTree  # sum_k n_k: a scalar, or a tree of those who count at each entry
+
+
+def shares(weights: jax.Array) -> jax.Array:
+    """Weights scaled to sum 1, or all zero: a single client's model stays as it is."""
     weights = jnp.asarray(weights, jnp.float32)
     total = jnp.sum(weights)
     return weights / jnp.where(total > 0, total, 1.0)
@@ -23,6 +35,43 @@ def _shares(weights: jax.Array) -> jax.Array:
 
 def _check(stacked: Variables, weights: jax.Array) -> None:
     chex.assert_shape(weights, (trees.leading_size(stacked),))
+
+
+def sums(stacked: Variables, weights: jax.Array) -> Sums:
+    """What `mean` needs for the mean over all clients."""
+    _check(stacked, weights)
+    total = trees.weighted_sum(stacked, weights)
+    return Sums(total, jnp.sum(weights.astype(jnp.float32)))
+
+
+def nonzero_sums(stacked: Variables, masks: Masks, weights: jax.Array) -> Sums:
+    """What `mean` needs for the mean over those who kept an entry."""
+    _check(stacked, weights)
+    chex.assert_trees_all_equal_shapes(stacked, masks)
+    total = trees.weighted_sum(mask_algebra.apply(masks, stacked), weights)
+    return Sums(total, trees.weighted_sum(masks, weights))
+
+
+def mean(sums: Sums, like: Variables) -> Variables:
+    """The mean that sums amount to, zero where nobody counts.
+
+    In the dtypes of ``like``; whole numbers are rounded to the nearest.
+
+    >>> mean(Sums({"w": jnp.array([6.0])}, jnp.float32(3)), {"w": jnp.zeros(1)})
+    {'w': Array([2.], dtype=float32)}
+    """
+
+    def divide(total: jax.Array, weight: jax.Array, old: jax.Array) -> jax.Array:
+        some = weight > 0
+        result = jnp.where(some, total / jnp.where(some, weight, 1.0), 0.0)
+        if jnp.issubdtype(old.dtype, jnp.integer):
+            result = jnp.round(result)
+        return result.astype(old.dtype)
+
+    weight = sums.weight
+    if isinstance(weight, jax.Array):
+        weight = jax.tree.map(lambda _: weight, sums.total)
+    return jax.tree.map(divide, sums.total, weight, like)
 
 
 def weighted_mean(stacked: Variables, weights: jax.Array) -> Variables:
@@ -36,8 +85,7 @@ def weighted_mean(stacked: Variables, weights: jax.Array) -> Variables:
       >>> weighted_mean({"w": jnp.array([[1.0], [4.0]])}, jnp.array([2, 1]))
       {'w': Array([2.], dtype=float32)}
     """
-    _check(stacked, weights)
-    return trees.weighted_sum(stacked, _shares(weights))
+    return mean(sums(stacked, shares(weights)), like=stacked)
 
 
 def nonzero_mean(stacked: Variables, masks: Masks, weights: jax.Array) -> Variables:
@@ -56,17 +104,7 @@ def nonzero_mean(stacked: Variables, masks: Masks, weights: jax.Array) -> Variab
       >>> nonzero_mean({"w": jnp.ones((2, 2))}, kept, jnp.array([1, 3]))
       {'w': Array([1., 0.], dtype=float32)}
     """
-    _check(stacked, weights)
-    chex.assert_trees_all_equal_shapes(stacked, masks)
-    shares = _shares(weights)
-    total = trees.weighted_sum(mask_algebra.apply(masks, stacked), shares)
-    kept = jax.tree.map(lambda mask: mask.astype(jnp.float32), masks)
-    share = trees.weighted_sum(kept, shares)
-    return jax.tree.map(
-        lambda top, low: jnp.where(low > 0, top / jnp.where(low > 0, low, 1.0), 0.0),
-        total,
-        share,
-    )
+    return mean(nonzero_sums(stacked, masks, shares(weights)), like=stacked)
 
 
 def majority_vote_mean(

@@ -6,14 +6,14 @@ import jax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
-from fedsparsify_jax.aggregation import weighted_mean
-from fedsparsify_jax.hooks import Context, Method, Uploads
+from fedsparsify_jax.hooks import Context, Method
 from fedsparsify_jax.local_training import batch_loss
 from fedsparsify_jax.masks import apply, intersect, prunable_leaves
 from fedsparsify_jax.probing import first_batch, score_clients
 from fedsparsify_jax.pruning import prune
 from fedsparsify_jax.rounds import EngineOptions, option
 from fedsparsify_jax.saliency import Loss
+from fedsparsify_jax.streams import weighted_mean
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,
@@ -47,13 +47,10 @@ def fixed_masks(
         masks = find(key, context, clients)
         return apply(masks, context.variables), masks
 
-    def merge(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return weighted_mean(uploads.variables, uploads.weights), context.masks
-
     return Method(
         schedule=schedules.constant(final_sparsity),
         setup=setup,
-        aggregate=merge,
+        aggregate=weighted_mean(),
         prunable=prunable,
     )
 

@@ -7,6 +7,9 @@ vmap within a chunk.
 
     sharded(mesh, inner=chunked(8))
 
+What is only needed in sums over the cohort, such as the models for their mean, can be
+added up on the way (`SumFn`), so that memory does not grow with the cohort.
+
 Which one is fastest depends on the model and the machine: ``vmap`` for MLPs; one client
 at a time, ``chunked(1)``, for convolutions on a GPU and whenever memory is short.
 """
@@ -27,6 +30,15 @@ AXIS = "clients"
 """Name of the mesh axis that clients are sharded over."""
 
 
+SumFn = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[PyTree, PyTree]]
+"""``(shared, stacked, results, present) -> (sums, kept)`` of a part of the cohort.
+
+``stacked`` and ``results`` are what `ClientFn` was given and gave for the part's
+clients, ``[k, ...]``; ``present`` is bool ``[k]``, False for padding, which must add
+nothing. ``sums`` is added up over the parts, ``kept`` is stacked.
+"""
+
+
 class CohortMap(Protocol):
     """Runs ``fn(shared, client)`` for every client: ``[K, ...]`` in, ``[K, ...]`` out.
 
@@ -34,9 +46,14 @@ class CohortMap(Protocol):
       fn: one client's work.
       shared: the same for everybody (the global model).
       stacked: one entry a client along the leading axis of every leaf.
+      summed: if given, the call returns ``(sums, kept)``: its sums over the whole
+        cohort, and stacked what it keeps of every client. Then no more results are
+        held at a time than the strategy runs at once.
     """
 
-    def __call__(self, fn: ClientFn, shared: PyTree, stacked: PyTree) -> Any: ...
+    def __call__(
+        self, fn: ClientFn, shared: PyTree, stacked: PyTree, summed: SumFn | None = None
+    ) -> Any: ...
 
 
 def vmapped() -> CohortMap:
@@ -46,8 +63,14 @@ def vmapped() -> CohortMap:
     Array([2, 4], dtype=int32)
     """
 
-    def run(fn: ClientFn, shared: PyTree, stacked: PyTree) -> Any:
-        return jax.vmap(fn, in_axes=(None, 0))(shared, stacked)
+    def run(
+        fn: ClientFn, shared: PyTree, stacked: PyTree, summed: SumFn | None = None
+    ) -> Any:
+        results = jax.vmap(fn, in_axes=(None, 0))(shared, stacked)
+        if summed is None:
+            return results
+        everybody = jnp.ones(trees.leading_size(stacked), bool)
+        return summed(shared, stacked, results, everybody)
 
     return run
 
@@ -57,22 +80,79 @@ def chunked(size: int) -> CohortMap:
 
     >>> chunked(2)(lambda shared, x: shared * x, 2, jnp.arange(3))
     Array([0, 2, 4], dtype=int32)
+
+    With sums, here of the results, keeping the clients as they were:
+
+    >>> def summed(shared, stacked, results, present):
+    ...     return jnp.sum(results), stacked
+    >>> chunked(2)(lambda shared, x: shared * x, 2, jnp.arange(3), summed)
+    (Array(6, dtype=int32), Array([0, 1, 2], dtype=int32))
     """
     if size < 1:
         raise ValueError(f"a chunk of {size} clients: the size must be at least 1")
+    at_once = vmapped() if size > 1 else _alone
 
-    def run(fn: ClientFn, shared: PyTree, stacked: PyTree) -> Any:
-        batch = size if size > 1 else None
-        return jax.lax.map(lambda one: fn(shared, one), stacked, batch_size=batch)
+    def run(
+        fn: ClientFn, shared: PyTree, stacked: PyTree, summed: SumFn | None = None
+    ) -> Any:
+        number = trees.leading_size(stacked)
+        if number <= size:
+            return at_once(fn, shared, stacked, summed)
+        if summed is None:
+            batch = size if size > 1 else None
+            return jax.lax.map(lambda one: fn(shared, one), stacked, batch_size=batch)
+        return _added_up(
+            lambda part: at_once(fn, shared, part, summed), stacked, number, size
+        )
 
     return run
+
+
+def _alone(
+    fn: ClientFn, shared: PyTree, stacked: PyTree, summed: SumFn | None = None
+) -> Any:
+    """A single client, without the vmap that would batch its kernels."""
+    one = jax.tree.map(lambda leaf: leaf[0], stacked)
+    results = jax.tree.map(lambda leaf: leaf[None], fn(shared, one))
+    if summed is None:
+        return results
+    return summed(shared, stacked, results, jnp.ones(1, bool))
+
+
+def _added_up(
+    work: Callable[[PyTree], tuple[PyTree, PyTree]],
+    stacked: PyTree,
+    number: int,
+    size: int,
+) -> tuple[PyTree, PyTree]:
+    """``work`` on chunk after chunk: its sums added, the rest put back in a row."""
+    full = number // size
+
+    def fold(leaf: jax.Array) -> jax.Array:
+        return leaf[: full * size].reshape(full, size, *leaf.shape[1:])
+
+    def one(sums: PyTree, part: PyTree) -> tuple[PyTree, PyTree]:
+        added, kept = work(part)
+        return jax.tree.map(jnp.add, sums, added), kept
+
+    folded = jax.tree.map(fold, stacked)
+    first = jax.tree.map(lambda leaf: leaf[0], folded)
+    shapes, _ = jax.eval_shape(work, first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    sums, kept = jax.lax.scan(one, zeros, folded)
+    kept = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)
+    if full * size < number:
+        rest = jax.tree.map(lambda leaf: leaf[full * size :], stacked)
+        sums, last = one(sums, rest)
+        kept = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), kept, last)
+    return sums, kept
 
 
 def sharded(mesh: Mesh, inner: CohortMap | None = None) -> CohortMap:
     """Clients divided over the ``clients`` axis of a mesh, ``inner`` on each device.
 
     Cohorts that do not divide evenly are filled up with copies of the last client,
-    whose results are dropped.
+    whose results are dropped. Sums are added over the devices by one collective.
 
     Args:
       mesh: a mesh whose axis named ``"clients"`` the cohort is divided over.
@@ -82,26 +162,41 @@ def sharded(mesh: Mesh, inner: CohortMap | None = None) -> CohortMap:
         raise ValueError(
             f"the mesh needs an axis named {AXIS!r}: has {mesh.axis_names}"
         )
-    inner = vmapped() if inner is None else inner
+    on_device = vmapped() if inner is None else inner
     shares = mesh.shape[AXIS]
+    mine = PartitionSpec(AXIS)
 
-    def run(fn: ClientFn, shared: PyTree, stacked: PyTree) -> Any:
+    def run(
+        fn: ClientFn, shared: PyTree, stacked: PyTree, summed: SumFn | None = None
+    ) -> Any:
         size = trees.leading_size(stacked)
         padded = -(-size // shares) * shares
+        index = jnp.arange(padded)
         if padded > size:
-            index = jnp.minimum(jnp.arange(padded), size - 1)
-            stacked = trees.take(stacked, index)
-        spread = jax.shard_map(
-            lambda same, mine: inner(fn, same, mine),
+            stacked = trees.take(stacked, jnp.minimum(index, size - 1))
+
+        def share(same: PyTree, part: tuple[PyTree, jax.Array]) -> Any:
+            if summed is None:
+                return on_device(lambda same, one: fn(same, one[0]), same, part)
+
+            def add(same: PyTree, part: Any, results: PyTree, present: Any) -> Any:
+                return summed(same, part[0], results, present & part[1])
+
+            alone = on_device(lambda same, one: fn(same, one[0]), same, part, add)
+            return jax.lax.psum(alone[0], AXIS), alone[1]
+
+        result = jax.shard_map(
+            share,
             mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-            out_specs=PartitionSpec(AXIS),
+            in_specs=(PartitionSpec(), mine),
+            out_specs=mine if summed is None else (PartitionSpec(), mine),
             check_vma=False,
-        )
-        result = spread(shared, stacked)
-        if padded > size:
-            result = jax.tree.map(lambda leaf: leaf[:size], result)
-        return result
+        )(shared, (stacked, index < size))
+        if padded == size:
+            return result
+        sums, kept = (None, result) if summed is None else result
+        kept = jax.tree.map(lambda leaf: leaf[:size], kept)
+        return kept if summed is None else (sums, kept)
 
     return run
 

@@ -87,6 +87,29 @@ class Uploads(NamedTuple):
     cohort: jax.Array  # [K] int32: client ids
 
 
+class Streamed(NamedTuple):
+    """An `aggregate` that needs no more of the uploads than sums over the clients.
+
+    The engine then adds them up while the clients train, chunk by chunk and device by
+    device, and no more models are held than train at a time. ``sums`` sees weights
+    scaled to sum 1 over the cohort; hooks after the merge see `Uploads` with empty
+    ``variables``, ``masks`` and ``extra``.
+    """
+
+    # (uploads of a part of the cohort, context) -> tree of sums, added over the parts
+    sums: Callable[[Uploads, Context], PyTree]
+    # (sums over the cohort, context) -> (variables, masks)
+    merge: Callable[[PyTree, Context], tuple[Variables, Masks]]
+
+    def __call__(self, uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
+        """The merge of uploads that are all there."""
+        return self.merge(self.sums(uploads, context), context)
+
+
+Aggregate = Callable[[Uploads, Context], tuple[Variables, Masks]] | Streamed
+"""The server's merge: ``(uploads, context) -> (variables, masks)``."""
+
+
 class Batch(NamedTuple):
     """One batch of one client; rows that are not valid repeat a real example."""
 
@@ -171,8 +194,8 @@ class Method(NamedTuple):
     hook passes on must not depend on the round.
     """
 
-    # (uploads, context) -> (variables, masks)
-    aggregate: Callable[[Uploads, Context], tuple[Variables, Masks]]
+    # (uploads, context) -> (variables, masks); `Streamed` where sums are enough
+    aggregate: Aggregate
     # t -> target sparsity, handed to the other hooks as context.sparsity
     schedule: Schedule = schedules.constant(0.0)
     # (key, context, clients [N]) -> (variables, masks), before the first round

@@ -142,11 +142,39 @@ def kept_by_any(stacked_masks: Masks, participating: jax.Array) -> Masks:
       >>> kept_by_any(votes, jnp.array([True, False]))
       {'w': Array([ True, False], dtype=bool)}
     """
+    return jax.tree.map(lambda count: count > 0, votes(stacked_masks, participating))
+
+
+def votes(stacked_masks: Masks, participating: jax.Array) -> PyTree:
+    """How many participating clients keep each entry: a tree of int32.
+
+    Votes of parts of a cohort add up to those of the whole.
+
+    >>> stacked = {"w": jnp.array([[True, False], [True, True]])}
+    >>> votes(stacked, jnp.array([True, True]))
+    {'w': Array([2, 1], dtype=int32)}
+    """
     chex.assert_shape(participating, (trees.leading_size(stacked_masks),))
-    return jax.tree.map(
-        lambda leaf: jnp.any(leaf & trees.align(participating, leaf), axis=0),
-        stacked_masks,
-    )
+
+    def count(leaf: jax.Array) -> jax.Array:
+        counted = leaf & trees.align(participating, leaf)
+        return jnp.sum(counted, axis=0, dtype=jnp.int32)
+
+    return jax.tree.map(count, stacked_masks)
+
+
+def elect(counts: PyTree, voters: jax.Array, *, rule: str) -> Masks:
+    """Masks from counted votes, by a rule of `majority_vote`.
+
+    Args:
+      counts: see `votes`.
+      voters: int32 scalar: how many could have voted.
+      rule: ``"authors"`` or ``"strict"``.
+    """
+    if rule not in ("authors", "strict"):
+        raise ValueError(f"unknown vote rule {rule!r}: 'authors' or 'strict'")
+    needed = voters // 2 if rule == "authors" else voters // 2 + 1
+    return jax.tree.map(lambda count: count >= jnp.maximum(needed, 1), counts)
 
 
 def majority_vote(
@@ -177,18 +205,8 @@ def majority_vote(
       >>> majority_vote(votes)["w"], majority_vote(votes, rule="strict")["w"]
       (Array([False,  True], dtype=bool), Array([False, False], dtype=bool))
     """
-    if rule not in ("authors", "strict"):
-        raise ValueError(f"unknown vote rule {rule!r}: 'authors' or 'strict'")
     num_clients = trees.leading_size(stacked_masks)
     if participating is None:
         participating = jnp.ones(num_clients, bool)
-    chex.assert_shape(participating, (num_clients,))
     voters = jnp.sum(participating, dtype=jnp.int32)
-    needed = voters // 2 if rule == "authors" else voters // 2 + 1
-    needed = jnp.maximum(needed, 1)
-
-    def elect(leaf: jax.Array) -> jax.Array:
-        counted = leaf & trees.align(participating, leaf)
-        return jnp.sum(counted, axis=0, dtype=jnp.int32) >= needed
-
-    return jax.tree.map(elect, stacked_masks)
+    return elect(votes(stacked_masks, participating), voters, rule=rule)

@@ -16,8 +16,17 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
+from fedsparsify_jax.aggregation import shares
 from fedsparsify_jax.cohort import CohortMap, vmapped
-from fedsparsify_jax.hooks import Client, Context, Local, Method, Upload, Uploads
+from fedsparsify_jax.hooks import (
+    Client,
+    Context,
+    Local,
+    Method,
+    Streamed,
+    Upload,
+    Uploads,
+)
 from fedsparsify_jax.local_training import (
     Trained,
     TrainFn,
@@ -75,6 +84,7 @@ class _Task(NamedTuple):
     key: Key
     client: Client
     optimizer: PyTree
+    share: jax.Array  # its weight in means
 
 
 class _Done(NamedTuple):
@@ -212,6 +222,15 @@ def engine(
         kept = ClientsState(trained.optimizer if keep_optimizer else (), extra)
         return _Done(upload, kept, trained.loss, nonzero_bytes(upload.variables))
 
+    def add_up(
+        context: Context, tasks: _Task, done: _Done, present: jax.Array
+    ) -> tuple[PyTree, _Done]:
+        assert isinstance(method.aggregate, Streamed)
+        weights = jnp.where(present, tasks.share, 0.0)
+        uploads = Uploads(*done.upload, weights, tasks.client.id)
+        nothing = Upload({}, {})  # so that no model is stacked
+        return method.aggregate.sums(uploads, context), done._replace(upload=nothing)
+
     def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
         _check_clients(clients, state, num_clients)
         setup_key, sample_key, local_key, server_key = jax.random.split(key, 4)
@@ -244,12 +263,18 @@ def engine(
             client_keys(local_key, chosen),
             Client(chosen, data, mine.extra),
             mine.optimizer,
+            shares(data.count),
         )
-        done: _Done = run_cohort(client_round, context, tasks)
-
         weights = data.count.astype(jnp.float32)
-        uploads = Uploads(*done.upload, weights, chosen)
-        variables, masks = method.aggregate(uploads, context)
+        done: _Done
+        if isinstance(method.aggregate, Streamed):
+            sums, done = run_cohort(client_round, context, tasks, add_up)
+            uploads = Uploads({}, {}, (), weights, chosen)
+            variables, masks = method.aggregate.merge(sums, context)
+        else:
+            done = run_cohort(client_round, context, tasks)
+            uploads = Uploads(*done.upload, weights, chosen)
+            variables, masks = method.aggregate(uploads, context)
         variables, masks, server = method.server_update(
             server_key, variables, masks, uploads, context
         )

@@ -92,14 +92,15 @@ def map_with_name(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree
 
 
 def weighted_sum(stacked: Tree, weights: jax.Array) -> Tree:
-    """Sum over the client axis of ``weights[k] * leaf[k]``.
+    """Sum over the client axis of ``weights[k] * leaf[k]``, in float32 at least.
 
     Clients of weight zero are left out altogether, so that not even their NaN
     reaches the sum.
     """
 
     def total(leaf: jax.Array) -> jax.Array:
-        factor = align(weights, leaf).astype(leaf.dtype)
-        return jnp.sum(jnp.where(factor > 0, factor * leaf, 0), axis=0)
+        dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+        factor = align(weights, leaf).astype(dtype)
+        return jnp.sum(jnp.where(factor > 0, factor * leaf.astype(dtype), 0), axis=0)
 
     return jax.tree.map(total, stacked)

@@ -14,10 +14,10 @@ Deviations: none. (The paper's ``m = max(C N, 1)`` clients a round is
 
 from typing import Unpack
 
-from fedsparsify_jax.aggregation import weighted_mean
-from fedsparsify_jax.hooks import Context, Method, Uploads, no_projection
+from fedsparsify_jax.hooks import Method, no_projection
 from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Masks, Variables
+from fedsparsify_jax.streams import weighted_mean
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm
 
 
 def fedavg(apply_fn: ApplyFn, **options: Unpack[EngineOptions]) -> FederatedAlgorithm:
@@ -40,8 +40,5 @@ def fedavg(apply_fn: ApplyFn, **options: Unpack[EngineOptions]) -> FederatedAlgo
       (1, 0.0)
     """
 
-    def aggregate(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return weighted_mean(uploads.variables, uploads.weights), context.masks
-
-    method = Method(aggregate=aggregate, project=no_projection)
+    method = Method(aggregate=weighted_mean(), project=no_projection)
     return engine(apply_fn, method, **options)

@@ -27,9 +27,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from fedsparsify_jax.aggregation import weighted_mean
 from fedsparsify_jax.hooks import Context, Method, Uploads, no_projection
 from fedsparsify_jax.rounds import EngineOptions, engine
+from fedsparsify_jax.streams import weighted_mean
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
@@ -141,9 +141,6 @@ def fedopt(
         del masks
         return transform.init(variables["params"])
 
-    def aggregate(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return weighted_mean(uploads.variables, uploads.weights), context.masks
-
     def server_step(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
     ) -> tuple[Variables, Masks, PyTree]:
@@ -156,7 +153,7 @@ def fedopt(
 
     method = Method(
         server_state=server_state,
-        aggregate=aggregate,
+        aggregate=weighted_mean(),
         server_update=server_step,
         project=no_projection,
     )

@@ -21,11 +21,11 @@ from typing import Unpack
 
 from jax.typing import ArrayLike
 
-from fedsparsify_jax.aggregation import weighted_mean
-from fedsparsify_jax.hooks import Context, Method, Uploads, no_projection
+from fedsparsify_jax.hooks import Method, no_projection
 from fedsparsify_jax.objectives import proximal
 from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Masks, Variables
+from fedsparsify_jax.streams import weighted_mean
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm
 
 
 def fedprox(
@@ -56,10 +56,7 @@ def fedprox(
       (1, 0.0)
     """
 
-    def aggregate(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return weighted_mean(uploads.variables, uploads.weights), context.masks
-
     method = Method(
-        aggregate=aggregate, objective=proximal(mu, anchor), project=no_projection
+        aggregate=weighted_mean(), objective=proximal(mu, anchor), project=no_projection
     )
     return engine(apply_fn, method, **options)

@@ -31,9 +31,10 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import schedules
 from fedsparsify_jax.hooks import Context, Method, Uploads
 from fedsparsify_jax.masks import apply
-from fedsparsify_jax.merges import ValueMerge, value_merge
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.pruning import magnitude, prune
 from fedsparsify_jax.rounds import EngineOptions, engine
+from fedsparsify_jax.streams import aggregate
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
@@ -98,7 +99,7 @@ def fedsparsify_global(
       0.5
     """
     end = schedules.last_purge(rounds, fine_tune_rounds, schedule)
-    values = value_merge(merge)
+    merge_uploads = aggregate(merge, None)
     schedule = schedule or schedules.polynomial(
         final_sparsity,
         end=end,
@@ -107,12 +108,6 @@ def fedsparsify_global(
         exponent=exponent,
         every=every,
     )
-
-    def aggregate(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        merged = values(
-            uploads.variables, uploads.masks, uploads.weights, context.variables
-        )
-        return merged, context.masks
 
     def purge(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
@@ -128,6 +123,9 @@ def fedsparsify_global(
         return apply(masks, variables), masks, context.server
 
     method = Method(
-        schedule=schedule, aggregate=aggregate, server_update=purge, prunable=prunable
+        schedule=schedule,
+        aggregate=merge_uploads,
+        server_update=purge,
+        prunable=prunable,
     )
     return engine(apply_fn, method, **options)

@@ -34,10 +34,11 @@ import jax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
-from fedsparsify_jax.hooks import Client, Context, Local, Method, Uploads
-from fedsparsify_jax.merges import ValueMerge, merger
+from fedsparsify_jax.hooks import Client, Context, Local, Method
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.pruning import magnitude, prune
 from fedsparsify_jax.rounds import EngineOptions, engine
+from fedsparsify_jax.streams import aggregate
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
@@ -45,7 +46,6 @@ from fedsparsify_jax.types import (
     Masks,
     Prunable,
     Schedule,
-    Variables,
 )
 
 
@@ -104,7 +104,7 @@ def fedsparsify_local(
       0.5
     """
     end = schedules.last_purge(rounds, fine_tune_rounds, schedule)
-    merge_fn = merger(merge, vote_rule)
+    merge_uploads = aggregate(merge, vote_rule)
     schedule = schedule or schedules.polynomial(
         final_sparsity,
         end=end,
@@ -134,16 +134,11 @@ def fedsparsify_local(
             lambda: local.masks,
         )
 
-    def aggregate(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return merge_fn(
-            uploads.variables, uploads.masks, uploads.weights, context.variables
-        )
-
     method = Method(
         schedule=schedule,
         client_prune=purge_until_end if fine_tune_rounds else purge,
         fine_tune_epochs=fine_tune_epochs,
-        aggregate=aggregate,
+        aggregate=merge_uploads,
         prunable=prunable,
     )
     return engine(apply_fn, method, **options)

@@ -24,11 +24,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import saliency, schedules
-from fedsparsify_jax.aggregation import weighted_mean
 from fedsparsify_jax.hooks import Context, Method, Uploads
 from fedsparsify_jax.masks import apply
 from fedsparsify_jax.pruning import prune
 from fedsparsify_jax.rounds import EngineOptions, engine
+from fedsparsify_jax.streams import weighted_mean
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
@@ -95,9 +95,6 @@ def random_pruning(
         del variables, masks
         return jnp.uint32(0)
 
-    def merge(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return weighted_mean(uploads.variables, uploads.weights), context.masks
-
     def purge(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
     ) -> tuple[Variables, Masks, PyTree]:
@@ -116,7 +113,7 @@ def random_pruning(
     method = Method(
         schedule=schedule,
         server_state=no_seed,
-        aggregate=merge,
+        aggregate=weighted_mean(),
         server_update=purge,
         prunable=prunable,
     )

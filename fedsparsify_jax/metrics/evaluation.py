@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedsparsify_jax.cohort import CohortMap, chunked
 from fedsparsify_jax.tasks import correct
 from fedsparsify_jax.types import ApplyFn, Examples, LossFn, Variables
 
@@ -28,6 +29,7 @@ def evaluate(
     *,
     metric_fn: MetricFn = correct,
     batch_size: int = 1000,
+    batches: CohortMap | None = None,
 ) -> Evaluation:
     """Mean loss and accuracy (or another measure) of a model over all examples.
 
@@ -42,6 +44,8 @@ def evaluate(
       metric_fn: outputs and targets to one number an example; by default whether the
         class is right.
       batch_size: examples computed at a time.
+      batches: how the batches are run, as a cohort is; one after another by default.
+        ``sharded(mesh, chunked(1))`` divides them over the devices of a mesh.
 
     Example:
       >>> identity = lambda variables, x, **_: (x, {})
@@ -52,9 +56,12 @@ def evaluate(
     """
     total = examples.y.shape[0]
     batch_size = min(batch_size, total)
-    batches = -(-total // batch_size)
+    run_batches = batches or chunked(1)
 
-    def batch(number: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def batch(
+        shared: tuple[Variables, Examples], number: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        variables, examples = shared
         index = number * batch_size + jnp.arange(batch_size)
         valid = index < total
         index = jnp.minimum(index, total - 1)
@@ -64,5 +71,7 @@ def evaluate(
         measured = jnp.where(valid, metric_fn(outputs, y), 0.0)
         return jnp.sum(losses), jnp.sum(measured)
 
-    losses, measured = jax.lax.map(batch, jnp.arange(batches))
+    shared = (variables, Examples(jnp.asarray(examples.x), jnp.asarray(examples.y)))
+    numbers = jnp.arange(-(-total // batch_size))
+    losses, measured = run_batches(batch, shared, numbers)
     return Evaluation(jnp.sum(losses) / total, jnp.sum(measured) / total)

@@ -48,6 +48,9 @@ _AT_LEAST = {
     "prune_at": 1,
     "interval": 1,
     "checkpoint_every": 1,
+    "evaluate_every": 1,
+    "chunk_size": 1,
+    "devices": 1,
     "seed": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "alpha", "exponent", "server_learning_rate")
@@ -112,6 +115,8 @@ def _check_together(config: TrainConfig) -> None:
         raise InputError(
             f"--prune-at is {config.prune_at}: there are only {config.rounds} rounds"
         )
+    if config.chunk_size is not None and config.cohort == "vmap":
+        raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
     if config.client_sizes and config.partition not in ("iid", "value-skew"):
         raise InputError(
             f"--client-sizes goes with the partitions iid and value-skew, not with "

@@ -140,9 +140,16 @@ class TrainConfig:
     """How layers share the sparsity."""
 
     cohort: Annotated[str, _choice(("auto", "vmap", "map"))] = "auto"
-    """Clients of a round all at once, or one by one; auto goes by the network."""
+    """How a device runs its clients: all at once, or in chunks one after another;
+    auto goes by the network."""
+    chunk_size: Annotated[int | None, _optional("INT", "default: by memory")] = None
+    """Clients that a device trains at once, for the cohorts auto and map."""
+    devices: Annotated[int | None, _optional("INT", "default: all")] = None
+    """JAX devices of this process that clients are divided over; on CPU one a core."""
+    evaluate_every: int = 1
+    """Rounds between evaluations on the test set; they run as one program."""
     coordinator: Annotated[str | None, _optional("HOST:PORT|auto")] = None
-    """Address of process 0, when several processes run this command as one job; auto
+    """Address of process 0, where several processes run this command as one job; auto
     asks the cluster (SLURM, TPU pods, MPI, ...)."""
     num_processes: Annotated[int | None, _optional("INT")] = None
     """Processes of the job."""
@@ -158,20 +165,29 @@ class TrainConfig:
     """Rounds between checkpoints; the last round is always saved."""
     show_partition: bool = False
     """Print how many examples of each class every client holds."""
+    compilation_cache: Annotated[
+        str | None, _optional("DIR|off", "default: in the user's cache directory")
+    ] = None
+    """Where compiled programs are kept for the next run."""
     verbose: bool = False
     """Also print devices, versions, and how often the round was traced and compiled."""
 
 
 # Options that do not change what is computed: free to differ on resume.
 NOT_COMPARED = (
-    "coordinator",
-    "num_processes",
-    "process_id",
     "out",
     "resume",
     "checkpoint_every",
     "show_partition",
     "verbose",
+    "compilation_cache",
+    # These change the order of sums, so the results to some 1e-5.
+    "cohort",
+    "chunk_size",
+    "devices",
+    "coordinator",
+    "num_processes",
+    "process_id",
 )
 
 

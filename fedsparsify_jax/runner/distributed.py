@@ -18,11 +18,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
 
-from fedsparsify_jax import cohort
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.types import ClientData, PyTree
+from fedsparsify_jax.types import PyTree
 
 SILENCE = 30
 """Seconds without a sign of life after which a process counts as dead."""
@@ -178,40 +176,6 @@ def to_host(tree: PyTree) -> PyTree:
         return np.asarray(leaf)
 
     return jax.tree.map(whole, tree)
-
-
-def _sharding(spec: PartitionSpec) -> NamedSharding:
-    return NamedSharding(cohort.device_mesh(jax.devices()), spec)
-
-
-def copies() -> NamedSharding | None:
-    """Where `everywhere` puts things; None on a single process."""
-    if alone():
-        return None
-    return _sharding(PartitionSpec())
-
-
-def _everywhere(leaf: Any) -> jax.Array:
-    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        bits, impl = np.asarray(jax.random.key_data(leaf)), jax.random.key_impl(leaf)
-        return jax.random.wrap_key_data(jax.device_put(bits, copies()), impl=impl)
-    return jax.device_put(leaf, copies())
-
-
-def everywhere(tree: PyTree) -> PyTree:
-    """A copy of every array on every device."""
-    if alone():
-        return jax.tree.map(jax.numpy.asarray, tree)
-    return jax.tree.map(_everywhere, tree)
-
-
-def spread(clients: ClientData) -> ClientData:
-    """The clients divided over all devices, or everywhere if they do not divide."""
-    if alone():
-        return clients
-    even = len(clients.count) % jax.device_count() == 0
-    spec = PartitionSpec(cohort.AXIS) if even else PartitionSpec()
-    return jax.device_put(clients, _sharding(spec))
 
 
 def lost(error: Exception) -> str:

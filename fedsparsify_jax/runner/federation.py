@@ -11,7 +11,9 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.checks import client_sizes
 from fedsparsify_jax.runner.config import TrainConfig
+from fedsparsify_jax.runner.devices import Placement, place
 from fedsparsify_jax.runner.methods import build_algorithm
+from fedsparsify_jax.runner.strategy import cohort_map
 from fedsparsify_jax.tasks import TASKS, Task
 from fedsparsify_jax.types import ClientData, FederatedAlgorithm
 
@@ -25,6 +27,7 @@ class Federation(NamedTuple):
     model: Model
     task: Task
     algorithm: FederatedAlgorithm
+    placement: Placement
 
 
 def _sizes(config: TrainConfig, examples: int) -> list[int]:
@@ -119,11 +122,12 @@ def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
     )
 
 
-def assemble(config: TrainConfig) -> Federation:
+def assemble(config: TrainConfig, devices: list[Any] | None = None) -> Federation:
     """Loads the data, divides it, builds the model and the algorithm.
 
     Args:
       config: resolved.
+      devices: of the run; all local ones by default.
 
     Raises:
       InputError: for data that is missing, damaged, or does not fit, and for options
@@ -134,10 +138,13 @@ def assemble(config: TrainConfig) -> Federation:
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)
     task = TASKS[dataset.task]
+    clients = data.stack(dataset.train, parts)
+    devices = jax.local_devices() if devices is None else devices
+    placement = place(clients, config.participation, devices)
     options: dict[str, Any] = dataclasses.asdict(config)
+    cohort = cohort_map(options, model, devices, placement.mesh)
     try:
-        algorithm = build_algorithm(options, model, task)
+        algorithm = build_algorithm(options, model, task, cohort)
     except ValueError as error:
         raise InputError(f"{config.algorithm}: {error}") from error
-    clients = data.stack(dataset.train, parts)
-    return Federation(dataset, parts, clients, model, task, algorithm)
+    return Federation(dataset, parts, clients, model, task, algorithm, placement)

@@ -9,18 +9,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-
 from fedsparsify_jax import algorithms, masks, schedules
-from fedsparsify_jax.cohort import (
-    CohortMap,
-    chunked,
-    device_mesh,
-    sharded,
-    vmapped,
-)
+from fedsparsify_jax.cohort import CohortMap
 from fedsparsify_jax.models import Model
-from fedsparsify_jax.runner import distributed
 from fedsparsify_jax.tasks import Task
 from fedsparsify_jax.types import FederatedAlgorithm, Prunable, Schedule
 
@@ -139,23 +130,8 @@ def prunable(options: Mapping[str, Any]) -> Prunable | None:
     return masks.kernels_only if options["prunable"] == "kernels" else None
 
 
-# One client's activations fill the caches already, and batched kernels gain nothing.
-_ONE_BY_ONE = ("cnn", "vgg16_bn", "resnet56", "brain_age_cnn")
-
-
-def _cohort(options: Mapping[str, Any]) -> CohortMap:
-    """How the clients of a round are run: convolutional ones one after another."""
-    choice = options["cohort"]
-    if choice == "auto":
-        choice = "map" if options["model"] in _ONE_BY_ONE else "vmap"
-    inner = chunked(1) if choice == "map" else vmapped()
-    if distributed.alone():
-        return inner
-    return sharded(device_mesh(jax.devices()), inner)
-
-
 def build_algorithm(
-    options: Mapping[str, Any], model: Model, task: Task
+    options: Mapping[str, Any], model: Model, task: Task, cohort: CohortMap
 ) -> FederatedAlgorithm:
     """The algorithm that the options of a run describe.
 
@@ -163,6 +139,7 @@ def build_algorithm(
       options: all options, resolved.
       model: what it trains.
       task: what for.
+      cohort: how the clients of a round are run.
 
     Raises:
       ValueError: from the builder, for values that do not go together.
@@ -178,7 +155,7 @@ def build_algorithm(
         "batch_size": options["batch_size"],
         "participation": options["participation"],
         "loss_fn": task.loss_fn,
-        "cohort": _cohort(options),
+        "cohort": cohort,
     }
     for field in (*_SHARED, *_OWN):
         value = options[field]

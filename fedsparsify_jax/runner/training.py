@@ -12,7 +12,6 @@ from rich.console import Console
 from fedsparsify_jax import data, masks, trees
 from fedsparsify_jax.metrics import (
     Evaluation,
-    evaluate,
     inference_flops,
     layer_flops,
     training_flops,
@@ -21,74 +20,19 @@ from fedsparsify_jax.metrics.communication import dense_bytes
 from fedsparsify_jax.runner import distributed
 from fedsparsify_jax.runner.checkpoints import Checkpoints
 from fedsparsify_jax.runner.checks import resolve
+from fedsparsify_jax.runner.compilation_cache import use
 from fedsparsify_jax.runner.config import TrainConfig, option
+from fedsparsify_jax.runner.devices import choose
 from fedsparsify_jax.runner.federation import Federation, assemble
 from fedsparsify_jax.runner.methods import prunable, unused
 from fedsparsify_jax.runner.model_files import save_model
+from fedsparsify_jax.runner.program import RoundProgram
 from fedsparsify_jax.runner.progress import duration, reporter
 from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
 from fedsparsify_jax.runner.summary import show, summarize
-from fedsparsify_jax.types import ClientData, Examples, Key, RoundInfo, State
+from fedsparsify_jax.types import Key, RoundInfo, State
 
 Record = dict[str, Any]
-
-
-class RoundProgram:
-    """A federated round and the evaluation after it, traced and compiled once.
-
-    Compiling ahead of time leaves no second compilation to happen by accident: a state
-    of another shape or dtype would be an error.
-
-    Attributes:
-      traces: how often the round's Python was run.
-      compile_seconds: what tracing and compiling took.
-    """
-
-    def __init__(self, federation: Federation, key: Key, state: State):
-        self.traces = 0
-        algorithm, model = federation.algorithm, federation.model
-        dataset, task = federation.dataset, federation.task
-        batch_size = _evaluation_batch(dataset.test.x.shape[1:])
-
-        def federated_round(
-            key: Key, state: State, clients: ClientData, test: Examples
-        ) -> tuple[State, RoundInfo, Evaluation]:
-            self.traces += 1
-            state, info = algorithm.step(key, state, clients)
-            variables = algorithm.model(state)
-            evaluation = evaluate(
-                model.apply,
-                task.loss_fn,
-                variables,
-                test,
-                metric_fn=task.metric_fn,
-                batch_size=batch_size,
-            )
-            return state, info, evaluation
-
-        self._data = (
-            distributed.spread(federation.clients),
-            distributed.everywhere(Examples(*dataset.test)),
-        )
-        start = time.perf_counter()
-        jitted = jax.jit(
-            federated_round,
-            donate_argnums=1,
-            out_shardings=distributed.copies(),
-        )
-        self._compiled = jitted.lower(
-            distributed.everywhere(key), state, *self._data
-        ).compile()
-        self.compile_seconds = time.perf_counter() - start
-
-    def __call__(self, key: Key, state: State) -> tuple[State, RoundInfo, Evaluation]:
-        """Plays a round; the old state is donated."""
-        return self._compiled(distributed.everywhere(key), state, *self._data)
-
-
-def _evaluation_batch(shape: tuple[int, ...]) -> int:
-    """Test examples computed at a time: 2^18 numbers of input, at most 1000."""
-    return max(1, min(1000, 2**18 // math.prod(shape)))
 
 
 class Keys(NamedTuple):
@@ -103,9 +47,9 @@ class Keys(NamedTuple):
         """Keys that depend on the seed alone."""
         return cls(*jax.random.split(jax.random.key(seed), 3))
 
-    def of_round(self, t: int) -> Key:
-        """Round t's key, whatever came before: that is what makes resuming exact."""
-        return jax.random.fold_in(self.rounds, t)
+    def of_finish(self) -> Key:
+        """The key of what comes after the last round."""
+        return jax.random.fold_in(self.rounds, 0)
 
 
 def _number(value: Any) -> float | None:
@@ -115,13 +59,17 @@ def _number(value: Any) -> float | None:
 
 
 def _record(
-    info: RoundInfo, evaluation: Evaluation, metric: str, dense: int, seconds: float
+    info: RoundInfo,
+    evaluation: Evaluation | None,
+    metric: str,
+    dense: int,
+    seconds: float,
 ) -> Record:
-    """One line of ``metrics.jsonl``."""
+    """One line of ``metrics.jsonl``; without an evaluation its values are null."""
     return {
         "round": int(info.round),
-        f"test_{metric}": _number(evaluation.metric),
-        "test_loss": _number(evaluation.loss),
+        f"test_{metric}": _number(evaluation.metric) if evaluation else None,
+        "test_loss": _number(evaluation.loss) if evaluation else None,
         "train_loss": _number(info.loss),
         "sparsity": _number(info.sparsity),
         "target_sparsity": _number(info.target_sparsity),
@@ -134,11 +82,19 @@ def _record(
     }
 
 
+def _next_stop(completed: int, total: int, every: int) -> int:
+    """The round that is evaluated next: a multiple of ``every``, or the last.
+
+    >>> _next_stop(0, 25, 10), _next_stop(10, 25, 10), _next_stop(20, 25, 10)
+    (10, 20, 25)
+    """
+    return min(total, (completed // every + 1) * every)
+
+
 def _loop(
     config: TrainConfig,
     program: RoundProgram,
     metric: str,
-    keys: Keys,
     state: State,
     directory: RunDirectory,
     checkpoints: Checkpoints,
@@ -151,18 +107,25 @@ def _loop(
     records: list[Record] = []
     distributed.first_decides(lambda: records.extend(directory.rewind(completed)))
     with reporter(console, total, completed) as progress:
-        for t in range(completed + 1, total + 1):
+        while completed < total:
+            stop = _next_stop(completed, total, config.evaluate_every)
+            program.compile(state, stop - completed)
             start = time.perf_counter()
-            state, info, evaluation = program(keys.of_round(t), state)
-            info, evaluation = jax.device_get((info, evaluation))
-            seconds = time.perf_counter() - start
-            record = _record(info, evaluation, metric, dense, seconds)
-            if distributed.is_first():
-                directory.append(record)
-            records.append(record)
-            progress.round(record)
-            if t % config.checkpoint_every == 0 or t == total:
-                checkpoints.save(t, state)
+            state, infos, evaluation = program(state, stop - completed)
+            infos, evaluation = jax.device_get((infos, evaluation))
+            seconds = (time.perf_counter() - start) / (stop - completed)
+            for index in range(stop - completed):
+                info = jax.tree.map(lambda leaf, index=index: leaf[index], infos)
+                seen = evaluation if completed + index + 1 == stop else None
+                record = _record(info, seen, metric, dense, seconds)
+                if distributed.is_first():
+                    directory.append(record)
+                records.append(record)
+                progress.round(record)
+            due = stop // config.checkpoint_every > completed // config.checkpoint_every
+            completed = stop
+            if due or completed == total:
+                checkpoints.save(completed, state)
     return state, records
 
 
@@ -183,7 +146,8 @@ def _describe(console: Console, config: TrainConfig, federation: Federation) -> 
         table = data.class_table(federation.dataset.train.y, federation.parts)
         console.print(table, soft_wrap=True)
     if config.verbose:
-        devices = ", ".join(map(str, jax.devices()))
+        mesh = federation.placement.mesh
+        devices = ", ".join(map(str, mesh.devices.flat))
         console.print(f"jax {jax.__version__} on {devices}", soft_wrap=True)
 
 
@@ -201,6 +165,15 @@ def _model_description(
         f"test_{federation.task.metric}": summary[f"test_{federation.task.metric}"],
         "sparsity": summary["sparsity"],
     }
+
+
+def _counted(program: RoundProgram) -> str:
+    """How often the round was traced and compiled, for people."""
+    traces, programs = program.traces, program.programs
+    return (
+        f"round step: {traces} trace{'s' * (traces != 1)}, "
+        f"{programs} compilation{'s' * (programs != 1)}"
+    )
 
 
 def _flops(
@@ -231,13 +204,14 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
       console: where progress goes; standard output by default.
 
     Returns:
-      The content of ``summary.json``.
+      The content of ``summary.json``; of several processes, in the first one.
 
     Raises:
       InputError: one line that says what is wrong and what to do.
     """
     config = resolve(config)
     distributed.join(config.coordinator, config.num_processes, config.process_id)
+    devices = choose(config.devices)
     console = console or Console(highlight=False, quiet=not distributed.is_first())
     out = config.out or default_path(config)
     config = dataclasses.replace(config, out=out)
@@ -245,35 +219,36 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     resuming = bool(
         distributed.first_decides(lambda: directory.check(resume=config.resume))
     )
-    federation = assemble(config)
+    use(config.compilation_cache)
+    federation = assemble(config, devices)
     _describe(console, config, federation)
 
     keys = Keys.from_seed(config.seed)
-    algorithm = federation.algorithm
+    algorithm, placement = federation.algorithm, federation.placement
     state = algorithm.init(keys.state, federation.model.init(keys.model))
-    state = distributed.everywhere(state)
-    program = RoundProgram(federation, keys.of_round(1), state)
+    state = placement.put_state(state)
+    program = RoundProgram(federation, placement, keys.rounds)
+    assert config.rounds is not None
+    program.compile(state, _next_stop(0, config.rounds, config.evaluate_every))
     if config.verbose:
         console.print(f"compiled in {duration(program.compile_seconds)}")
 
     distributed.first_decides(directory.claim)
     with Checkpoints(directory.checkpoints) as checkpoints:
         if resuming:
-            restored = checkpoints.restore(state)
-            if restored is not None:
-                state = distributed.everywhere(restored)
+            state = placement.put_state(checkpoints.restore(state) or state)
             console.print(f"resuming after round {int(state.round)}")
         state, records = _loop(
             config,
             program,
             federation.task.metric,
-            keys,
             state,
             directory,
             checkpoints,
             console,
         )
-    state = algorithm.finish(keys.of_round(0), state, federation.clients)
+    key = placement.repeat(keys.of_finish())
+    state = distributed.to_host(algorithm.finish(key, state, program.clients))
     if not distributed.is_first():
         return {}
 
@@ -294,5 +269,5 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     directory.write_summary(summary)
     show(console, summary, str(out))
     if config.verbose:
-        console.print(f"round step: {program.traces} trace, 1 compilation")
+        console.print(_counted(program))
     return summary

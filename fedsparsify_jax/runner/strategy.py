@@ -1,0 +1,64 @@
+"""How the clients of a round share the devices: the rule behind ``--cohort auto``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from fedsparsify_jax.cohort import CohortMap, chunked, sharded, vmapped
+from fedsparsify_jax.models import Model
+from fedsparsify_jax.trees import size
+
+# One client's activations fill the caches already, and batched kernels gain nothing.
+_ONE_BY_ONE = ("cnn", "vgg16_bn", "resnet56", "brain_age_cnn")
+
+# What training keeps of a client beside its data, in copies of the model: weights,
+# gradients, momentum, update, upload.
+_COPIES = 5
+# Bytes of clients in training that one CPU device takes on at a time. More brings no
+# speed (benchmarks/cohorts.py) and costs memory.
+_CPU_BUDGET = 64 * 2**20
+
+
+def _budget(device: Any) -> int:
+    """Bytes that the clients in training may take on a device."""
+    if device.platform == "cpu":
+        return _CPU_BUDGET
+    stats = device.memory_stats() or {}
+    return int(stats.get("bytes_limit", 8 * 2**30)) // 4
+
+
+def chunk_size(parameters: int, budget: int) -> int:
+    """Clients whose training fits into so many bytes, at least one.
+
+    >>> chunk_size(118_282, 64 * 2**20)
+    28
+    """
+    return max(1, budget // (4 * _COPIES * parameters))
+
+
+def cohort_map(
+    options: Mapping[str, Any], model: Model, devices: list[Any], mesh: Any
+) -> CohortMap:
+    """The strategy that the options of a run name.
+
+    Clients are divided over the devices of the mesh. A device takes its share all at
+    once (``vmap``), or ``chunk_size`` at a time (``map``, one by one by default).
+    ``auto`` takes convolutional clients one by one and others in chunks that bound the
+    memory.
+
+    Args:
+      options: all options of a run, resolved.
+      model: what is trained.
+      devices: of the run.
+      mesh: over those devices.
+    """
+    choice, chunk = options["cohort"], options["chunk_size"]
+    if choice == "auto" and chunk is None:
+        if options["model"] in _ONE_BY_ONE:
+            chunk = 1
+        else:
+            shapes = jax.eval_shape(model.init, jax.random.key(0))
+            chunk = chunk_size(size(shapes), _budget(devices[0]))
+    inner = vmapped() if choice == "vmap" else chunked(chunk or 1)
+    return sharded(mesh, inner) if mesh.size > 1 else inner
