@@ -1,8 +1,9 @@
 """Several processes as one run, on JAX's own distributed runtime.
 
 Every process is started with the same command and the same data; each computes the
-share of the clients that its devices hold, and process 0 alone writes and prints. A
-single process is the same thing with nobody to talk to.
+share of the clients that its devices hold, and process 0 alone writes and prints. (The
+checkpoints are Orbax's, which has each process write what only it holds.) A single
+process is the same thing with nobody to talk to.
 
 A job stands and falls together: a process that fails says why and goes at once, without
 waiting for the others. They notice at the next exchange, when their connection breaks,

@@ -236,7 +236,7 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     distributed.first_decides(directory.claim)
     with Checkpoints(directory.checkpoints) as checkpoints:
         if resuming:
-            state = placement.put_state(checkpoints.restore(state) or state)
+            state = checkpoints.restore(state) or state
             console.print(f"resuming after round {int(state.round)}")
         state, records = _loop(
             config,

@@ -30,15 +30,28 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nobody_stays():
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
+
+
 def start(*options):
     settings = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*COMMAND, *TINY, *map(str, options)],
         env=os.environ | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def pair(*options):
@@ -49,10 +62,7 @@ def pair(*options):
 
 def ends(process):
     """Status, standard output and error lines."""
-    try:
-        out, err = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
+    out, err = process.communicate(timeout=PATIENCE)
     lines = [line for line in err.splitlines() if line.startswith("fedsparsify:")]
     return process.returncode, out, lines, err
 
