@@ -25,58 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from common import write_result
+from plain import plain_fedavg
 
 from fedsparsify_jax import algorithms, data, models
 from fedsparsify_jax.types import ClientData
 
 CLIENTS, EXAMPLES, EPOCHS, BATCH, RATE = 10, 6000, 4, 32, 0.02
-WIDTHS = (784, 128, 128, 10)
-
-
-def plain_fedavg() -> tuple[Callable[..., Any], Any]:
-    """FedAvg as a researcher would write it in an afternoon, without this library.
-
-    Equal clients are assumed: no padding, no masks, no reporting. The last short batch
-    is dropped, which is slightly less work than the library's.
-    """
-
-    def init(key: jax.Array) -> Any:
-        keys = jax.random.split(key, len(WIDTHS) - 1)
-        glorot = jax.nn.initializers.glorot_uniform()
-        return [
-            (glorot(k, (n, m)), jnp.zeros(m))
-            for k, n, m in zip(keys, WIDTHS[:-1], WIDTHS[1:], strict=True)
-        ]
-
-    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        h = x.reshape(len(x), -1).astype(jnp.float32) / 256.0
-        for w, b in params[:-1]:
-            h = jax.nn.relu(h @ w + b)
-        w, b = params[-1]
-        logp = jax.nn.log_softmax(h @ w + b)
-        return -jnp.mean(logp[jnp.arange(len(y)), y])
-
-    def train(params: Any, key: jax.Array, x: jax.Array, y: jax.Array) -> Any:
-        steps = len(y) // BATCH
-
-        def epoch(params: Any, key: jax.Array) -> tuple[Any, None]:
-            order = jax.random.permutation(key, len(y))[: steps * BATCH]
-
-            def step(params: Any, index: jax.Array) -> tuple[Any, None]:
-                grads = jax.grad(loss)(params, x[index], y[index])
-                return jax.tree.map(lambda p, g: p - RATE * g, params, grads), None
-
-            return jax.lax.scan(step, params, order.reshape(steps, BATCH))[0], None
-
-        return jax.lax.scan(epoch, params, jax.random.split(key, EPOCHS))[0]
-
-    def round_(key: jax.Array, params: Any, clients: ClientData) -> Any:
-        keys = jax.random.split(key, CLIENTS)
-        local = jax.vmap(train, (None, 0, 0, 0))(params, keys, clients.x, clients.y)
-        weights = clients.count / jnp.sum(clients.count)
-        return jax.tree.map(lambda p: jnp.tensordot(weights, p, 1), local)
-
-    return jax.jit(round_, donate_argnums=1), init(jax.random.key(0))
 
 
 def synthetic_clients() -> ClientData:
@@ -105,7 +59,7 @@ def contestants() -> dict[str, Callable[[jax.Array, ClientData], None]]:
         "fedsparsify_global": algorithms.fedsparsify_global(model.apply, **sparse),
         "fedsparsify_local": algorithms.fedsparsify_local(model.apply, **sparse),
     }
-    plain, params = plain_fedavg()
+    plain, params = plain_fedavg(clients=CLIENTS, epochs=EPOCHS, batch=BATCH, rate=RATE)
     players: dict[str, Callable[[jax.Array, ClientData], None]] = {}
     held: dict[str, Any] = {"plain": params}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner import TrainConfig, train
+from fedsparsify_jax.runner import TrainConfig, distributed, train
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
 
 app = tyro.extras.SubcommandApp()
@@ -90,8 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status: 0; 2 for bad input, after one line on standard error; 130 when
-      interrupted.
+      interrupted. A process that is one of several ends here if it fails: with these
+      or, when another one was lost, with 1.
     """
+    status = _run(arguments)
+    distributed.leave(status)
+    return status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         _parse(sys.argv[1:] if arguments is None else arguments)()
     except InputError as error:
@@ -104,4 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    except Exception as error:
+        if distributed.alone():
+            raise
+        print(f"fedsparsify: error: {distributed.lost(error)}", file=sys.stderr)
+        return 1
     return 0

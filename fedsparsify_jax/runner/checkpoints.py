@@ -3,6 +3,9 @@
 A checkpoint is the whole `State` after a completed round. Random numbers of a round
 depend on the seed and the round's number alone, so state and configuration decide
 everything that follows.
+
+Several processes save and restore together, in a directory that all of them see; what
+is there twice is written once. A run resumes on any number of processes and devices.
 """
 
 from pathlib import Path

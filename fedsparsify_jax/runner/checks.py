@@ -7,7 +7,7 @@ from typing import Any
 from fedsparsify_jax import data, models
 from fedsparsify_jax.data.hub import PREFIX
 from fedsparsify_jax.errors import InputError, unknown
-from fedsparsify_jax.runner import defaults
+from fedsparsify_jax.runner import defaults, distributed
 from fedsparsify_jax.runner.config import PARTITIONS, TrainConfig, option
 from fedsparsify_jax.runner.methods import ALGORITHMS
 from fedsparsify_jax.sampling import cohort_size
@@ -108,6 +108,7 @@ def _check_together(config: TrainConfig) -> None:
         raise InputError(f"--{error}") from error
     if config.resume and config.out is None:
         raise InputError("--resume needs --out DIR: which run is to be continued?")
+    distributed.check(config.coordinator, config.num_processes, config.process_id)
     if (config.fine_tune_rounds or 0) >= config.rounds:
         raise InputError(
             f"--fine-tune-rounds is {config.fine_tune_rounds}: it must be below the "

@@ -149,9 +149,16 @@ class TrainConfig:
     chunk_size: Annotated[int | None, _optional("INT", "default: by memory")] = None
     """Clients that a device trains at once, for the cohorts auto and map."""
     devices: Annotated[int | None, _optional("INT", "default: all")] = None
-    """JAX devices that the clients are divided over; on CPU one a core."""
+    """JAX devices of this process that clients are divided over; on CPU one a core."""
     evaluate_every: int = 1
     """Rounds between evaluations on the test set; they run as one program."""
+    coordinator: Annotated[str | None, _optional("HOST:PORT|auto")] = None
+    """Address of process 0, where several processes run this command as one job; auto
+    asks the cluster (SLURM, TPU pods, MPI, ...)."""
+    num_processes: Annotated[int | None, _optional("INT")] = None
+    """Processes of the job."""
+    process_id: Annotated[int | None, _optional("INT")] = None
+    """Which of them this one is, from 0."""
     seed: int = 0
     """Seed of the partition, the initial model and the training."""
     out: Annotated[Path | None, _optional("DIR", "default: a new one in runs/")] = None
@@ -183,6 +190,9 @@ NOT_COMPARED = (
     "cohort",
     "chunk_size",
     "devices",
+    "coordinator",
+    "num_processes",
+    "process_id",
 )
 
 

@@ -6,10 +6,13 @@ divided over them, everything else is repeated on each.
 """
 
 import contextlib
+import itertools
 import os
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fedsparsify_jax import trees
@@ -32,7 +35,11 @@ def choose(wanted: int | None) -> list[Any]:
     there are the devices that there are.
 
     Args:
-      wanted: how many; None for one a core on CPU and all local ones elsewhere.
+      wanted: how many of each process; None for one a core on CPU and all of them
+        elsewhere.
+
+    Returns:
+      The devices of all processes, by process.
 
     Raises:
       InputError: if there are fewer than wanted.
@@ -42,15 +49,14 @@ def choose(wanted: int | None) -> list[Any]:
         # Refused where JAX was used before, by the caller or in a notebook.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", wanted or cores())
-    devices = jax.local_devices()
-    if wanted is None:
-        return devices
-    if wanted > len(devices):
+    mine = jax.local_devices()
+    if wanted is not None and wanted > len(mine):
         raise InputError(
-            f"--devices is {wanted}: this process has {len(devices)} "
-            f"({devices[0].platform})"
+            f"--devices is {wanted}: this process has {len(mine)} ({mine[0].platform})"
         )
-    return devices[:wanted]
+    everyones = sorted(jax.devices(), key=lambda device: device.process_index)
+    groups = itertools.groupby(everyones, key=lambda device: device.process_index)
+    return [device for _, group in groups for device in list(group)[:wanted]]
 
 
 class Placement(NamedTuple):
@@ -87,11 +93,29 @@ class Placement(NamedTuple):
 
     def put_clients(self, clients: ClientData) -> ClientData:
         """The clients' data where this run wants it."""
-        return jax.device_put(clients, self.by_client)
+        return jax.tree.map(self._put_own, clients)
+
+    def _put_own(self, leaf: jax.Array) -> jax.Array:
+        if self.by_client.is_fully_addressable:
+            return jax.device_put(leaf, self.by_client)
+        # Each process hands over what its devices hold; nothing is compared or sent.
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(
+            whole.shape, self.by_client, lambda index: whole[index]
+        )
 
     def repeat(self, tree: Any) -> Any:
         """Anything else: on every device."""
-        return jax.device_put(tree, self.everywhere)
+        return jax.tree.map(self._repeated, tree)
+
+    def _repeated(self, leaf: Any) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.device_put(leaf, self.everywhere)
+        # Keys cannot be put on other processes' devices, the numbers in them can.
+        bits = np.asarray(jax.random.key_data(leaf))
+        impl = jax.random.key_impl(leaf)
+        bits = jax.device_put(bits, self.everywhere)
+        return jax.random.wrap_key_data(bits, impl=impl)
 
 
 def place(clients: ClientData, participation: float, devices: list[Any]) -> Placement:

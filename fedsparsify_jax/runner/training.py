@@ -17,6 +17,7 @@ from fedsparsify_jax.metrics import (
     training_flops,
 )
 from fedsparsify_jax.metrics.communication import dense_bytes
+from fedsparsify_jax.runner import distributed
 from fedsparsify_jax.runner.checkpoints import Checkpoints
 from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.compilation_cache import use
@@ -122,7 +123,8 @@ def _loop(
     total, completed = config.rounds, int(state.round)
     assert total is not None
     dense = dense_bytes(state.variables)
-    records = directory.rewind(completed)
+    records: list[Record] = []
+    distributed.first_decides(lambda: records.extend(directory.rewind(completed)))
     with reporter(console, total, completed) as progress:
         while completed < total:
             stop = _stop(config, completed)
@@ -135,7 +137,8 @@ def _loop(
                 info = jax.tree.map(lambda leaf, index=index: leaf[index], infos)
                 seen = evaluation if completed + index + 1 == stop else None
                 record = _record(info, seen, metric, dense, seconds)
-                directory.append(record)
+                if distributed.is_first():
+                    directory.append(record)
                 records.append(record)
                 progress.round(record)
             due = stop // config.checkpoint_every > completed // config.checkpoint_every
@@ -220,18 +223,21 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
       console: where progress goes; standard output by default.
 
     Returns:
-      The content of ``summary.json``.
+      The content of ``summary.json``; of several processes, in the first one.
 
     Raises:
       InputError: one line that says what is wrong and what to do.
     """
-    console = console or Console(highlight=False)
     config = resolve(config)
+    distributed.join(config.coordinator, config.num_processes, config.process_id)
+    devices = choose(config.devices)
+    console = console or Console(highlight=False, quiet=not distributed.is_first())
     out = config.out or default_path(config)
     config = dataclasses.replace(config, out=out)
     directory = RunDirectory(out, config)
-    resuming = directory.check(resume=config.resume)
-    devices = choose(config.devices)
+    resuming = bool(
+        distributed.first_decides(lambda: directory.check(resume=config.resume))
+    )
     use(config.compilation_cache)
     federation = assemble(config, devices)
     _describe(console, config, federation)
@@ -245,7 +251,7 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     if config.verbose:
         console.print(f"compiled in {duration(program.compile_seconds)}")
 
-    directory.claim()
+    distributed.first_decides(directory.claim)
     with (
         program.reading(directory.clients),
         Checkpoints(directory.checkpoints) as checkpoints,
@@ -262,7 +268,10 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
             checkpoints,
             console,
         )
-    state = algorithm.finish(keys.of_finish(), state, program.clients)
+    key = placement.repeat(keys.of_finish())
+    state = distributed.to_host(algorithm.finish(key, state, program.clients))
+    if not distributed.is_first():
+        return {}
 
     may_go = prunable(dataclasses.asdict(config))
     counted = masks.prunable_only(state.masks, may_go)
