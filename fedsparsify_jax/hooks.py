@@ -51,6 +51,7 @@ class Context(NamedTuple):
     masks: Masks  # its masks
     server: PyTree  # the method's state on the server
     clients: PyTree  # the method's state of all clients, [N, ...]
+    small: PyTree = ()  # where the small form of the model is, see `small_form`
 
 
 class Client(NamedTuple):

@@ -1,0 +1,120 @@
+"""Which layer feeds which, and which units of a masked network can matter.
+
+A *stage* is a dense or convolutional layer with the batch norm that follows it. In a
+sequential network every stage reads only the one before it, through functions that
+act on each unit alone and map zero to zero (ReLU, pooling, dropout, flattening).
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedsparsify_jax.models.layers_inside import Layer
+from fedsparsify_jax.types import Masks
+
+Path = tuple[str, ...]
+
+
+class Stage(NamedTuple):
+    """A layer with weights and what follows it up to the next one."""
+
+    path: Path  # of its parameters
+    kind: str  # "Dense" or "Conv"
+    inputs: int  # last axis of what it reads
+    outputs: int  # units or channels it gives
+    norm: Path | None = None  # the batch norm behind it
+    dropouts: tuple[Path, ...] = ()  # the dropouts behind it
+
+
+def stages_of(layers: Iterable[Layer]) -> tuple[Stage, ...]:
+    """The stages of a sequential network; ``()`` if it has layers of other kinds.
+
+    >>> dense, drop = Layer(("a",), "Dense", 4, 3), Layer(("b",), "Dropout", 3, 3)
+    >>> [(stage.path, stage.dropouts) for stage in stages_of([dense, drop])]
+    [(('a',), (('b',),))]
+    """
+    stages: list[Stage] = []
+    for layer in layers:
+        if layer.kind in ("Dense", "Conv"):
+            stages.append(Stage(layer.path, layer.kind, layer.inputs, layer.outputs))
+        elif layer.kind == "Other" or not stages:
+            return ()
+        elif layer.kind == "BatchNorm":
+            stages[-1] = stages[-1]._replace(norm=layer.path)
+        else:
+            more = (*stages[-1].dropouts, layer.path)
+            stages[-1] = stages[-1]._replace(dropouts=more)
+    paths = [stage.path for stage in stages]
+    if len(set(paths)) < len(paths):  # a layer that is used twice
+        return ()
+    return tuple(stages)
+
+
+def entry(tree: Any, path: Path) -> dict[str, Any]:
+    """The parameters of a layer, by its path."""
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def alive_units(stages: tuple[Stage, ...], masks: Masks) -> tuple[jax.Array, ...]:
+    """Which units can change an output or still be trained, edge by edge.
+
+    A unit is alive if surviving weights lead from it to an output, and a surviving
+    bias or surviving weights from living inputs lead to it. All others give zero or are
+    read by nobody: their weights have no gradient. The running statistics of a norm
+    move all the same, so every channel in front of one counts as alive.
+
+    Args:
+      stages: of a sequential network.
+      masks: of its variables.
+
+    Returns:
+      Bool ``[inputs of stage 0]``, then ``[outputs]`` of every stage; those of the last
+      are all True.
+
+    Example:
+      >>> stages = (Stage(("a",), "Dense", 2, 2), Stage(("b",), "Dense", 2, 1))
+      >>> first = {"kernel": jnp.array([[True, False], [False, True]])}
+      >>> second = {"kernel": jnp.array([[True], [False]])}
+      >>> alive = alive_units(stages, {"params": {"a": first, "b": second}})
+      >>> [units.tolist() for units in alive]
+      [[True, False], [True, False], [True]]
+    """
+    params = masks["params"]
+    matrices = [
+        _unit_mask(stage, entry(params, stage.path)["kernel"]) for stage in stages
+    ]
+    fed = [jnp.ones(stages[0].inputs, bool)]
+    for stage, matrix in zip(stages, matrices, strict=True):
+        some = jnp.any(matrix & _as_inputs(fed[-1], matrix)[:, None], axis=0)
+        bias = entry(params, stage.path).get("bias")
+        some = some if bias is None else some | bias
+        fed.append(jnp.ones_like(some) if stage.norm else some)
+    read = [jnp.ones(stages[-1].outputs, bool)]
+    for matrix in matrices[::-1]:
+        some = jnp.any(matrix & read[0][None], axis=1)
+        before = fed[len(stages) - len(read)].shape[0]
+        # A flattened image has a row for every place of a channel.
+        read.insert(0, jnp.any(some.reshape(-1, before), axis=0))
+    normed = [False, *(stage.norm is not None for stage in stages)]
+    alive = [
+        jnp.ones_like(a) if norm else a & b
+        for a, b, norm in zip(fed, read, normed, strict=True)
+    ]
+    alive[-1] = jnp.ones_like(alive[-1])
+    return tuple(alive)
+
+
+def _unit_mask(stage: Stage, kernel: jax.Array) -> jax.Array:
+    """The mask of a kernel as ``[inputs, outputs]``, any place of a window."""
+    if stage.kind == "Dense":
+        return kernel
+    return jnp.any(kernel, axis=tuple(range(kernel.ndim - 2)))
+
+
+def _as_inputs(units: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Units ``[U]`` as inputs ``[places * U]`` of a flattening layer."""
+    return jnp.tile(units, matrix.shape[0] // units.shape[0])
