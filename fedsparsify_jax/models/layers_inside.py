@@ -5,6 +5,7 @@ layers a forward pass goes through, and lets a smaller one answer in the place o
 of them, without a second definition of the network.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ class Layer(NamedTuple):
     kind: str  # one of KINDS
     inputs: int  # length of the last axis of what it reads
     outputs: int  # of what it gives
+    places: int = 1  # of space, at which its weights are applied
 
 
 def layers_of(apply_fn: ApplyFn, variables: Variables, x: Any) -> tuple[Layer, ...]:
@@ -49,8 +51,8 @@ def layers_of(apply_fn: ApplyFn, variables: Variables, x: Any) -> tuple[Layer, .
       >>> variables = model.init(jax.random.key(0))
       >>> for layer in layers_of(model.apply, variables, jnp.zeros((1, 4))):
       ...     print(*layer)
-      ('Dense_0',) Dense 4 3
-      ('Dense_1',) Dense 3 2
+      ('Dense_0',) Dense 4 3 1
+      ('Dense_1',) Dense 3 2 1
     """
     found: list[Layer] = []
 
@@ -60,7 +62,8 @@ def layers_of(apply_fn: ApplyFn, variables: Variables, x: Any) -> tuple[Layer, .
         kind = _kind(module)
         if context.method_name == "__call__" and kind and args:
             widths = (args[0].shape[-1], answer.shape[-1])
-            found.append(Layer(tuple(module.path), kind, *widths))
+            places = math.prod(answer.shape[1:-1])
+            found.append(Layer(tuple(module.path), kind, *widths, places))
         return answer
 
     def forward(variables: Variables, x: jax.Array) -> Any:

@@ -3,7 +3,17 @@
 from fedsparsify_jax.sparse_training.form import CompactForm as CompactForm
 from fedsparsify_jax.sparse_training.form import Lists as Lists
 from fedsparsify_jax.sparse_training.form import Plan as Plan
+from fedsparsify_jax.sparse_training.plan import plan_for as plan_for
+from fedsparsify_jax.sparse_training.plan import step_cost as step_cost
 from fedsparsify_jax.sparse_training.structure import Stage as Stage
 from fedsparsify_jax.sparse_training.structure import stages_of as stages_of
 
-__all__ = ["CompactForm", "Lists", "Plan", "Stage", "stages_of"]
+__all__ = [
+    "CompactForm",
+    "Lists",
+    "Plan",
+    "Stage",
+    "plan_for",
+    "stages_of",
+    "step_cost",
+]

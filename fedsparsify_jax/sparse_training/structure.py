@@ -26,6 +26,7 @@ class Stage(NamedTuple):
     outputs: int  # units or channels it gives
     norm: Path | None = None  # the batch norm behind it
     dropouts: tuple[Path, ...] = ()  # the dropouts behind it
+    places: int = 1  # of space, at which its weights are applied
 
 
 def stages_of(layers: Iterable[Layer]) -> tuple[Stage, ...]:
@@ -38,7 +39,8 @@ def stages_of(layers: Iterable[Layer]) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     for layer in layers:
         if layer.kind in ("Dense", "Conv"):
-            stages.append(Stage(layer.path, layer.kind, layer.inputs, layer.outputs))
+            stage = Stage(layer.path, layer.kind, layer.inputs, layer.outputs)
+            stages.append(stage._replace(places=layer.places))
         elif layer.kind == "Other" or not stages:
             return ()
         elif layer.kind == "BatchNorm":
