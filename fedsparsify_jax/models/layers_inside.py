@@ -75,13 +75,18 @@ def layers_of(apply_fn: ApplyFn, variables: Variables, x: Any) -> tuple[Layer, .
 
 
 def replaced(
-    apply_fn: ApplyFn, replacements: Mapping[tuple[str, ...], Replacement]
+    apply_fn: ApplyFn,
+    replacements: Mapping[tuple[str, ...], Replacement],
+    channels: Mapping[tuple[str, ...], jax.Array] | None = None,
 ) -> ApplyFn:
     """A forward pass in which other functions answer for some of its layers.
 
     Args:
       apply_fn: the model's forward pass.
       replacements: path of a layer, see `Layer`, to what answers for it.
+      channels: path of a batch norm to the channels ``[n]`` that its inputs and
+        parameters have; its running statistics are those of all channels, and move as
+        if the others were zero.
 
     Example:
       >>> from fedsparsify_jax import models
@@ -94,9 +99,13 @@ def replaced(
     """
 
     def answer(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        module = context.module
-        other = replacements.get(tuple(module.path))
-        if other is None or context.method_name != "__call__":
+        module, path = context.module, tuple(context.module.path)
+        if context.method_name != "__call__":
+            return next_call(*args, **kwargs)
+        if channels and path in channels:
+            return _norm_of(module, channels[path], *args, **kwargs)
+        other = replacements.get(path)
+        if other is None:
             return next_call(*args, **kwargs)
         if isinstance(module, nn.Dropout):
             return other({}, args[0], lambda x: next_call(x, *args[1:], **kwargs))
@@ -122,6 +131,30 @@ def replaced(
     return apply
 
 
+def _norm_of(
+    module: nn.Module, channels: jax.Array, x: jax.Array, **flags: Any
+) -> jax.Array:
+    """A batch norm on some of its channels, with the statistics of all of them."""
+    layer, name = module.clone(parent=None), "batch_stats"
+    own, running = module.variables["params"], module.variables[name]
+
+    def run(x: jax.Array, params: Any, statistics: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params, name: statistics}
+        y, changed = layer.apply(variables, x, mutable=[name], **flags)
+        return y, changed[name]
+
+    picked = {key: jnp.take(v, channels, mode="clip") for key, v in running.items()}
+    y, moved = run(x, own, picked)
+    total = running["mean"].shape[0]
+    silent = jnp.zeros((x.shape[0],) + (1,) * (x.ndim - 2) + (total,), x.dtype)
+    _, decayed = run(silent, {key: jnp.ones(total) for key in own}, running)
+    if module.is_mutable_collection(name):
+        for key in running:
+            new = decayed[key].at[channels].set(moved[key], mode="drop")
+            module.put_variable(name, key, new)
+    return y
+
+
 def _kind(module: nn.Module) -> str:
     """What a module is; "" for one that is made of others or has no parameters."""
     plain = getattr(module, "dtype", None) is None
@@ -131,7 +164,7 @@ def _kind(module: nn.Module) -> str:
         return "Conv"
     if isinstance(module, nn.Dropout):
         return "Dropout"
-    if isinstance(module, BatchNorm | nn.BatchNorm):
+    if isinstance(module, BatchNorm):
         return "BatchNorm"
     own = module.variables.get("params", {})
     leaves = [value for value in own.values() if not isinstance(value, Mapping)]

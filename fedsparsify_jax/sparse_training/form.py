@@ -87,6 +87,9 @@ class CompactForm:
             if lists is not None:
                 own["kernel"] = ellpack.pack(lists, own["kernel"])
             params = _with_entry(params, stage.path, own)
+        for path, units in self._norms(index.units):
+            own = {name: _take(v, units, -1) for name, v in entry(params, path).items()}
+            params = _with_entry(params, path, own)
         return {**variables, "params": params}
 
     def expand(self, index: Index, small: Variables, variables: Variables) -> Variables:
@@ -102,6 +105,11 @@ class CompactForm:
             for name, rows, columns in self._places(number, index.units, own):
                 own[name] = _scatter(own[name], rows, columns, new[name])
             params = _with_entry(params, stage.path, own)
+        for path, units in self._norms(index.units):
+            own, new = dict(entry(params, path)), entry(small["params"], path)
+            for name in own:
+                own[name] = own[name].at[units].set(new[name], mode="drop")
+            params = _with_entry(params, path, own)
         return {**small, "params": params}
 
     def apply(self, index: Index) -> ApplyFn:
@@ -114,7 +122,8 @@ class CompactForm:
             if kept is not None:
                 for path in stage.dropouts:
                     replacements[path] = partial(_dropout, kept, stage.outputs)
-        return replaced(self.apply_fn, replacements)
+        norms = dict(self._norms(index.units))
+        return replaced(self.apply_fn, replacements, norms)
 
     def _gather(self, number: int, units: Any, params: PyTree) -> dict[str, jax.Array]:
         """A stage's own leaves at its living units, zero where those are padding."""
@@ -122,10 +131,14 @@ class CompactForm:
         for name, rows, columns in self._places(number, units, own):
             for axis, places in ((-2, rows), (-1, columns)):
                 if places is not None:
-                    own[name] = jnp.take(
-                        own[name], places, axis=axis, mode="fill", fill_value=0
-                    )
+                    own[name] = _take(own[name], places, axis)
         return own
+
+    def _norms(self, units: Any) -> Any:
+        """Path and units of the batch norms that have only some of their channels."""
+        for stage, kept in zip(self.stages, units[1:], strict=True):
+            if stage.norm is not None and kept is not None:
+                yield stage.norm, kept
 
     def _places(self, number: int, units: Any, own: Mapping[str, jax.Array]) -> Any:
         """Name, rows (of the kernel only) and columns of a stage's leaves."""
@@ -143,6 +156,11 @@ class CompactForm:
 
     def _width(self, edge: int) -> int:
         return self.stages[edge - 1].outputs if edge else self.stages[0].inputs
+
+
+def _take(leaf: jax.Array, places: jax.Array, axis: int) -> jax.Array:
+    """Entries along an axis, zero where the place is padding."""
+    return jnp.take(leaf, places, axis=axis, mode="fill", fill_value=0)
 
 
 def _scatter(

@@ -66,8 +66,9 @@ def alive_units(stages: tuple[Stage, ...], masks: Masks) -> tuple[jax.Array, ...
 
     A unit is alive if surviving weights lead from it to an output, and a surviving
     bias or surviving weights from living inputs lead to it. All others give zero or are
-    read by nobody: their weights have no gradient. The running statistics of a norm
-    move all the same, so every channel in front of one counts as alive.
+    read by nobody: their weights have no gradient. In front of a norm a channel that
+    is not always zero is alive even if nobody reads it, for its running statistics
+    move; one that is always zero is alive if it is shifted and read.
 
     Args:
       stages: of a sequential network.
@@ -90,23 +91,20 @@ def alive_units(stages: tuple[Stage, ...], masks: Masks) -> tuple[jax.Array, ...
         _unit_mask(stage, entry(params, stage.path)["kernel"]) for stage in stages
     ]
     fed = [jnp.ones(stages[0].inputs, bool)]
+    counted = [jnp.zeros(stages[0].inputs, bool)]  # in running statistics
     for stage, matrix in zip(stages, matrices, strict=True):
         some = jnp.any(matrix & _as_inputs(fed[-1], matrix)[:, None], axis=0)
         bias = entry(params, stage.path).get("bias")
         some = some if bias is None else some | bias
-        fed.append(jnp.ones_like(some) if stage.norm else some)
-    read = [jnp.ones(stages[-1].outputs, bool)]
-    for matrix in matrices[::-1]:
-        some = jnp.any(matrix & read[0][None], axis=1)
-        before = fed[len(stages) - len(read)].shape[0]
+        counted.append(some & (stage.norm is not None))
+        shifted = entry(params, stage.norm)["bias"] if stage.norm else False
+        fed.append(some | shifted)
+    alive = [jnp.ones(stages[-1].outputs, bool)]
+    for number in reversed(range(len(stages))):
+        some = jnp.any(matrices[number] & alive[0][None], axis=1)
         # A flattened image has a row for every place of a channel.
-        read.insert(0, jnp.any(some.reshape(-1, before), axis=0))
-    normed = [False, *(stage.norm is not None for stage in stages)]
-    alive = [
-        jnp.ones_like(a) if norm else a & b
-        for a, b, norm in zip(fed, read, normed, strict=True)
-    ]
-    alive[-1] = jnp.ones_like(alive[-1])
+        read = jnp.any(some.reshape(-1, fed[number].shape[0]), axis=0)
+        alive.insert(0, counted[number] | (fed[number] & read))
     return tuple(alive)
 
 
