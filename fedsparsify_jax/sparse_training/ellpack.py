@@ -66,7 +66,7 @@ def index_lists(mask: jax.Array, rows: int, slots: int) -> Lists:
 
 def pack(lists: Lists, kernel: jax.Array) -> jax.Array:
     """The listed entries ``[rows, slots]`` of a kernel ``[inputs, outputs]``."""
-    values = kernel[lists.inputs, lists.owner[:, None]]
+    values = kernel.at[lists.inputs, lists.owner[:, None]].get(mode="clip")
     return jnp.where(lists.valid, values, jnp.zeros_like(values))
 
 
@@ -94,7 +94,7 @@ def matmul(lists: Lists, values: jax.Array, x: jax.Array) -> jax.Array:
       Array([[201.],
              [300.]], dtype=float32)
     """
-    partial = jnp.einsum("rs,rsb->rb", values, x[lists.inputs])
+    partial = jnp.einsum("rs,rsb->rb", values, x.at[lists.inputs].get(mode="clip"))
     if lists.owned.shape[0] == lists.owned.shape[1]:  # every output has one row
         return partial
     return lists.owned @ partial

@@ -1,7 +1,7 @@
 """The small form of a sequential network: living units, surviving weights."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -82,8 +82,8 @@ class CompactForm:
         """Variables or masks in small shapes."""
         params = variables["params"]
         for number, stage in enumerate(self.stages):
-            own = self._gather(number, index.units, params)
-            lists = index.lists[number]
+            lists = self._lists(number, index, params)
+            own = self._gather(number, index.units, params, kernel=lists is None)
             if lists is not None:
                 own["kernel"] = ellpack.pack(lists, own["kernel"])
             params = _with_entry(params, stage.path, own)
@@ -96,14 +96,13 @@ class CompactForm:
         """Full variables with the small ones written into them."""
         params = variables["params"]
         for number, stage in enumerate(self.stages):
-            new = dict(entry(small["params"], stage.path))
-            lists = index.lists[number]
-            if lists is not None:
-                old = self._gather(number, index.units, params)
-                new["kernel"] = ellpack.unpack(lists, new["kernel"], old["kernel"])
-            own = dict(entry(params, stage.path))
+            new, own = entry(small["params"], stage.path), entry(params, stage.path)
+            own, lists = dict(own), self._lists(number, index, params)
             for name, rows, columns in self._places(number, index.units, own):
-                own[name] = _scatter(own[name], rows, columns, new[name])
+                if name == "kernel" and lists is not None:
+                    own[name] = ellpack.unpack(lists, new[name], own[name])
+                else:
+                    own[name] = _scatter(own[name], rows, columns, new[name])
             params = _with_entry(params, stage.path, own)
         for path, units in self._norms(index.units):
             own, new = dict(entry(params, path)), entry(small["params"], path)
@@ -125,22 +124,39 @@ class CompactForm:
         norms = dict(self._norms(index.units))
         return replaced(self.apply_fn, replacements, norms)
 
-    def _gather(self, number: int, units: Any, params: PyTree) -> dict[str, jax.Array]:
+    def _lists(self, number: int, index: Index, params: PyTree) -> ellpack.Lists | None:
+        """A stage's lists with the places that inputs and outputs have in full."""
+        lists = index.lists[number]
+        if lists is None:
+            return None
+        own = entry(params, self.stages[number].path)
+        _, rows, columns = next(self._places(number, index.units, own))
+        inputs = lists.inputs if rows is None else rows[lists.inputs]
+        owner = lists.owner if columns is None else columns[lists.owner]
+        return lists._replace(inputs=inputs, owner=owner)
+
+    def _gather(
+        self, number: int, units: Any, params: PyTree, *, kernel: bool = True
+    ) -> dict[str, jax.Array]:
         """A stage's own leaves at its living units, zero where those are padding."""
         own = dict(entry(params, self.stages[number].path))
         for name, rows, columns in self._places(number, units, own):
+            if name == "kernel" and not kernel:
+                continue
             for axis, places in ((-2, rows), (-1, columns)):
                 if places is not None:
                     own[name] = _take(own[name], places, axis)
         return own
 
-    def _norms(self, units: Any) -> Any:
+    def _norms(self, units: Any) -> Iterator[tuple[Path, jax.Array]]:
         """Path and units of the batch norms that have only some of their channels."""
         for stage, kept in zip(self.stages, units[1:], strict=True):
             if stage.norm is not None and kept is not None:
                 yield stage.norm, kept
 
-    def _places(self, number: int, units: Any, own: Mapping[str, jax.Array]) -> Any:
+    def _places(
+        self, number: int, units: Any, own: Mapping[str, jax.Array]
+    ) -> Iterator[tuple[str, jax.Array | None, jax.Array | None]]:
         """Name, rows (of the kernel only) and columns of a stage's leaves."""
         before, columns = units[number], units[number + 1]
         rows = before

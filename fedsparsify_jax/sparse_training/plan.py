@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedsparsify_jax.sparse_training.ellpack import rows_needed
-from fedsparsify_jax.sparse_training.form import Lists, Plan
+from fedsparsify_jax.sparse_training.form import CompactForm, Lists, Plan
 from fedsparsify_jax.sparse_training.structure import Stage, alive_units, entry
-from fedsparsify_jax.types import Masks
+from fedsparsify_jax.types import ApplyFn, Masks
 
 DENSE = 2.0
 """Of a weight of a dense layer."""
@@ -140,3 +140,48 @@ def step_cost(stages: Sequence[Stage], masks: Masks, plan: Plan | None = None) -
         picks = first and room[0] is not None
         total += repeats * dense_cost(units[number], outputs, first=picks)
     return total
+
+
+def next_form(
+    apply_fn: ApplyFn,
+    stages: Sequence[Stage],
+    masks: Masks,
+    current: CompactForm | None = None,
+    *,
+    gain: float = 0.85,
+) -> CompactForm | None:
+    """A small form worth another program, for the masks at hand between rounds.
+
+    Args:
+      apply_fn: the model's forward pass.
+      stages: of a sequential network.
+      masks: concrete ones.
+      current: the form in use; None for the full one. What does not fit these masks
+        counts as the full form, which is what clients then train.
+      gain: share of the present cost of a step that another form may have at most.
+
+    Returns:
+      The cheapest form, or None to stay with the current one.
+
+    Example:
+      >>> import jax
+      >>> from fedsparsify_jax import masks, models
+      >>> from fedsparsify_jax.models.layers_inside import layers_of
+      >>> from fedsparsify_jax.sparse_training import stages_of
+      >>> model = models.build("mlp", input_shape=(900,), num_classes=5, hidden=(64,))
+      >>> variables = model.init(jax.random.key(0))
+      >>> x = jax.ShapeDtypeStruct((1, 900), "float32")
+      >>> stages = stages_of(layers_of(model.apply, variables, x))
+      >>> kept = jax.tree.map(lambda leaf: abs(leaf) > 0.075, variables)
+      >>> form = next_form(model.apply, stages, kept)
+      >>> form.plan.units, next_form(model.apply, stages, kept, form)
+      ((None, 56, None), None)
+    """
+    stages = tuple(stages)
+    if current is not None and not bool(current.index(masks).fits):
+        current = None
+    paid = step_cost(stages, masks, current.plan if current else None)
+    found = plan_for(stages, masks)
+    if step_cost(stages, masks, found) > gain * paid:
+        return None
+    return CompactForm(apply_fn, stages, found)

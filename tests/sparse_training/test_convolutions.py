@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_rounds import assert_same, form_of, play
+from small_forms import assert_same, form_of, play
 
 from fedsparsify_jax import algorithms, models
 from fedsparsify_jax.sparse_training import Plan
