@@ -27,13 +27,13 @@ def start(algorithm, model, thin):
     return state._replace(masks=masks, variables=variables, round=jnp.int32(3))
 
 
-def play(build, model, clients, thin, rounds=3, **options):
+def play(build, model, clients, thin, times=3, **options):
     algorithm = build(
         model.apply, learning_rate=0.3, local_epochs=2, batch_size=3, **options
     )
     state = start(algorithm, model, thin)
     step, infos = jax.jit(algorithm.step), []
-    for t in range(rounds):
+    for t in range(times):
         state, info = step(jax.random.key(t), state, clients)
         infos.append(info)
     return state, infos

@@ -165,7 +165,8 @@ class CompactForm:
             inputs = own["kernel"].shape[-2]
             # A flattened image has a row for every place of a channel.
             place = jnp.arange(inputs // width, dtype=jnp.int32)[:, None] * width
-            rows = jnp.where(before < width, place + before, inputs).ravel()
+            place = place + before[None]
+            rows = jnp.where(before[None] < width, place, inputs).ravel()
         yield "kernel", rows, columns
         if "bias" in own:
             yield "bias", None, columns

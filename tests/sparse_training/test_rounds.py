@@ -74,7 +74,7 @@ def test_the_small_form_is_what_clients_train():
     plain = form_of(MLP, (5,), plan)
     form = Watched(plain.apply_fn, plain.stages, plan)
     build = algorithms.fedsparsify_global
-    play(build, MLP, make_clients(), mlp_masks, rounds=1, small_form=form)
+    play(build, MLP, make_clients(), mlp_masks, times=1, small_form=form)
     assert set(seen) == {(14, 2)}
 
 
