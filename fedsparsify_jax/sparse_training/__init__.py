@@ -3,6 +3,7 @@
 from fedsparsify_jax.sparse_training.form import CompactForm as CompactForm
 from fedsparsify_jax.sparse_training.form import Lists as Lists
 from fedsparsify_jax.sparse_training.form import Plan as Plan
+from fedsparsify_jax.sparse_training.form import full_plan as full_plan
 from fedsparsify_jax.sparse_training.plan import next_form as next_form
 from fedsparsify_jax.sparse_training.plan import plan_for as plan_for
 from fedsparsify_jax.sparse_training.plan import step_cost as step_cost
@@ -14,6 +15,7 @@ __all__ = [
     "Lists",
     "Plan",
     "Stage",
+    "full_plan",
     "next_form",
     "plan_for",
     "stages_of",

@@ -1,7 +1,7 @@
 """The small form of a sequential network: living units, surviving weights."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,6 +32,11 @@ class Plan(NamedTuple):
 
     units: tuple[int | None, ...]
     lists: tuple[Lists | None, ...]
+
+
+def full_plan(stages: Sequence[Stage]) -> Plan:
+    """The plan that keeps everything in its place."""
+    return Plan((None,) * (len(stages) + 1), (None,) * len(stages))
 
 
 class Index(NamedTuple):
