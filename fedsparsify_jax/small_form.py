@@ -109,7 +109,7 @@ def small_or_full(
                 context,
             )
             grown = form.expand(index, trained.variables, start)
-            return Trained(grown, optimizer_state, memory or (), trained.loss)
+            return trained._replace(variables=grown, optimizer=optimizer_state)
 
         def in_full() -> Trained:
             trained = full(

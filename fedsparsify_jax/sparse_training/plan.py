@@ -79,7 +79,7 @@ def _lists(
     stage: Stage, first: bool, alive: Sequence[np.ndarray], masks: Masks
 ) -> Lists | None:
     """The cheapest index lists of a stage; None if it is cheaper held densely."""
-    if stage.kind != "Dense":
+    if stage.kind != "Dense" or stage.places > 1:
         return None
     mask = np.asarray(entry(masks["params"], stage.path)["kernel"])
     places = mask.shape[0] // alive[0].size
