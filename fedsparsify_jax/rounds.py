@@ -196,6 +196,7 @@ def engine(
         train = small_forms.small_or_full(
             train, small_form, method, partial(training, local_epochs), new_optimizer
         )
+        run_cohort = small_forms.indexed(run_cohort, small_form)
 
     def init(key: Key, variables: Variables) -> State:
         del key
@@ -273,8 +274,6 @@ def engine(
                 lambda: (context.variables, context.masks),
             )
             context = context._replace(variables=variables, masks=masks)
-        if small_form is not None:
-            context = context._replace(small=small_form.index(context.masks))
 
         total = clients.count.shape[0]
         size = cohort_size(total, participation)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 
 from fedsparsify_jax import hooks, masks
+from fedsparsify_jax.cohort import ClientFn, CohortMap
 from fedsparsify_jax.hooks import Context, Method
 from fedsparsify_jax.local_training import Trained, TrainFn
 from fedsparsify_jax.types import ApplyFn, ClientData, Key, Masks, PyTree, Variables
@@ -61,6 +62,18 @@ def check(
         raise UnsuitableError("optimizer states are kept between rounds")
     if fine_tunes:
         raise UnsuitableError("clients fine-tune under masks of their own")
+
+
+def indexed(cohort: CohortMap, form: SmallForm) -> CohortMap:
+    """A cohort strategy whose clients find the round's index in ``context.small``."""
+
+    def run(
+        fn: ClientFn, shared: Context, stacked: PyTree, *more: Any, **named: Any
+    ) -> Any:
+        context = shared._replace(small=form.index(shared.masks))
+        return cohort(fn, context, stacked, *more, **named)
+
+    return run
 
 
 def small_or_full(
