@@ -146,6 +146,9 @@ class TrainConfig:
     """Clients that a device trains at once, for the cohorts auto and map."""
     devices: Annotated[int | None, _optional("INT", "default: all")] = None
     """JAX devices that the clients are divided over; on CPU one a core."""
+    sparse_training: Annotated[str, _choice(("off", "auto"))] = "off"
+    """Whether clients may train a smaller form of a pruned network, with the same
+    results up to rounding; auto goes over to one between rounds where that pays."""
     evaluate_every: int = 1
     """Rounds between evaluations on the test set; they run as one program."""
     seed: int = 0
@@ -178,6 +181,7 @@ NOT_COMPARED = (
     "cohort",
     "chunk_size",
     "devices",
+    "sparse_training",
 )
 
 

@@ -1,6 +1,7 @@
 """From a configuration to everything a run needs, checked before any file is."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,10 @@ from fedsparsify_jax.runner.checks import client_sizes
 from fedsparsify_jax.runner.config import TrainConfig
 from fedsparsify_jax.runner.devices import Placement, place
 from fedsparsify_jax.runner.methods import build_algorithm
+from fedsparsify_jax.runner.sparse import SparseTraining, sparse_training
 from fedsparsify_jax.runner.strategy import cohort_map
+from fedsparsify_jax.sampling import cohort_size
+from fedsparsify_jax.small_form import SmallForm
 from fedsparsify_jax.tasks import TASKS, Task
 from fedsparsify_jax.types import ClientData, FederatedAlgorithm
 
@@ -28,6 +32,7 @@ class Federation(NamedTuple):
     task: Task
     algorithm: FederatedAlgorithm
     placement: Placement
+    sparse: SparseTraining | None = None
 
 
 def _sizes(config: TrainConfig, examples: int) -> list[int]:
@@ -142,9 +147,40 @@ def assemble(config: TrainConfig, devices: list[Any] | None = None) -> Federatio
     devices = jax.local_devices() if devices is None else devices
     placement = place(clients, config.participation, devices)
     options: dict[str, Any] = dataclasses.asdict(config)
-    cohort = cohort_map(options, model, devices, placement.mesh)
+
+    def build(form: SmallForm | None) -> FederatedAlgorithm:
+        # Little is left of a client in small form: nothing to gain from a vmap.
+        alone = {"cohort": "map"} if form and config.cohort == "auto" else {}
+        cohort = cohort_map(options | alone, model, devices, placement.mesh)
+        return build_algorithm(options, model, task, cohort, form)
+
     try:
-        algorithm = build_algorithm(options, model, task, cohort)
+        algorithm = build(None)
     except ValueError as error:
         raise InputError(f"{config.algorithm}: {error}") from error
-    return Federation(dataset, parts, clients, model, task, algorithm, placement)
+    federation = Federation(dataset, parts, clients, model, task, algorithm, placement)
+    if config.sparse_training == "off":
+        return federation
+    return federation._replace(sparse=_sparse(config, federation, build))
+
+
+def _sparse(
+    config: TrainConfig,
+    federation: Federation,
+    build: Callable[[SmallForm | None], FederatedAlgorithm],
+) -> SparseTraining:
+    """What may make the clients' training smaller between rounds."""
+    assert config.batch_size is not None
+    devices = federation.placement.mesh.devices
+    clients, longest = federation.clients.y.shape[:2]
+    present = cohort_size(clients, config.participation)
+    batches = -(-longest // config.batch_size) * config.local_epochs
+    x = federation.dataset.train.x
+    return sparse_training(
+        build,
+        federation.model,
+        jax.eval_shape(federation.model.init, jax.random.key(0)),
+        jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype),
+        client_steps=present * batches * config.batch_size / 32 / devices.size,
+        platform=devices.flat[0].platform,
+    )

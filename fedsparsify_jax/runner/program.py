@@ -33,7 +33,7 @@ class RoundProgram:
     Compiling ahead of time leaves no second compilation to happen by accident: a state
     of another shape, dtype or placement would be an error. Each number of rounds in a
     row is a program of its own, so a run has one, and a second one if the evaluations
-    do not divide its rounds.
+    do not divide its rounds. A small form that clients go over to makes new ones.
 
     Attributes:
       traces: how often the round's Python was run.
@@ -48,7 +48,7 @@ class RoundProgram:
         test = Examples(*map(np.asarray, federation.dataset.test))
         self._key = placement.repeat(key)
         self._data = (placement.put_clients(federation.clients), placement.repeat(test))
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[tuple[int, Any], Any] = {}
 
     @property
     def programs(self) -> int:
@@ -82,9 +82,10 @@ class RoundProgram:
           state: what it will be given, where it will lie.
           rounds: how many in a row.
         """
-        if rounds in self._compiled:
+        if self._variant(rounds) in self._compiled:
             return
-        algorithm = self._federation.algorithm
+        sparse = self._federation.sparse
+        algorithm = sparse.algorithm if sparse else self._federation.algorithm
 
         def federated_round(
             key: Key, state: State, clients: ClientData, test: Examples
@@ -108,7 +109,7 @@ class RoundProgram:
             out_shardings=(self._placement.of_state(state), everywhere, everywhere),
         )
         lowered = jitted.lower(self._key, state, *self._data)
-        self._compiled[rounds] = lowered.compile()
+        self._compiled[self._variant(rounds)] = lowered.compile()
         self.compile_seconds += time.perf_counter() - start
 
     def __call__(
@@ -121,4 +122,14 @@ class RoundProgram:
           after the last of them.
         """
         self.compile(state, rounds)
-        return self._compiled[rounds](self._key, state, *self._data)
+        return self._compiled[self._variant(rounds)](self._key, state, *self._data)
+
+    def look(self, state: State, rounds_left: int) -> None:
+        """Lets clients go over to a small form, if the run may and it pays."""
+        if self._federation.sparse:
+            self._federation.sparse.look(state.masks, rounds_left)
+
+    def _variant(self, rounds: int) -> tuple[int, Any]:
+        """What tells the programs of a run apart."""
+        sparse = self._federation.sparse
+        return rounds, sparse and sparse.form and sparse.form.plan

@@ -20,7 +20,7 @@ DENSE = 2.0
 """Of a weight of a dense layer."""
 SLOT = 30.0
 """Of a slot of an index list."""
-OWNED = 1.0
+OWNED = 2.0
 """Of an entry of the product that adds up the rows of an output."""
 READ = 8.0
 """Of picking one input out of all, for a first layer without those nobody reads."""
@@ -172,10 +172,12 @@ def next_form(
       >>> variables = model.init(jax.random.key(0))
       >>> x = jax.ShapeDtypeStruct((1, 900), "float32")
       >>> stages = stages_of(layers_of(model.apply, variables, x))
-      >>> kept = jax.tree.map(lambda leaf: abs(leaf) > 0.075, variables)
+      >>> kept = masks.ones_like(variables)
+      >>> read = kept["params"]["Dense_1"]
+      >>> read["kernel"] = read["kernel"].at[10:].set(False)
       >>> form = next_form(model.apply, stages, kept)
       >>> form.plan.units, next_form(model.apply, stages, kept, form)
-      ((None, 56, None), None)
+      ((None, 10, None), None)
     """
     stages = tuple(stages)
     if current is not None and not bool(current.index(masks).fits):

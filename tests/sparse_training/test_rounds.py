@@ -46,9 +46,17 @@ def in_full(name):
     return play(build, MLP, make_clients(), mlp_masks, momentum=0.5, **METHODS[name])
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("plan", PLANS)
-def test_rounds_of_an_mlp_are_the_same(name, plan):
+@pytest.mark.parametrize(
+    ("plan", "name"),
+    [
+        ("compact", "fedsparsify_global"),
+        ("lists", "fedsparsify_global"),
+        ("both", "fedsparsify_global"),
+        ("both", "fedsparsify_local"),
+        ("both", "random_pruning"),
+    ],
+)
+def test_rounds_of_an_mlp_are_the_same(plan, name):
     form = form_of(MLP, (5,), PLANS[plan])
     build = getattr(algorithms, name)
     first = start(build(MLP.apply, **METHODS[name]), MLP, mlp_masks)
