@@ -15,7 +15,8 @@ Sizes are static and go by concrete masks, so a form is chosen between rounds:
 >>> variables = model.init(jax.random.key(0))
 >>> x = jax.ShapeDtypeStruct((1, 8, 8), "uint8")
 >>> stages = stages_of(layers_of(model.apply, variables, x))
->>> state = algorithms.fedsparsify_global(model.apply).init(jax.random.key(1), variables)
+>>> algorithm = algorithms.fedsparsify_global(model.apply)
+>>> state = algorithm.init(jax.random.key(1), variables)
 >>> form = CompactForm(model.apply, stages, plan_for(stages, state.masks))
 >>> algorithm = algorithms.fedsparsify_global(model.apply, small_form=form)
 
