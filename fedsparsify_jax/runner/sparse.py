@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.models.layers_inside import layers_of
@@ -24,6 +25,8 @@ from fedsparsify_jax.types import FederatedAlgorithm, Masks, Variables
 
 MOST_PROGRAMS = 6
 """Forms of a run, the full one included: each is a compilation."""
+FEWER = 0.9
+"""Share of what was kept at the last look that may be kept for another one."""
 COMPILATION = 4.0
 """Seconds that another form must save in what is left of the run."""
 
@@ -50,6 +53,7 @@ class SparseTraining:
         self.note = note
         self._build, self._stages, self._model = build, stages, model
         self._client_steps, self._forms = client_steps, 1
+        self._seen: int | None = None
 
     def look(self, masks: Masks, rounds_left: int) -> bool:
         """Goes over to another form if that pays; says whether it did.
@@ -61,6 +65,10 @@ class SparseTraining:
         if self.note or self._forms >= MOST_PROGRAMS:
             return False
         masks = jax.device_get(masks)
+        kept = sum(np.count_nonzero(mask) for mask in jax.tree.leaves(masks))
+        if self._seen is not None and kept > FEWER * self._seen:
+            return False
+        self._seen = kept
         found = next_form(self._model.apply, self._stages, masks, self.form)
         if found is None:
             return False

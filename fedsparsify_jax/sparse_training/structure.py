@@ -49,7 +49,8 @@ def stages_of(layers: Iterable[Layer]) -> tuple[Stage, ...]:
             more = (*stages[-1].dropouts, layer.path)
             stages[-1] = stages[-1]._replace(dropouts=more)
     paths = [stage.path for stage in stages]
-    if len(set(paths)) < len(paths):  # a layer that is used twice
+    # A layer that is used twice, or is the whole network.
+    if len(set(paths)) < len(paths) or () in paths:
         return ()
     return tuple(stages)
 
