@@ -65,7 +65,7 @@ class SparseTraining:
         if self.note or self._forms >= MOST_PROGRAMS:
             return False
         masks = jax.device_get(masks)
-        kept = sum(np.count_nonzero(mask) for mask in jax.tree.leaves(masks))
+        kept = sum(int(np.count_nonzero(mask)) for mask in jax.tree.leaves(masks))
         if self._seen is not None and kept > FEWER * self._seen:
             return False
         self._seen = kept
