@@ -136,8 +136,10 @@ def _added_up(
         return jax.tree.map(jnp.add, sums, added), kept
 
     folded = jax.tree.map(fold, stacked)
-    first = jax.tree.map(lambda leaf: leaf[0], folded)
-    shapes, _ = jax.eval_shape(work, first)
+    part = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), stacked
+    )
+    shapes, _ = jax.eval_shape(work, part)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     sums, kept = jax.lax.scan(one, zeros, folded)
     kept = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)

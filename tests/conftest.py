@@ -1,6 +1,8 @@
 """Strict JAX for every test, and small things that many tests need."""
 
 import gc
+import os
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +18,12 @@ jax.config.update("jax_debug_nans", True)
 jax.config.update("jax_num_cpu_devices", 2)  # for sharded cohorts
 # Compiling is nearly all that tests of whole rounds do; `optimized` turns this off.
 jax.config.update("jax_disable_most_optimizations", True)
+
+# Nothing of the user's is read or written: no cache here, one of their own for the
+# command lines that tests start.
+jax.config.update("jax_enable_compilation_cache", False)
+PROGRAMS = tempfile.TemporaryDirectory(prefix="fedsparsify-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
 
 # A compilation may happen in any example, so no deadline; the same examples every time,
 # so that a red run is about the change at hand.
@@ -70,6 +78,12 @@ def make_clients(counts: tuple[int, ...] = (7, 4, 1, 6), seed: int = 0) -> Clien
         jax.numpy.asarray(y),
         jax.numpy.asarray(counts, jax.numpy.int32),
     )
+
+
+@pytest.fixture
+def make():
+    """See `make_clients`."""
+    return make_clients
 
 
 @pytest.fixture

@@ -36,6 +36,38 @@ def test_all_strategies_give_the_same(size, chunk):
         np.testing.assert_allclose(found["noise"], expected["noise"], rtol=1e-6)
 
 
+def add_up(shared, stacked, results, present):
+    """Sums, and a count of the present, kept beside each client's own number."""
+    sums = {
+        "sum": jnp.sum(jnp.where(present, results["sum"], 0.0)) + 0 * shared,
+        "present": jnp.sum(present, dtype=jnp.int32),
+    }
+    return sums, {"noise": results["noise"], "first": stacked[1][:, 0]}
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("chunk", [1, 2, 7])
+def test_sums_are_over_everybody_once(size, chunk):
+    mesh = cohort.device_mesh(jax.devices()[:2])
+    strategies = [
+        cohort.vmapped(),
+        cohort.chunked(chunk),
+        cohort.sharded(mesh),
+        cohort.sharded(mesh, inner=cohort.chunked(chunk)),
+    ]
+    x = jnp.arange(3.0 * size).reshape(size, 3)
+    keys = jax.random.split(jax.random.key(0), size)
+    noise = np.array([jax.random.normal(jax.random.clone(key)) for key in keys])
+    for strategy in strategies:
+        sums, kept = jax.jit(lambda k, x, s=strategy: s(work, 10.0, (k, x), add_up))(
+            jax.random.clone(keys), x
+        )
+        assert int(sums["present"]) == size
+        assert float(sums["sum"]) == 10 * size + float(x.sum())
+        np.testing.assert_array_equal(kept["first"], x[:, 0])
+        np.testing.assert_allclose(kept["noise"], noise, rtol=1e-6)
+
+
 def test_bad_strategies_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         cohort.chunked(0)

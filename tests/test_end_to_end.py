@@ -132,6 +132,24 @@ def test_the_round_is_traced_and_compiled_once(runs):
     assert len(compiled) == 1 and "federated_round" in compiled[0]
 
 
+def test_any_number_of_devices_gives_the_same_rounds(tmp_path):
+    """Six clients: divided evenly over 1 and 2 devices, with padding over 4 and 8."""
+    short = ["train", "--rounds", "4", "--local-epochs", "1", "--num-clients", "6"]
+    processes = [
+        start([*short, "--devices", str(n), "--out", str(n)], tmp_path)
+        for n in (1, 2, 4, 8)
+    ]
+    for process in processes:
+        status, _, err = finished(process)
+        assert (status, err) == (0, "")
+    alone, *others = (metrics(tmp_path / str(n)) for n in (1, 2, 4, 8))
+    for records in others:
+        for one, other in zip(alone, records, strict=True):
+            assert one["kept"] == other["kept"]
+            for name in ("train_loss", "test_loss"):
+                assert other[name] == pytest.approx(one[name], abs=1e-5)
+
+
 def test_the_same_seed_gives_the_same_run(runs):
     one, two = (runs[0] / name for name in ("one", "two"))
     assert without_seconds(one) == without_seconds(two)
