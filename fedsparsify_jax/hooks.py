@@ -53,6 +53,7 @@ class Context(NamedTuple):
     server: PyTree  # the method's state on the server
     clients: PyTree  # the method's state of all clients, [N, ...]
     scouts: jax.Array | None = None  # [P] int32: in setup, whose data it is given
+    small: PyTree = ()  # where the small form of the model is, see `small_form`
 
 
 class Client(NamedTuple):

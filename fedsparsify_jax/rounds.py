@@ -7,6 +7,7 @@ aggregation, server-side pruning, and what is reported.
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypedDict
 
 import jax
@@ -15,6 +16,7 @@ import optax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
+from fedsparsify_jax import small_form as small_forms
 from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation import shares
 from fedsparsify_jax.cohort import CohortMap, vmapped
@@ -36,6 +38,7 @@ from fedsparsify_jax.local_training import (
 from fedsparsify_jax.metrics.communication import nonzero_bytes
 from fedsparsify_jax.preconditions import check_clients, check_cohort
 from fedsparsify_jax.sampling import client_keys, cohort_size, sample_cohort
+from fedsparsify_jax.small_form import SmallForm
 from fedsparsify_jax.tasks import cross_entropy
 from fedsparsify_jax.types import (
     ApplyFn,
@@ -67,6 +70,7 @@ class EngineOptions(TypedDict, total=False):
     batch_size: int
     participation: float
     cohort: CohortMap | None
+    small_form: SmallForm | None
 
 
 def option(options: EngineOptions, name: str) -> Any:
@@ -142,6 +146,7 @@ def engine(
     batch_size: int = 32,
     participation: float = 1.0,
     cohort: CohortMap | None = None,
+    small_form: SmallForm | None = None,
 ) -> FederatedAlgorithm:
     """Turns a method into an algorithm.
 
@@ -164,10 +169,15 @@ def engine(
       participation: share of the clients that takes part in a round, drawn without
         replacement; ``floor(participation * N)`` clients.
       cohort: how the cohort's clients are run, see `cohort`; all at once by default.
+      small_form: a smaller form of the model that clients train on where the round's
+        masks fit it, with the same results, see `sparse_training`.
 
     Returns:
       The algorithm. Its ``init`` raises ``ValueError`` if the variables have no
       ``params`` collection or ``num_clients`` is missing where it is needed.
+
+    Raises:
+      small_form.UnsuitableError: if the method needs full shapes in local training.
     """
     if optimizer_state not in ("fresh", "kept"):
         raise ValueError(f"unknown optimizer_state {optimizer_state!r}: fresh or kept")
@@ -179,7 +189,7 @@ def engine(
     if more_epochs < 0:
         raise ValueError(f"fine_tune_epochs is {more_epochs}: it must be at least 0")
 
-    def training(epochs: int) -> TrainFn:
+    def training(epochs: int, apply_fn: ApplyFn = apply_fn) -> TrainFn:
         loss = batch_loss(apply_fn, loss_fn)
         return local_training(
             loss, transform, method, epochs=epochs, batch_size=batch_size
@@ -191,6 +201,18 @@ def engine(
 
     def new_optimizer(variables: Variables) -> PyTree:
         return transform.init({"params": variables["params"]})
+
+    if small_form is not None:
+        small_forms.check(
+            method,
+            optimizer=optimizer is not None,
+            keeps_optimizer=keep_optimizer,
+            fine_tunes=fine_tune is not None,
+        )
+        train = small_forms.small_or_full(
+            train, small_form, method, partial(training, local_epochs), new_optimizer
+        )
+        run_cohort = small_forms.indexed(run_cohort, small_form)
 
     def init(key: Key, variables: Variables) -> State:
         del key

@@ -25,10 +25,14 @@ class Model(NamedTuple):
       init: ``key -> variables``.
       apply: the forward pass, see `types.ApplyFn`:
         ``apply(variables, x, train=..., key=..., valid=...) -> (outputs, changed)``.
+      sequential: whether every layer reads only the one before it, through functions
+        of single units that map zero to zero; what `sparse_training` needs to know. A
+        linen module says so with a class attribute of this name.
     """
 
     init: Callable[[Key], Variables]
     apply: ApplyFn
+    sequential: bool = False
 
 
 def accepted_flags(call: Callable[..., Any], **values: Any) -> dict[str, Any]:
@@ -131,7 +135,7 @@ def from_linen(
         )
         return outputs, dict(changed)
 
-    return Model(init, apply)
+    return Model(init, apply, getattr(module, "sequential", False))
 
 
 def from_functions(

@@ -28,6 +28,8 @@ class CNN(nn.Module):
     dropout: float = 0.2
     conv: str = "auto"
 
+    sequential = True  # see `adapters.Model`
+
     @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool = False, valid: jax.Array | None = None

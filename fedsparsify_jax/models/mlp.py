@@ -18,6 +18,8 @@ class MLP(nn.Module):
     num_classes: int
     hidden: tuple[int, ...] = (128, 128)
 
+    sequential = True  # see `adapters.Model`
+
     @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool = False, valid: jax.Array | None = None

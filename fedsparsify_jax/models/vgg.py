@@ -33,6 +33,8 @@ class VGG16(nn.Module):
     )
     conv: str = "auto"
 
+    sequential = True  # see `adapters.Model`
+
     @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool = False, valid: jax.Array | None = None

@@ -150,6 +150,9 @@ class TrainConfig:
     """Clients that a device trains at once, for the cohorts auto and map."""
     devices: Annotated[int | None, _optional("INT", "default: all")] = None
     """JAX devices of this process that clients are divided over; on CPU one a core."""
+    sparse_training: Annotated[str, _choice(("off", "auto"))] = "off"
+    """Whether clients may train a smaller form of a pruned network, with the same
+    results up to rounding; auto goes over to one between rounds where that pays."""
     evaluate_every: int = 1
     """Rounds between evaluations on the test set; they run as one program."""
     coordinator: Annotated[str | None, _optional("HOST:PORT|auto")] = None
@@ -193,6 +196,7 @@ NOT_COMPARED = (
     "coordinator",
     "num_processes",
     "process_id",
+    "sparse_training",
 )
 
 

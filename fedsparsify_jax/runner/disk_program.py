@@ -117,9 +117,9 @@ class DiskProgram(RoundProgram):
 
     def compile(self, state: State, rounds: int) -> None:
         """Makes the program of that many rounds, unless it is there already."""
-        if rounds in self._compiled:
+        if self._variant(rounds) in self._compiled:
             return
-        algorithm, step = self._federation.algorithm, self._federation.algorithm.play
+        algorithm, step = self._algorithm, self._algorithm.play
         assert step is not None
 
         def federated_rounds(
@@ -154,7 +154,7 @@ class DiskProgram(RoundProgram):
             Scouts(scouts.count, scouts),
             self._data[1],
         )
-        self._compiled[rounds] = lowered.compile()
+        self._compiled[self._variant(rounds)] = lowered.compile()
         self.compile_seconds += time.perf_counter() - start
 
     @contextlib.contextmanager
@@ -212,6 +212,6 @@ class DiskProgram(RoundProgram):
         cohorts = self._reader(
             (completed, rounds), (after, following) if following else None
         )
-        return self._compiled[rounds](
+        return self._compiled[self._variant(rounds)](
             self._key, state, cohorts, self._scouts, self._data[1]
         )

@@ -1,6 +1,7 @@
 """From a configuration to everything a run needs, checked before any file is."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,10 @@ from fedsparsify_jax.runner.checks import client_sizes
 from fedsparsify_jax.runner.config import TrainConfig
 from fedsparsify_jax.runner.devices import Placement, place
 from fedsparsify_jax.runner.methods import build_algorithm
+from fedsparsify_jax.runner.sparse import SparseTraining, sparse_training
 from fedsparsify_jax.runner.strategy import cohort_map
+from fedsparsify_jax.sampling import cohort_size
+from fedsparsify_jax.small_form import SmallForm
 from fedsparsify_jax.tasks import TASKS, Task
 from fedsparsify_jax.types import ClientData, FederatedAlgorithm
 
@@ -29,6 +33,7 @@ class Federation(NamedTuple):
     algorithm: FederatedAlgorithm
     placement: Placement
     population: data.Population | None = None  # the store that the data come from
+    sparse: SparseTraining | None = None
 
 
 def _sizes(config: TrainConfig, examples: int) -> list[int]:
@@ -159,11 +164,42 @@ def assemble(config: TrainConfig, devices: list[Any] | None = None) -> Federatio
     if config.client_data == "disk":
         placement = placement._replace(divided=False)
     options: dict[str, Any] = dataclasses.asdict(config)
-    cohort = cohort_map(options, model, devices, placement.mesh)
+
+    def build(form: SmallForm | None) -> FederatedAlgorithm:
+        # Little is left of a client in small form: nothing to gain from a vmap.
+        alone = {"cohort": "map"} if form and config.cohort == "auto" else {}
+        cohort = cohort_map(options | alone, model, devices, placement.mesh)
+        return build_algorithm(options, model, task, cohort, form)
+
     try:
-        algorithm = build_algorithm(options, model, task, cohort)
+        algorithm = build(None)
     except ValueError as error:
         raise InputError(f"{config.algorithm}: {error}") from error
-    return Federation(
+    federation = Federation(
         dataset, parts, clients, model, task, algorithm, placement, population
+    )
+    if config.sparse_training == "off":
+        return federation
+    return federation._replace(sparse=_sparse(config, federation, build))
+
+
+def _sparse(
+    config: TrainConfig,
+    federation: Federation,
+    build: Callable[[SmallForm | None], FederatedAlgorithm],
+) -> SparseTraining:
+    """What may make the clients' training smaller between rounds."""
+    assert config.batch_size is not None
+    devices = federation.placement.mesh.devices
+    clients, longest = federation.clients.y.shape[:2]
+    present = cohort_size(clients, config.participation)
+    batches = -(-longest // config.batch_size) * config.local_epochs
+    x = federation.dataset.train.x
+    return sparse_training(
+        build,
+        federation.model,
+        jax.eval_shape(federation.model.init, jax.random.key(0)),
+        jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype),
+        client_steps=present * batches * config.batch_size / 32 / devices.size,
+        platform=devices.flat[0].platform,
     )

@@ -12,6 +12,7 @@ from typing import Any
 from fedsparsify_jax import algorithms, masks, schedules
 from fedsparsify_jax.cohort import CohortMap
 from fedsparsify_jax.models import Model
+from fedsparsify_jax.small_form import SmallForm
 from fedsparsify_jax.tasks import Task
 from fedsparsify_jax.types import FederatedAlgorithm, Prunable, Schedule
 
@@ -131,7 +132,11 @@ def prunable(options: Mapping[str, Any]) -> Prunable | None:
 
 
 def build_algorithm(
-    options: Mapping[str, Any], model: Model, task: Task, cohort: CohortMap
+    options: Mapping[str, Any],
+    model: Model,
+    task: Task,
+    cohort: CohortMap,
+    small_form: SmallForm | None = None,
 ) -> FederatedAlgorithm:
     """The algorithm that the options of a run describe.
 
@@ -140,6 +145,7 @@ def build_algorithm(
       model: what it trains.
       task: what for.
       cohort: how the clients of a round are run.
+      small_form: what clients train on where it fits, see `sparse`.
 
     Raises:
       ValueError: from the builder, for values that do not go together.
@@ -156,6 +162,7 @@ def build_algorithm(
         "participation": options["participation"],
         "loss_fn": task.loss_fn,
         "cohort": cohort,
+        "small_form": small_form,
     }
     for field in (*_SHARED, *_OWN):
         value = options[field]

@@ -13,7 +13,14 @@ from fedsparsify_jax.cohort import CohortMap, chunked, sharded
 from fedsparsify_jax.metrics import Evaluation, evaluate
 from fedsparsify_jax.runner.devices import Placement
 from fedsparsify_jax.runner.federation import Federation
-from fedsparsify_jax.types import ClientData, Examples, Key, RoundInfo, State
+from fedsparsify_jax.types import (
+    ClientData,
+    Examples,
+    FederatedAlgorithm,
+    Key,
+    RoundInfo,
+    State,
+)
 
 
 def evaluation_batch(shape: tuple[int, ...]) -> int:
@@ -35,7 +42,7 @@ class RoundProgram:
     Compiling ahead of time leaves no second compilation to happen by accident: a state
     of another shape, dtype or placement would be an error. Each number of rounds in a
     row is a program of its own, so a run has one, and a second one if the evaluations
-    do not divide its rounds.
+    do not divide its rounds. A small form that clients go over to makes new ones.
 
     Attributes:
       traces: how often the round's Python was run.
@@ -50,7 +57,7 @@ class RoundProgram:
         test = Examples(*map(np.asarray, federation.dataset.test))
         self._key = placement.repeat(key)
         self._data = (placement.put_clients(federation.clients), placement.repeat(test))
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[tuple[int, Any], Any] = {}
 
     @property
     def programs(self) -> int:
@@ -84,9 +91,9 @@ class RoundProgram:
           state: what it will be given, where it will lie.
           rounds: how many in a row.
         """
-        if rounds in self._compiled:
+        if self._variant(rounds) in self._compiled:
             return
-        algorithm = self._federation.algorithm
+        algorithm = self._algorithm
 
         def federated_round(
             key: Key, state: State, clients: ClientData, test: Examples
@@ -110,7 +117,7 @@ class RoundProgram:
             out_shardings=(self._placement.of_state(state), everywhere, everywhere),
         )
         lowered = jitted.lower(self._key, state, *self._data)
-        self._compiled[rounds] = lowered.compile()
+        self._compiled[self._variant(rounds)] = lowered.compile()
         self.compile_seconds += time.perf_counter() - start
 
     def reading(self, directory: Path) -> contextlib.AbstractContextManager[object]:
@@ -128,4 +135,20 @@ class RoundProgram:
           after the last of them.
         """
         self.compile(state, rounds)
-        return self._compiled[rounds](self._key, state, *self._data)
+        return self._compiled[self._variant(rounds)](self._key, state, *self._data)
+
+    def look(self, state: State, rounds_left: int) -> None:
+        """Lets clients go over to a small form, if the run may and it pays."""
+        if self._federation.sparse:
+            self._federation.sparse.look(state.masks, rounds_left)
+
+    @property
+    def _algorithm(self) -> FederatedAlgorithm:
+        """What plays the next rounds."""
+        sparse = self._federation.sparse
+        return sparse.algorithm if sparse else self._federation.algorithm
+
+    def _variant(self, rounds: int) -> tuple[int, Any]:
+        """What tells the programs of a run apart."""
+        sparse = self._federation.sparse
+        return rounds, sparse and sparse.form and sparse.form.plan

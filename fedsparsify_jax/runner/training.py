@@ -128,6 +128,7 @@ def _loop(
     with reporter(console, total, completed) as progress:
         while completed < total:
             stop = _stop(config, completed)
+            program.look(state, total - completed)
             program.compile(state, stop - completed)
             start = time.perf_counter()
             state, infos, evaluation = program(state, stop - completed)
@@ -160,6 +161,10 @@ def _describe(console: Console, config: TrainConfig, federation: Federation) -> 
     for field in unused(dataclasses.asdict(config), untouched):
         console.print(
             f"note: {config.algorithm} has no use for {option(field)}", soft_wrap=True
+        )
+    if federation.sparse and federation.sparse.note:
+        console.print(
+            f"note: clients train in full: {federation.sparse.note}", soft_wrap=True
         )
     if config.show_partition:
         table = data.class_table(federation.dataset.train.y, federation.parts)
