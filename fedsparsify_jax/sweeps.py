@@ -26,6 +26,8 @@ from fedsparsify_jax.types import PyTree, State
 CellFn = Callable[[State, PyTree, PyTree], tuple[State, PyTree]]
 """One run's work: ``(state, shared, cell) -> (state, result)``."""
 
+_APART: Any = ()  # in the place of the round, which is not stacked
+
 
 def stack_states(states: Sequence[State]) -> State:
     """The states of S cells as one: leaves ``[S, ...]``, but ``round`` a scalar.
@@ -45,7 +47,7 @@ def stack_states(states: Sequence[State]) -> State:
     rounds = sorted({int(state.round) for state in states})
     if len(rounds) != 1:
         raise ValueError(f"the cells must have completed the same rounds: got {rounds}")
-    loose = [state._replace(round=()) for state in states]
+    loose = [state._replace(round=_APART) for state in states]
     stacked: State = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loose)
     return stacked._replace(round=jnp.int32(rounds[0]))
 
@@ -58,7 +60,7 @@ def cell_state(states: State, cell: int) -> State:
     State(variables={'w': Array(2., dtype=float32)}, masks={}, \
 round=Array(3, dtype=int32), clients=ClientsState(optimizer=(), extra=()), server=())
     """
-    alone: State = trees.take(states._replace(round=()), cell)
+    alone: State = trees.take(states._replace(round=_APART), cell)
     return alone._replace(round=states.round)
 
 
@@ -106,7 +108,7 @@ def over_cells(
         return fn(state._replace(round=completed), shared, cell)
 
     def run(states: State, shared: PyTree, stacked: PyTree) -> tuple[State, Any]:
-        loose = states._replace(round=())
+        loose = states._replace(round=_APART)
         new, results = mapped(one, (states.round, shared), (loose, stacked))
         return new._replace(round=new.round[0]), results
 

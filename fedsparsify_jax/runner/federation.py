@@ -122,18 +122,23 @@ def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
     )
 
 
-def assemble(config: TrainConfig, devices: list[Any] | None = None) -> Federation:
+def assemble(
+    config: TrainConfig,
+    devices: list[Any] | None = None,
+    dataset: data.Dataset | None = None,
+) -> Federation:
     """Loads the data, divides it, builds the model and the algorithm.
 
     Args:
       config: resolved.
       devices: of the run; all local ones by default.
+      dataset: what `load` gives, if that is at hand already.
 
     Raises:
       InputError: for data that is missing, damaged, or does not fit, and for options
         that do not go together.
     """
-    dataset = load(config)
+    dataset = load(config) if dataset is None else dataset
     parts = partition(config, dataset.train.y)
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)

@@ -7,6 +7,7 @@ that is not given has the value that ``train`` gives it.
 import ast
 import dataclasses
 import inspect
+import itertools
 import textwrap
 import types
 from pathlib import Path
@@ -20,7 +21,15 @@ from fedsparsify_jax.runner.config import TrainConfig, option
 Words = tuple[str, ...]
 
 # Options of `train` that a sweep has no use for, or only one value of.
-SINGLE = ("out", "resume", "checkpoint_every", "show_partition", "verbose")
+SINGLE = (
+    "out",
+    "resume",
+    "checkpoint_every",
+    "show_partition",
+    "verbose",
+    "devices",
+    "compilation_cache",
+)
 # Values of these have commas of their own: they are told apart by spaces alone.
 _WHOLE = ("data_dir", "client_sizes")
 
@@ -30,7 +39,7 @@ def _helps() -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(TrainConfig)))
     body = tree.body[0].body  # type: ignore[attr-defined]
     found = {}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
             assert isinstance(field.target, ast.Name)
             found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
@@ -54,6 +63,42 @@ KINDS = {field: kind for field, kind in _kinds().items() if field not in SINGLE}
 _METAVARS = {int: "INT", float: "FLOAT", str: "NAME", Path: "PATH"}
 
 
+_OWN: dict[str, Any] = {
+    "seeds": Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="INT",
+            help="So many seeds from 0, in place of --seed.",
+            help_behavior_hint="(optional)",
+        ),
+    ],
+    "devices": Annotated[
+        int | None,
+        tyro.conf.arg(
+            metavar="INT",
+            help="JAX devices that the runs are divided over; on CPU one a core.",
+            help_behavior_hint="(default: all)",
+        ),
+    ],
+    "compilation_cache": Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="DIR|off",
+            help="Where compiled programs are kept for the next start.",
+            help_behavior_hint="(default: in the user's cache directory)",
+        ),
+    ],
+    "out": Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="DIR",
+            help="Directory to write, or to continue.",
+            help_behavior_hint="(default: one in runs/ that the options name)",
+        ),
+    ],
+}
+
+
 def _make() -> type:
     """`SweepConfig`: for every field of `TrainConfig` one that takes many words."""
     helps, hints = _helps(), get_type_hints(TrainConfig, include_extras=True)
@@ -63,26 +108,17 @@ def _make() -> type:
             continue
         shown: list[Any] = [
             tyro.conf.arg(
-                metavar=f"{_METAVARS[KINDS[field.name]]}",
+                metavar=_METAVARS[KINDS[field.name]],
                 help=helps[field.name],
                 help_behavior_hint=f"(default: {field.default})",
             )
         ]
         if get_origin(hints[field.name]) is Annotated:
             shown.extend(hints[field.name].__metadata__)
-        kind = Annotated[(Words, *shown)]  # type: ignore[valid-type]
-        fields.append((field.name, kind, dataclasses.field(default=())))
-    for name, kind, hint, text in (
-        ("seeds", int, "optional", "So many seeds from 0, in place of --seed."),
-        ("out", Path, "default: in runs/, by the options", "Directory to write."),
-    ):
-        shown = [
-            tyro.conf.arg(
-                metavar=_METAVARS[kind], help=text, help_behavior_hint=f"({hint})"
-            )
-        ]
-        single = Annotated[(kind | None, *shown)]  # type: ignore[valid-type]
-        fields.append((name, single, dataclasses.field(default=None)))
+        annotated: Any = Annotated[(Words, *shown)]
+        fields.append((field.name, annotated, dataclasses.field(default=())))
+    for name, own in _OWN.items():
+        fields.append((name, own, dataclasses.field(default=None)))
     made = dataclasses.make_dataclass("SweepConfig", fields, frozen=True)
     made.__doc__ = "Train every combination of the options' values."
     made.__module__ = __name__

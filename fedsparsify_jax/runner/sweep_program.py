@@ -14,8 +14,10 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.metrics import Evaluation, evaluate
 from fedsparsify_jax.runner.federation import Federation, partition
 from fedsparsify_jax.runner.methods import build_algorithm
+from fedsparsify_jax.runner.program import evaluation_batch, round_key
+from fedsparsify_jax.runner.strategy import cohort_map
 from fedsparsify_jax.runner.sweep_grid import Cell, traced
-from fedsparsify_jax.runner.training import Keys, evaluation_batch
+from fedsparsify_jax.runner.training import Keys
 from fedsparsify_jax.types import (
     ClientData,
     Examples,
@@ -23,6 +25,7 @@ from fedsparsify_jax.types import (
     Key,
     RoundInfo,
     State,
+    Variables,
 )
 
 AT_MOST = 10
@@ -35,7 +38,7 @@ class Column(NamedTuple):
     hyper: dict[str, jax.Array]  # traced options
     key: Key  # of its rounds
     rows: jax.Array  # [N, M] int32: which training examples the clients hold
-    count: jax.Array  # [N] int32
+    sizes: jax.Array  # [N] int32: real ones of the M
 
 
 class Shared(NamedTuple):
@@ -47,18 +50,41 @@ class Shared(NamedTuple):
 
 
 def algorithm_of(
-    federation: Federation, cell: Cell, **changed: Any
+    federation: Federation,
+    cell: Cell,
+    devices: list[Any],
+    **changed: Any,
 ) -> FederatedAlgorithm:
-    """The algorithm of a cell, with some options replaced (by traced ones, say).
+    """The algorithm of a cell, with the clients of a round together on one device.
+
+    Args:
+      federation: of a cell of the same group.
+      cell: which one.
+      devices: of the sweep.
+      **changed: options in place of the cell's own, traced numbers for instance.
 
     Raises:
       InputError: for options that do not go together.
     """
     options: dict[str, Any] = dataclasses.asdict(cell.config) | changed
+    mesh = cohort.device_mesh(devices[:1])
+    together = cohort_map(options, federation.model, devices, mesh)
     try:
-        return build_algorithm(options, federation.model, federation.task)
+        return build_algorithm(options, federation.model, federation.task, together)
     except ValueError as error:
         raise InputError(f"{cell.config.algorithm}: {error}") from error
+
+
+def partitions(
+    group: Sequence[Cell], targets: np.ndarray
+) -> dict[int, list[np.ndarray]]:
+    """The partition of every seed of a group; it depends on nothing else in there.
+
+    Raises:
+      InputError: if one cannot be made.
+    """
+    configs = {cell.config.seed: cell.config for cell in group}
+    return {seed: partition(config, targets) for seed, config in configs.items()}
 
 
 def _columns(federation: Federation, group: Sequence[Cell]) -> Column:
@@ -67,27 +93,35 @@ def _columns(federation: Federation, group: Sequence[Cell]) -> Column:
     Clients are as long as the longest of all cells; what a client draws does not depend
     on its padding.
     """
-    targets = federation.dataset.train.y
-    divided: dict[int, list[np.ndarray]] = {}
-    for cell in group:
-        if cell.config.seed not in divided:
-            divided[cell.config.seed] = partition(cell.config, targets)
+    divided = partitions(group, federation.dataset.train.y)
     length = max(len(part) for parts in divided.values() for part in parts)
-    clients = len(next(iter(divided.values())))
+    clients = len(divided[group[0].config.seed])
     rows = np.zeros((len(group), clients, length), np.int32)
-    count = np.zeros((len(group), clients), np.int32)
+    sizes = np.zeros((len(group), clients), np.int32)
     for number, cell in enumerate(group):
         for client, part in enumerate(divided[cell.config.seed]):
             rows[number, client, : len(part)] = part
-            count[number, client] = len(part)
+            sizes[number, client] = len(part)
     hyper = {name: jnp.asarray(column) for name, column in traced(group).items()}
     keys = jnp.stack([Keys.from_seed(cell.config.seed).rounds for cell in group])
-    return Column(hyper, keys, jnp.asarray(rows), jnp.asarray(count))
+    return Column(hyper, keys, jnp.asarray(rows), jnp.asarray(sizes))
 
 
-def clients_of(column: Column, train: Examples) -> ClientData:
+def _clients(column: Column, train: Examples) -> ClientData:
     """The clients of one cell, gathered from the training set."""
-    return ClientData(train.x[column.rows], train.y[column.rows], column.count)
+    return ClientData(train.x[column.rows], train.y[column.rows], column.sizes)
+
+
+def _over_devices(
+    devices: list[Any], inner: cohort.CohortMap | None
+) -> cohort.CohortMap:
+    """How cells share the hardware."""
+    if inner is None:
+        on_cpu = devices[0].platform == "cpu"
+        inner = cohort.chunked(1) if on_cpu else cohort.vmapped()
+    if len(devices) == 1:
+        return inner
+    return cohort.sharded(cohort.device_mesh(devices), inner)
 
 
 class GroupProgram:
@@ -100,7 +134,7 @@ class GroupProgram:
     Args:
       federation: of any cell of the group.
       group: cells that agree in everything but traced options and seeds.
-      devices: the local ones by default.
+      devices: to divide the cells over.
       inner: how one device runs its cells. By default one after another on CPU, where
         the clients of one cell fill the caches, and all at once elsewhere.
 
@@ -113,44 +147,43 @@ class GroupProgram:
         self,
         federation: Federation,
         group: Sequence[Cell],
-        *,
-        devices: Sequence[jax.Device] | None = None,
+        devices: list[Any],
         inner: cohort.CohortMap | None = None,
     ):
         self._federation, self._group = federation, list(group)
-        train, test = (
-            Examples(*map(jnp.asarray, part))
-            for part in (federation.dataset.train, federation.dataset.test)
-        )
+        self._devices = devices[: len(group)]
+        dataset = federation.dataset
+        train = Examples(*map(jnp.asarray, dataset.train))
+        test = Examples(*map(jnp.asarray, dataset.test))
         self._columns = _columns(federation, group)
         self._shared = Shared(jnp.int32(1), train, test)
         self.state = sweeps.stack_states([self._first_state(cell) for cell in group])
         start = time.perf_counter()
-        run = sweeps.over_cells(self._play, _mapping(devices, inner, len(group)))
+        run = sweeps.over_cells(self._play, _over_devices(self._devices, inner))
         jitted = jax.jit(run, donate_argnums=0)
-        arguments = (self.state, self._shared, self._columns)
-        self._compiled = jitted.lower(*arguments).compile()
+        lowered = jitted.lower(self.state, self._shared, self._columns)
+        self._compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
 
     def _first_state(self, cell: Cell) -> State:
         keys = Keys.from_seed(cell.config.seed)
-        algorithm = algorithm_of(self._federation, cell)
+        algorithm = algorithm_of(self._federation, cell, self._devices)
         return algorithm.init(keys.state, self._federation.model.init(keys.model))
 
     def _play(self, state: State, shared: Shared, column: Column) -> Any:
         """The next rounds of one cell; what is beyond ``shared.rounds`` is zero."""
-        algorithm = algorithm_of(self._federation, self._group[0], **column.hyper)
-        clients = clients_of(column, shared.train)
+        algorithm = algorithm_of(
+            self._federation, self._group[0], self._devices, **column.hyper
+        )
+        clients = _clients(column, shared.train)
 
         def one_round(state: State) -> tuple[State, tuple[RoundInfo, Evaluation]]:
-            key = jax.random.fold_in(column.key, state.round + 1)
+            key = round_key(column.key, state.round)
             state, info = algorithm.step(key, state, clients)
-            return state, (info, self._evaluate(algorithm.model(state), shared.test))
+            seen = self._evaluate(state.round, algorithm.model(state), shared.test)
+            return state, (info, seen)
 
-        nothing = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(one_round, state)[1],
-        )
+        nothing = _zeros(jax.eval_shape(one_round, state)[1])
 
         def maybe(state: State, number: jax.Array) -> Any:
             return jax.lax.cond(
@@ -162,16 +195,28 @@ class GroupProgram:
 
         return jax.lax.scan(maybe, state, jnp.arange(AT_MOST))
 
-    def _evaluate(self, variables: Any, test: Examples) -> Evaluation:
+    def _evaluate(
+        self, completed: jax.Array, variables: Variables, test: Examples
+    ) -> Evaluation:
+        """Of the rounds that `train` evaluates too; zero for the others."""
         model, task = self._federation.model, self._federation.task
-        return evaluate(
-            model.apply,
-            task.loss_fn,
-            variables,
-            test,
-            metric_fn=task.metric_fn,
-            batch_size=evaluation_batch(test.x.shape[1:]),
-        )
+        config = self._group[0].config
+
+        def now() -> Evaluation:
+            return evaluate(
+                model.apply,
+                task.loss_fn,
+                variables,
+                test,
+                metric_fn=task.metric_fn,
+                batch_size=evaluation_batch(test.x.shape[1:]),
+            )
+
+        if config.evaluate_every == 1:
+            return now()
+        due = (completed % config.evaluate_every == 0) | (completed == config.rounds)
+        nothing = _zeros(jax.eval_shape(now))
+        return jax.lax.cond(due, now, lambda: nothing)
 
     def __call__(self, rounds: int) -> tuple[RoundInfo, Evaluation]:
         """Plays ``rounds`` more rounds (at most `AT_MOST`) of every cell.
@@ -187,22 +232,13 @@ class GroupProgram:
 
     def finished(self, number: int) -> State:
         """The state of one cell after its algorithm's post-training."""
-        cell, keys = self._group[number], Keys.from_seed(self._group[number].config.seed)
+        cell = self._group[number]
         state = sweeps.cell_state(self.state, number)
-        column = jax.tree.map(lambda leaf: leaf[number], self._columns)
-        clients = clients_of(column, self._shared.train)
-        algorithm = algorithm_of(self._federation, cell)
-        return algorithm.finish(keys.of_round(0), state, clients)
+        column: Column = jax.tree.map(lambda leaf: leaf[number], self._columns)
+        algorithm = algorithm_of(self._federation, cell, self._devices)
+        key = Keys.from_seed(cell.config.seed).of_finish()
+        return algorithm.finish(key, state, _clients(column, self._shared.train))
 
 
-def _mapping(
-    devices: Sequence[jax.Device] | None, inner: cohort.CohortMap | None, cells: int
-) -> cohort.CohortMap:
-    """How cells share the hardware."""
-    chosen = list(jax.local_devices() if devices is None else devices)[:cells]
-    if inner is None:
-        on_cpu = chosen[0].platform == "cpu"
-        inner = cohort.chunked(1) if on_cpu else cohort.vmapped()
-    if len(chosen) == 1:
-        return inner
-    return cohort.sharded(cohort.device_mesh(chosen), inner)
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
