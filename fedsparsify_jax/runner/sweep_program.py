@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from fedsparsify_jax import cohort, sweeps
 from fedsparsify_jax.errors import InputError
@@ -150,20 +151,31 @@ class GroupProgram:
         devices: list[Any],
         inner: cohort.CohortMap | None = None,
     ):
-        self._federation, self._group = federation, list(group)
         self._devices = devices[: len(group)]
+        missing = -len(group) % len(self._devices)
+        # Copies of the last cell fill the devices up; nobody looks at them.
+        self._group = [*group, *[group[-1]] * missing]
+        self._federation = federation
+        mesh = cohort.device_mesh(self._devices)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        divided = NamedSharding(mesh, PartitionSpec(cohort.AXIS))
         dataset = federation.dataset
-        train = Examples(*map(jnp.asarray, dataset.train))
-        test = Examples(*map(jnp.asarray, dataset.test))
-        self._columns = _columns(federation, group)
-        self._shared = Shared(jnp.int32(1), train, test)
-        self.state = sweeps.stack_states([self._first_state(cell) for cell in group])
+        train = Examples(*map(np.asarray, dataset.train))
+        test = Examples(*map(np.asarray, dataset.test))
+        shared = Shared(jnp.int32(1), train, test)
+        self._shared: Shared = jax.device_put(shared, everywhere)
+        self._columns = jax.device_put(_columns(federation, self._group), divided)
+        state = sweeps.stack_states([self._first_state(cell) for cell in self._group])
+        places: Any = jax.tree.map(lambda _: divided, state)
+        places = places._replace(round=everywhere)
+        self.state: State = jax.device_put(state, places)
         start = time.perf_counter()
         run = sweeps.over_cells(self._play, _over_devices(self._devices, inner))
-        jitted = jax.jit(run, donate_argnums=0)
+        jitted = jax.jit(run, donate_argnums=0, out_shardings=(places, divided))
         lowered = jitted.lower(self.state, self._shared, self._columns)
         self._compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
+        self._everywhere = everywhere
 
     def _first_state(self, cell: Cell) -> State:
         keys = Keys.from_seed(cell.config.seed)
@@ -225,7 +237,8 @@ class GroupProgram:
           What they report, on the host: leaves ``[S, AT_MOST, ...]``, of which the
           first ``rounds`` of the second axis count.
         """
-        shared = self._shared._replace(rounds=jnp.int32(rounds))
+        now = jax.device_put(jnp.int32(rounds), self._everywhere)
+        shared = self._shared._replace(rounds=now)
         self.state, results = self._compiled(self.state, shared, self._columns)
         reported: tuple[RoundInfo, Evaluation] = jax.device_get(results)
         return reported
