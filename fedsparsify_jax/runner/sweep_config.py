@@ -16,7 +16,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import tyro
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.config import TrainConfig, option
+from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig, option
 
 Words = tuple[str, ...]
 
@@ -161,6 +161,10 @@ def values(config: Any) -> dict[str, list[Any]]:
             given[field] = list(dict.fromkeys(_value(field, word) for word in words))
         elif getattr(config, field):
             raise InputError(f"{option(field)} has no value")
+        if field in NOT_COMPARED and len(given.get(field, ())) > 1:
+            raise InputError(
+                f"{option(field)} does not change what is computed: give one value"
+            )
     if config.seeds is not None:
         if "seed" in given:
             raise InputError("--seeds and --seed exclude each other: give one of them")

@@ -74,13 +74,15 @@ class SweepDirectory:
     ):
         self.path = path
         self._given, self._every = given, list(every)
-        used = path.is_dir() and any(path.iterdir())
-        if used and not (path / _OPTIONS).is_file():
+        there = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+        # A start that was killed inside its `claim` leaves no more than this.
+        used = any(name != f"{_OPTIONS}.partial" for name in there)
+        if used and _OPTIONS not in there:
             raise InputError(
                 f"--out {path} is not empty and holds no sweep (no {_OPTIONS}): name "
                 "another directory"
             )
-        if not used:
+        if not path.is_dir():
             RunDirectory(path, TrainConfig()).check(resume=False)
         found = self._found() if used else {}
         self._runs = {

@@ -1,7 +1,9 @@
 """From lists of values to cells, and from cells to groups that share one program."""
 
 import dataclasses
+import hashlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ TRACED = (
 # At 0 these leave their part of the program out altogether.
 _ABSENT_AT_ZERO = ("momentum", "mu")
 
+_LONGEST = 200  # letters of a directory's name; file systems allow 255 bytes
+
 
 class Cell(NamedTuple):
     """One run of a sweep: exactly what ``fedsparsify train`` would do."""
@@ -36,9 +40,13 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its directory's name, from what sets it apart; the file system allows it."""
+        """Its directory's name, from what sets it apart."""
         parts = (f"{field}={value}" for field, value in self.varied.items())
-        return "_".join(parts).replace("/", "-") or "run"
+        said = "_".join(parts) or "run"
+        name = re.sub(r"[^\w.=+-]", "-", said)[:_LONGEST]
+        if name == said:
+            return name
+        return f"{name}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
     @property
     def setting(self) -> dict[str, Any]:
