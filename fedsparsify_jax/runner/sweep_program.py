@@ -108,9 +108,29 @@ def _columns(federation: Federation, group: Sequence[Cell]) -> Column:
     return Column(hyper, keys, jnp.asarray(rows), jnp.asarray(sizes))
 
 
-def _clients(column: Column, train: Examples) -> ClientData:
-    """The clients of one cell, gathered from the training set."""
-    return ClientData(train.x[column.rows], train.y[column.rows], column.sizes)
+# These look at the examples themselves, not only through the model.
+_LOOKS_AT_EXAMPLES = ("synflow",)
+
+
+def _with_rows(
+    federation: Federation, cell: Cell, column: Column, train: Examples
+) -> tuple[Federation, ClientData]:
+    """One cell's clients, and the federation whose model takes their examples.
+
+    The clients have row numbers for examples and the model looks the rows up batch by
+    batch, so that the training set is never copied.
+    """
+    y = train.y[column.rows]
+    if cell.config.algorithm in _LOOKS_AT_EXAMPLES:
+        return federation, ClientData(train.x[column.rows], y, column.sizes)
+    apply = federation.model.apply
+
+    def looked_up(variables: Variables, x: jax.Array, **more: Any) -> Any:
+        return apply(variables, train.x[x], **more)
+
+    model = federation.model._replace(apply=looked_up)
+    clients = ClientData(column.rows, y, column.sizes)
+    return federation._replace(model=model), clients
 
 
 def _over_devices(
@@ -184,10 +204,9 @@ class GroupProgram:
 
     def _play(self, state: State, shared: Shared, column: Column) -> Any:
         """The next rounds of one cell; what is beyond ``shared.rounds`` is zero."""
-        algorithm = algorithm_of(
-            self._federation, self._group[0], self._devices, **column.hyper
-        )
-        clients = _clients(column, shared.train)
+        cell = self._group[0]
+        federation, clients = _with_rows(self._federation, cell, column, shared.train)
+        algorithm = algorithm_of(federation, cell, self._devices, **column.hyper)
 
         def one_round(state: State) -> tuple[State, tuple[RoundInfo, Evaluation]]:
             key = round_key(column.key, state.round)
@@ -195,17 +214,18 @@ class GroupProgram:
             seen = self._evaluate(state.round, algorithm.model(state), shared.test)
             return state, (info, seen)
 
-        nothing = _zeros(jax.eval_shape(one_round, state)[1])
-
-        def maybe(state: State, number: jax.Array) -> Any:
-            return jax.lax.cond(
-                number < shared.rounds,
-                one_round,
-                lambda state: (state, nothing),
-                state,
+        def play(number: jax.Array, carry: Any) -> Any:
+            state, reports = carry
+            state, report = one_round(state)
+            return state, jax.tree.map(
+                lambda rows, row: rows.at[number].set(row), reports, report
             )
 
-        return jax.lax.scan(maybe, state, jnp.arange(AT_MOST))
+        shapes = jax.eval_shape(one_round, state)[1]
+        reports = jax.tree.map(
+            lambda leaf: jnp.zeros((AT_MOST, *leaf.shape), leaf.dtype), shapes
+        )
+        return jax.lax.fori_loop(0, shared.rounds, play, (state, reports))
 
     def _evaluate(
         self, completed: jax.Array, variables: Variables, test: Examples
@@ -227,8 +247,12 @@ class GroupProgram:
         if config.evaluate_every == 1:
             return now()
         due = (completed % config.evaluate_every == 0) | (completed == config.rounds)
-        nothing = _zeros(jax.eval_shape(now))
-        return jax.lax.cond(due, now, lambda: nothing)
+        shapes = jax.eval_shape(now)
+        return jax.lax.cond(
+            due,
+            now,
+            lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
+        )
 
     def __call__(self, rounds: int) -> tuple[RoundInfo, Evaluation]:
         """Plays ``rounds`` more rounds (at most `AT_MOST`) of every cell.
@@ -248,10 +272,9 @@ class GroupProgram:
         cell = self._group[number]
         state = sweeps.cell_state(self.state, number)
         column: Column = jax.tree.map(lambda leaf: leaf[number], self._columns)
-        algorithm = algorithm_of(self._federation, cell, self._devices)
+        federation, clients = _with_rows(
+            self._federation, cell, column, self._shared.train
+        )
+        algorithm = algorithm_of(federation, cell, self._devices)
         key = Keys.from_seed(cell.config.seed).of_finish()
-        return algorithm.finish(key, state, _clients(column, self._shared.train))
-
-
-def _zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return algorithm.finish(key, state, clients)

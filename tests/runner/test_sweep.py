@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fedsparsify_jax.cli import main
-from fedsparsify_jax.runner import sweep as module
+from fedsparsify_jax.runner import sweeping
 from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig
 from fedsparsify_jax.runner.model_files import load_model
 from fedsparsify_jax.runner.sweep_config import KINDS, SweepConfig, values
@@ -37,12 +37,12 @@ def programs(monkeypatch):
     """The groups that were compiled, as lists of cells."""
     made = []
 
-    class Spy(module.GroupProgram):
+    class Spy(sweeping.GroupProgram):
         def __init__(self, federation, group, devices):
             made.append(list(group))
             super().__init__(federation, group, devices)
 
-    monkeypatch.setattr(module, "GroupProgram", Spy)
+    monkeypatch.setattr(sweeping, "GroupProgram", Spy)
     return made
 
 
