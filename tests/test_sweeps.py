@@ -32,8 +32,8 @@ def first_state(number):
 
 
 def grid(t):
-    keys = [jax.random.fold_in(jax.random.key(number), t) for number in range(3)]
-    return {"rate": jnp.array(RATES), "key": jnp.stack(keys)}
+    keys = jax.random.split(jax.random.key(t), 3)
+    return {"rate": jnp.array(RATES), "key": keys}
 
 
 def mesh():
