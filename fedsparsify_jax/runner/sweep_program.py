@@ -108,8 +108,8 @@ def _columns(federation: Federation, group: Sequence[Cell]) -> Column:
     return Column(hyper, keys, jnp.asarray(rows), jnp.asarray(sizes))
 
 
-# These look at the examples themselves, not only through the model.
-_LOOKS_AT_EXAMPLES = ("synflow",)
+LOOKS_AT_EXAMPLES = ("synflow",)
+"""Algorithms that look at the examples themselves, not only through the model."""
 
 
 def _with_rows(
@@ -121,7 +121,7 @@ def _with_rows(
     batch, so that the training set is never copied.
     """
     y = train.y[column.rows]
-    if cell.config.algorithm in _LOOKS_AT_EXAMPLES:
+    if cell.config.algorithm in LOOKS_AT_EXAMPLES:
         return federation, ClientData(train.x[column.rows], y, column.sizes)
     apply = federation.model.apply
 
