@@ -16,9 +16,10 @@ from fedsparsify_jax.metrics import Evaluation, evaluate
 from fedsparsify_jax.runner.federation import Federation, partition
 from fedsparsify_jax.runner.methods import build_algorithm
 from fedsparsify_jax.runner.program import evaluation_batch, round_key
-from fedsparsify_jax.runner.strategy import cohort_map
+from fedsparsify_jax.runner.strategy import clients_at_once
 from fedsparsify_jax.runner.sweep_grid import Cell, traced
 from fedsparsify_jax.runner.training import Keys
+from fedsparsify_jax.sampling import cohort_size
 from fedsparsify_jax.types import (
     ClientData,
     Examples,
@@ -50,6 +51,23 @@ class Shared(NamedTuple):
     test: Examples
 
 
+def _together(
+    options: dict[str, Any], federation: Federation, devices: list[Any]
+) -> cohort.CohortMap:
+    """How one device runs the clients of a round, all of them.
+
+    As many at a time as `train` has on a device when it divides them: more do not fit
+    a core's cache, and sums over the cohort are added in the same order.
+    """
+    at_once = clients_at_once(options, federation.model, devices)
+    if at_once is None:
+        return cohort.vmapped()
+    if options["cohort"] == "auto" and devices[0].platform == "cpu":
+        clients = cohort_size(options["num_clients"], options["participation"])
+        at_once = min(at_once, -(-clients // len(devices)))
+    return cohort.chunked(at_once)
+
+
 def algorithm_of(
     federation: Federation,
     cell: Cell,
@@ -68,8 +86,7 @@ def algorithm_of(
       InputError: for options that do not go together.
     """
     options: dict[str, Any] = dataclasses.asdict(cell.config) | changed
-    mesh = cohort.device_mesh(devices[:1])
-    together = cohort_map(options, federation.model, devices, mesh)
+    together = _together(options, federation, devices)
     try:
         return build_algorithm(options, federation.model, federation.task, together)
     except ValueError as error:
@@ -171,12 +188,13 @@ class GroupProgram:
         devices: list[Any],
         inner: cohort.CohortMap | None = None,
     ):
-        self._devices = devices[: len(group)]
-        missing = -len(group) % len(self._devices)
+        self._devices = devices
+        used = devices[: len(group)]
+        missing = -len(group) % len(used)
         # Copies of the last cell fill the devices up; nobody looks at them.
         self._group = [*group, *[group[-1]] * missing]
         self._federation = federation
-        mesh = cohort.device_mesh(self._devices)
+        mesh = cohort.device_mesh(used)
         everywhere = NamedSharding(mesh, PartitionSpec())
         divided = NamedSharding(mesh, PartitionSpec(cohort.AXIS))
         dataset = federation.dataset
@@ -190,7 +208,7 @@ class GroupProgram:
         places = places._replace(round=everywhere)
         self.state: State = jax.device_put(state, places)
         start = time.perf_counter()
-        run = sweeps.over_cells(self._play, _over_devices(self._devices, inner))
+        run = sweeps.over_cells(self._play, _over_devices(used, inner))
         jitted = jax.jit(run, donate_argnums=0, out_shardings=(places, divided))
         lowered = jitted.lower(self.state, self._shared, self._columns)
         self._compiled = lowered.compile()
