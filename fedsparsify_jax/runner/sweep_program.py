@@ -25,6 +25,7 @@ from fedsparsify_jax.types import (
     Examples,
     FederatedAlgorithm,
     Key,
+    PyTree,
     RoundInfo,
     State,
     Variables,
@@ -56,16 +57,50 @@ def _together(
 ) -> cohort.CohortMap:
     """How one device runs the clients of a round, all of them.
 
-    As many at a time as `train` has on a device when it divides them: more do not fit
-    a core's cache, and sums over the cohort are added in the same order.
+    Where nothing else is asked for, a CPU core trains them one by one, in parts of as
+    many as `train` has on a device when it divides them: sums over the cohort are then
+    added in the same order.
     """
     at_once = clients_at_once(options, federation.model, devices)
     if at_once is None:
         return cohort.vmapped()
     if options["cohort"] == "auto" and devices[0].platform == "cpu":
         clients = cohort_size(options["num_clients"], options["participation"])
-        at_once = min(at_once, -(-clients // len(devices)))
+        share = -(-clients // len(devices))
+        if 1 < share <= at_once and clients % share == 0:
+            return _in_parts(share)
     return cohort.chunked(at_once)
+
+
+def _in_parts(size: int) -> cohort.CohortMap:
+    """Parts of ``size`` clients, which are trained one by one and added up at once."""
+    one_part = cohort.chunked(1)
+
+    def run(
+        fn: cohort.ClientFn,
+        shared: PyTree,
+        stacked: PyTree,
+        summed: cohort.SumFn | None = None,
+    ) -> Any:
+        if summed is None:
+            return one_part(fn, shared, stacked)
+
+        def train(shared: PyTree, part: PyTree) -> Any:
+            return jax.lax.map(lambda client: fn(shared, client), part)
+
+        def add(shared: PyTree, part: PyTree, results: PyTree, present: Any) -> Any:
+            part, results = jax.tree.map(lambda leaf: leaf[0], (part, results))
+            everybody = jnp.broadcast_to(present, (size,))
+            sums, kept = summed(shared, part, results, everybody)
+            return sums, jax.tree.map(lambda leaf: leaf[None], kept)
+
+        parts = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), stacked
+        )
+        sums, kept = one_part(train, shared, parts, add)
+        return sums, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)
+
+    return run
 
 
 def algorithm_of(
