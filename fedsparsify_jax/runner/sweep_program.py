@@ -16,16 +16,14 @@ from fedsparsify_jax.metrics import Evaluation, evaluate
 from fedsparsify_jax.runner.federation import Federation, partition
 from fedsparsify_jax.runner.methods import build_algorithm
 from fedsparsify_jax.runner.program import evaluation_batch, round_key
-from fedsparsify_jax.runner.strategy import clients_at_once
 from fedsparsify_jax.runner.sweep_grid import Cell, traced
+from fedsparsify_jax.runner.sweep_strategy import clients_together, over_devices
 from fedsparsify_jax.runner.training import Keys
-from fedsparsify_jax.sampling import cohort_size
 from fedsparsify_jax.types import (
     ClientData,
     Examples,
     FederatedAlgorithm,
     Key,
-    PyTree,
     RoundInfo,
     State,
     Variables,
@@ -52,57 +50,6 @@ class Shared(NamedTuple):
     test: Examples
 
 
-def _together(
-    options: dict[str, Any], federation: Federation, devices: list[Any]
-) -> cohort.CohortMap:
-    """How one device runs the clients of a round, all of them.
-
-    Where nothing else is asked for, a CPU core trains them one by one, in parts of as
-    many as `train` has on a device when it divides them: sums over the cohort are then
-    added in the same order.
-    """
-    at_once = clients_at_once(options, federation.model, devices)
-    if at_once is None:
-        return cohort.vmapped()
-    if options["cohort"] == "auto" and devices[0].platform == "cpu":
-        clients = cohort_size(options["num_clients"], options["participation"])
-        share = -(-clients // len(devices))
-        if 1 < share <= at_once and clients % share == 0:
-            return _in_parts(share)
-    return cohort.chunked(at_once)
-
-
-def _in_parts(size: int) -> cohort.CohortMap:
-    """Parts of ``size`` clients, which are trained one by one and added up at once."""
-    one_part = cohort.chunked(1)
-
-    def run(
-        fn: cohort.ClientFn,
-        shared: PyTree,
-        stacked: PyTree,
-        summed: cohort.SumFn | None = None,
-    ) -> Any:
-        if summed is None:
-            return one_part(fn, shared, stacked)
-
-        def train(shared: PyTree, part: PyTree) -> Any:
-            return jax.lax.map(lambda client: fn(shared, client), part)
-
-        def add(shared: PyTree, part: PyTree, results: PyTree, present: Any) -> Any:
-            part, results = jax.tree.map(lambda leaf: leaf[0], (part, results))
-            everybody = jnp.broadcast_to(present, (size,))
-            sums, kept = summed(shared, part, results, everybody)
-            return sums, jax.tree.map(lambda leaf: leaf[None], kept)
-
-        parts = jax.tree.map(
-            lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), stacked
-        )
-        sums, kept = one_part(train, shared, parts, add)
-        return sums, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)
-
-    return run
-
-
 def algorithm_of(
     federation: Federation,
     cell: Cell,
@@ -121,7 +68,7 @@ def algorithm_of(
       InputError: for options that do not go together.
     """
     options: dict[str, Any] = dataclasses.asdict(cell.config) | changed
-    together = _together(options, federation, devices)
+    together = clients_together(options, federation.model, devices)
     try:
         return build_algorithm(options, federation.model, federation.task, together)
     except ValueError as error:
@@ -185,18 +132,6 @@ def _with_rows(
     return federation._replace(model=model), clients
 
 
-def _over_devices(
-    devices: list[Any], inner: cohort.CohortMap | None
-) -> cohort.CohortMap:
-    """How cells share the hardware."""
-    if inner is None:
-        on_cpu = devices[0].platform == "cpu"
-        inner = cohort.chunked(1) if on_cpu else cohort.vmapped()
-    if len(devices) == 1:
-        return inner
-    return cohort.sharded(cohort.device_mesh(devices), inner)
-
-
 class GroupProgram:
     """Up to `AT_MOST` rounds of every cell, traced and compiled once.
 
@@ -208,8 +143,7 @@ class GroupProgram:
       federation: of any cell of the group.
       group: cells that agree in everything but traced options and seeds.
       devices: to divide the cells over.
-      inner: how one device runs its cells. By default one after another on CPU, where
-        the clients of one cell fill the caches, and all at once elsewhere.
+      inner: how one device runs its cells, see `over_devices`.
 
     Attributes:
       state: the states of all cells.
@@ -243,7 +177,7 @@ class GroupProgram:
         places = places._replace(round=everywhere)
         self.state: State = jax.device_put(state, places)
         start = time.perf_counter()
-        run = sweeps.over_cells(self._play, _over_devices(used, inner))
+        run = sweeps.over_cells(self._play, over_devices(used, inner))
         jitted = jax.jit(run, donate_argnums=0, out_shardings=(places, divided))
         lowered = jitted.lower(self.state, self._shared, self._columns)
         self._compiled = lowered.compile()
