@@ -16,6 +16,7 @@ from fedsparsify_jax.metrics import Evaluation, evaluate
 from fedsparsify_jax.runner.federation import Federation, partition
 from fedsparsify_jax.runner.methods import build_algorithm
 from fedsparsify_jax.runner.program import evaluation_batch, round_key
+from fedsparsify_jax.runner.strategy import cohort_map
 from fedsparsify_jax.runner.sweep_grid import Cell, traced
 from fedsparsify_jax.runner.sweep_strategy import clients_together, over_devices
 from fedsparsify_jax.runner.training import Keys
@@ -53,22 +54,21 @@ class Shared(NamedTuple):
 def algorithm_of(
     federation: Federation,
     cell: Cell,
-    devices: list[Any],
+    together: cohort.CohortMap,
     **changed: Any,
 ) -> FederatedAlgorithm:
-    """The algorithm of a cell, with the clients of a round together on one device.
+    """The algorithm of a cell.
 
     Args:
       federation: of a cell of the same group.
       cell: which one.
-      devices: of the sweep.
+      together: how the clients of a round are run.
       **changed: options in place of the cell's own, traced numbers for instance.
 
     Raises:
       InputError: for options that do not go together.
     """
     options: dict[str, Any] = dataclasses.asdict(cell.config) | changed
-    together = clients_together(options, federation.model, devices)
     try:
         return build_algorithm(options, federation.model, federation.task, together)
     except ValueError as error:
@@ -135,9 +135,7 @@ def _with_rows(
 class GroupProgram:
     """Up to `AT_MOST` rounds of every cell, traced and compiled once.
 
-    The training set is on every device once; a cell has row numbers into it. On several
-    devices every device has its share of the cells, and the clients of a round stay
-    together.
+    The training set is on every device once; a cell has row numbers into it.
 
     Args:
       federation: of any cell of the group.
@@ -157,15 +155,24 @@ class GroupProgram:
         devices: list[Any],
         inner: cohort.CohortMap | None = None,
     ):
-        self._devices = devices
-        used = devices[: len(group)]
-        missing = -len(group) % len(used)
+        # A device has whole cells, unless there are too few of them: then all devices
+        # share the clients of one cell after another, as in `train`.
+        apart = len(group) >= len(devices)
+        missing = -len(group) % len(devices) if apart else 0
         # Copies of the last cell fill the devices up; nobody looks at them.
         self._group = [*group, *[group[-1]] * missing]
         self._federation = federation
-        mesh = cohort.device_mesh(used)
+        mesh = cohort.device_mesh(devices)
+        options = dataclasses.asdict(group[0].config)
+        one_by_one = cohort.chunked(1)
+        if apart:
+            self._together = clients_together(options, federation.model, devices)
+            self._batches = one_by_one
+        else:
+            self._together = cohort_map(options, federation.model, devices, mesh)
+            self._batches = cohort.sharded(mesh, one_by_one)
         everywhere = NamedSharding(mesh, PartitionSpec())
-        divided = NamedSharding(mesh, PartitionSpec(cohort.AXIS))
+        divided = NamedSharding(mesh, PartitionSpec(cohort.AXIS if apart else None))
         dataset = federation.dataset
         train = Examples(*map(np.asarray, dataset.train))
         test = Examples(*map(np.asarray, dataset.test))
@@ -177,7 +184,8 @@ class GroupProgram:
         places = places._replace(round=everywhere)
         self.state: State = jax.device_put(state, places)
         start = time.perf_counter()
-        run = sweeps.over_cells(self._play, over_devices(used, inner))
+        cells = over_devices(devices, inner) if apart else inner or one_by_one
+        run = sweeps.over_cells(self._play, cells)
         jitted = jax.jit(run, donate_argnums=0, out_shardings=(places, divided))
         lowered = jitted.lower(self.state, self._shared, self._columns)
         self._compiled = lowered.compile()
@@ -186,14 +194,14 @@ class GroupProgram:
 
     def _first_state(self, cell: Cell) -> State:
         keys = Keys.from_seed(cell.config.seed)
-        algorithm = algorithm_of(self._federation, cell, self._devices)
+        algorithm = algorithm_of(self._federation, cell, self._together)
         return algorithm.init(keys.state, self._federation.model.init(keys.model))
 
     def _play(self, state: State, shared: Shared, column: Column) -> Any:
         """The next rounds of one cell; what is beyond ``shared.rounds`` is zero."""
         cell = self._group[0]
         federation, clients = _with_rows(self._federation, cell, column, shared.train)
-        algorithm = algorithm_of(federation, cell, self._devices, **column.hyper)
+        algorithm = algorithm_of(federation, cell, self._together, **column.hyper)
 
         def one_round(state: State) -> tuple[State, tuple[RoundInfo, Evaluation]]:
             key = round_key(column.key, state.round)
@@ -229,6 +237,7 @@ class GroupProgram:
                 test,
                 metric_fn=task.metric_fn,
                 batch_size=evaluation_batch(test.x.shape[1:]),
+                batches=self._batches,
             )
 
         if config.evaluate_every == 1:
@@ -262,6 +271,6 @@ class GroupProgram:
         federation, clients = _with_rows(
             self._federation, cell, column, self._shared.train
         )
-        algorithm = algorithm_of(federation, cell, self._devices)
+        algorithm = algorithm_of(federation, cell, self._together)
         key = Keys.from_seed(cell.config.seed).of_finish()
         return algorithm.finish(key, state, clients)

@@ -14,6 +14,7 @@ import jax
 from rich.console import Console
 
 from fedsparsify_jax import data
+from fedsparsify_jax.cohort import vmapped
 from fedsparsify_jax.metrics.communication import dense_bytes
 from fedsparsify_jax.runner.compilation_cache import use
 from fedsparsify_jax.runner.config import TrainConfig
@@ -78,7 +79,7 @@ class _Sweep:
             federation = self._assemble(group[0])
             partitions(group, federation.dataset.train.y)
             for cell in group:
-                algorithm_of(federation, cell, self._devices)
+                algorithm_of(federation, cell, vmapped())
 
     def _assemble(self, cell: Cell) -> Federation:
         return assemble(cell.config, self._devices, _dataset(cell.config))
@@ -108,7 +109,7 @@ class _Sweep:
         numbers = [self._number[id(cell)] for cell in group]
         records = self._rounds(federation, program, group, numbers, reporter)
         for index, cell in enumerate(group):
-            algorithm = algorithm_of(federation, cell, self._devices)
+            algorithm = algorithm_of(federation, cell, vmapped())
             complete(
                 self._directory.config(cell),
                 federation._replace(algorithm=algorithm),
