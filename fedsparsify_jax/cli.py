@@ -1,4 +1,4 @@
-"""The command line: ``fedsparsify train ...`` and ``fedsparsify costs ...``."""
+"""The command line: ``fedsparsify train``, ``fedsparsify sweep`` and others."""
 
 import contextlib
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner import TrainConfig, distributed, train
+from fedsparsify_jax.runner import SweepConfig, TrainConfig, distributed, sweep, train
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
 
 app = tyro.extras.SubcommandApp()
@@ -24,6 +24,17 @@ def _train(config: TrainConfig) -> Callable[[], object]:
     sparsity. The paper's FashionMNIST federation: --dataset fashion_mnist.
     """
     return functools.partial(train, config)
+
+
+@app.command(name="sweep")
+def _sweep(config: SweepConfig) -> Callable[[], object]:
+    """Train every combination of the options' values, as few compiled programs.
+
+    Options are those of train, each with one value or more: --seeds 3 --final-sparsity
+    0.9,0.95. Every run has a directory as train writes it. The same command started
+    again goes on with what is not finished.
+    """
+    return functools.partial(sweep, config)
 
 
 @app.command(name="costs")
@@ -93,23 +104,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
       interrupted. A process that is one of several ends here if it fails: with these
       or, when another one was lost, with 1.
     """
-    status = _run(arguments)
+    status = _run(sys.argv[1:] if arguments is None else arguments)
     distributed.leave(status)
     return status
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
     try:
-        _parse(sys.argv[1:] if arguments is None else arguments)()
+        _parse(arguments)()
     except InputError as error:
         print(f"fedsparsify: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "fedsparsify: interrupted; the same command with --out DIR --resume "
-            "continues from the last checkpoint",
-            file=sys.stderr,
-        )
+        again = "the same command with --out DIR --resume continues from the last "
+        again += "checkpoint"
+        if arguments[0] == "sweep":
+            again = "the same command continues with the runs that are not finished"
+        print(f"fedsparsify: interrupted; {again}", file=sys.stderr)
         return 130
     except Exception as error:
         if distributed.alone():

@@ -17,7 +17,7 @@ LAYERS = [
     ("pruning", "aggregation", "hooks", "metrics"),
     ("saliency", "efficiency", "merges", "objectives"),
     ("streams",),
-    ("local_training",),
+    ("local_training", "sweeps"),
     ("probing", "small_form"),
     ("rounds",),
     ("at_start",),

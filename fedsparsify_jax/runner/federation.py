@@ -139,12 +139,17 @@ def _clients(
     return jax.tree.map(lambda leaf: leaf[nobody], some)
 
 
-def assemble(config: TrainConfig, devices: list[Any] | None = None) -> Federation:
+def assemble(
+    config: TrainConfig,
+    devices: list[Any] | None = None,
+    dataset: data.Dataset | None = None,
+) -> Federation:
     """Loads the data, divides it, builds the model and the algorithm.
 
     Args:
       config: resolved.
       devices: of the run; all local ones by default.
+      dataset: what `load` gives, if that is at hand already.
 
     Raises:
       InputError: for data that is missing, damaged, or does not fit, and for options
@@ -153,8 +158,11 @@ def assemble(config: TrainConfig, devices: list[Any] | None = None) -> Federatio
     population = None
     if config.dataset == "store" and config.data_dir is not None:
         population = data.open_population(config.data_dir)
-    dataset = load(config) if population is None else population.dataset
-    parts = population.parts if population else partition(config, dataset.train.y)
+    if population is not None:
+        dataset, parts = population.dataset, population.parts
+    else:
+        dataset = load(config) if dataset is None else dataset
+        parts = partition(config, dataset.train.y)
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)
     task = TASKS[dataset.task]
@@ -191,8 +199,8 @@ def _sparse(
     """What may make the clients' training smaller between rounds."""
     assert config.batch_size is not None
     devices = federation.placement.mesh.devices
-    clients, longest = federation.clients.y.shape[:2]
-    present = cohort_size(clients, config.participation)
+    present = cohort_size(len(federation.parts), config.participation)
+    longest = max(map(len, federation.parts))
     batches = -(-longest // config.batch_size) * config.local_epochs
     x = federation.dataset.train.x
     return sparse_training(

@@ -167,8 +167,9 @@ def build_algorithm(
     for field in (*_SHARED, *_OWN):
         value = options[field]
         if value is not None and takes(algorithm, field):
-            switch = {"on": True, "off": False}
-            chosen[_KEYWORDS.get(field, field)] = switch.get(value, value)
+            if isinstance(value, str) and value in ("on", "off"):
+                value = value == "on"
+            chosen[_KEYWORDS.get(field, field)] = value
     if algorithm == "prunefl" and (
         options["pin_sparsity"] == "off" or options["variant"] == "authors"
     ):

@@ -34,14 +34,15 @@ def default_path(config: TrainConfig) -> Path:
     return path
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """All of the text or the old file: never a torn one."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What a run depends on, and in which version it is installed."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -138,13 +139,13 @@ class RunDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            config = {"options": self._config, "versions": _versions()}
+            config = {"options": self._config, "versions": versions()}
             self._write_json("config.json", config)
         except OSError as error:
             raise self._unwritable(error.strerror) from error
 
     def _write_json(self, name: str, content: Any) -> None:
-        _write_whole(self.path / name, json.dumps(content, indent=2) + "\n")
+        write_whole(self.path / name, json.dumps(content, indent=2) + "\n")
 
     def append(self, record: Record) -> None:
         """Adds a round to ``metrics.jsonl``."""
@@ -173,7 +174,7 @@ class RunDirectory:
                 "the checkpoint has seen: start anew in another directory"
             )
         lines = "".join(json.dumps(record) + "\n" for record in records)
-        _write_whole(self._metrics, lines)
+        write_whole(self._metrics, lines)
         return records
 
     def write_summary(self, summary: dict[str, Any]) -> None:

@@ -37,6 +37,27 @@ def chunk_size(parameters: int, budget: int) -> int:
     return max(1, budget // (4 * _COPIES * parameters))
 
 
+def clients_at_once(
+    options: Mapping[str, Any], model: Model, devices: list[Any]
+) -> int | None:
+    """Clients that a device takes at a time, None for all of its share.
+
+    Args:
+      options: all options of a run, resolved.
+      model: what is trained.
+      devices: of the run.
+    """
+    choice, chunk = options["cohort"], options["chunk_size"]
+    if choice == "vmap":
+        return None
+    if choice == "map" or chunk is not None:
+        return chunk or 1
+    if options["model"] in _ONE_BY_ONE:
+        return 1
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return chunk_size(size(shapes), _budget(devices[0]))
+
+
 def cohort_map(
     options: Mapping[str, Any], model: Model, devices: list[Any], mesh: Any
 ) -> CohortMap:
@@ -53,12 +74,6 @@ def cohort_map(
       devices: of the run.
       mesh: over those devices.
     """
-    choice, chunk = options["cohort"], options["chunk_size"]
-    if choice == "auto" and chunk is None:
-        if options["model"] in _ONE_BY_ONE:
-            chunk = 1
-        else:
-            shapes = jax.eval_shape(model.init, jax.random.key(0))
-            chunk = chunk_size(size(shapes), _budget(devices[0]))
-    inner = vmapped() if choice == "vmap" else chunked(chunk or 1)
+    chunk = clients_at_once(options, model, devices)
+    inner = vmapped() if chunk is None else chunked(chunk)
     return sharded(mesh, inner) if mesh.size > 1 else inner

@@ -59,7 +59,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _record(
+def round_record(
     info: RoundInfo,
     evaluation: Evaluation | None,
     metric: str,
@@ -137,7 +137,7 @@ def _loop(
             for index in range(stop - completed):
                 info = jax.tree.map(lambda leaf, index=index: leaf[index], infos)
                 seen = evaluation if completed + index + 1 == stop else None
-                record = _record(info, seen, metric, dense, seconds)
+                record = round_record(info, seen, metric, dense, seconds)
                 if distributed.is_first():
                     directory.append(record)
                 records.append(record)
@@ -217,6 +217,40 @@ def _flops(
     }
 
 
+def complete(
+    config: TrainConfig,
+    federation: Federation,
+    directory: RunDirectory,
+    state: State,
+    records: list[Record],
+) -> dict[str, Any]:
+    """Writes the model and the summary of a run that is over; returns the summary.
+
+    Args:
+      config: resolved.
+      federation: what was trained.
+      directory: of the run.
+      state: the last one, after post-training.
+      records: of all rounds.
+    """
+    may_go = prunable(dataclasses.asdict(config))
+    counted = masks.prunable_only(state.masks, may_go)
+    summary = summarize(
+        records,
+        parameters=trees.size(counted),
+        kept=int(trees.nonzeros(counted)),
+        numbers=trees.size(state.variables),
+    )
+    summary |= _flops(federation, state, records[-1]["kept"])
+    save_model(
+        directory.model,
+        federation.algorithm.model(state),
+        _model_description(config, federation, summary),
+    )
+    directory.write_summary(summary)
+    return summary
+
+
 def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
     """Runs a whole federation and writes its run directory.
 
@@ -278,21 +312,7 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     if not distributed.is_first():
         return {}
 
-    may_go = prunable(dataclasses.asdict(config))
-    counted = masks.prunable_only(state.masks, may_go)
-    summary = summarize(
-        records,
-        parameters=trees.size(counted),
-        kept=int(trees.nonzeros(counted)),
-        numbers=trees.size(state.variables),
-    )
-    summary |= _flops(federation, state, records[-1]["kept"])
-    save_model(
-        directory.model,
-        algorithm.model(state),
-        _model_description(config, federation, summary),
-    )
-    directory.write_summary(summary)
+    summary = complete(config, federation, directory, state, records)
     show(console, summary, str(out))
     if config.verbose:
         console.print(_counted(program))

@@ -1,0 +1,282 @@
+"""``fedsparsify sweep`` in process: what it writes, shows, refuses and never redoes."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fedsparsify_jax.cli import main
+from fedsparsify_jax.runner import sweeping
+from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig
+from fedsparsify_jax.runner.model_files import load_model
+from fedsparsify_jax.runner.sweep_config import KINDS, SweepConfig, values
+from fedsparsify_jax.runner.sweep_grid import cells, groups, traced
+from fedsparsify_jax.runner.sweep_progress import (
+    Grid,
+    LiveSweep,
+    PlainSweep,
+    results,
+    sweep_reporter,
+)
+
+SMALL = ["--rounds", "2", "--local-epochs", "1", "--num-clients", "4"]
+GRID = ["--final-sparsity", "0.5,0.8", "--seeds", "2", "--compilation-cache", "off"]
+SWEEP = ["sweep", *SMALL, *GRID, "--out", "grid"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every command runs in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """The groups that were compiled, as lists of cells."""
+    made = []
+
+    class Spy(sweeping.GroupProgram):
+        def __init__(self, federation, group, devices):
+            made.append(list(group))
+            super().__init__(federation, group, devices)
+
+    monkeypatch.setattr(sweeping, "GroupProgram", Spy)
+    return made
+
+
+def lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def contents(directory):
+    return {
+        path: path.read_bytes() for path in Path(directory).rglob("*") if path.is_file()
+    }
+
+
+def test_a_sweep_writes_what_train_writes_and_never_redoes_it(programs, capsys):
+    assert main(SWEEP) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [len(group) for group in programs] == [4]
+    assert "4 to train as 1 program on 2 devices" in shown[0]
+    table = next(n for n, line in enumerate(shown) if line.startswith("options"))
+    assert "accuracy %" in shown[table] and "bytes moved" in shown[table]
+    rows = shown[table + 1 : table + 3]
+    assert [row.split()[:3] for row in rows] == [
+        ["--final-sparsity", "0.5", "2"],
+        ["--final-sparsity", "0.8", "2"],
+    ]
+    assert all(row.count("+-") == 3 for row in rows)
+
+    name = "final_sparsity=0.8_seed=1"
+    options = ["--final-sparsity", "0.8", "--seed", "1", "--devices", "1"]
+    off = ["--compilation-cache", "off"]
+    assert main(["train", *SMALL, *options, *off, "--out", "one"]) == 0
+    for found, wanted in zip(
+        lines(f"grid/{name}/metrics.jsonl"), lines("one/metrics.jsonl"), strict=True
+    ):
+        assert found.keys() == wanted.keys()
+        del found["seconds"], wanted["seconds"]
+        assert found.pop("kept") == wanted.pop("kept")
+        assert found == pytest.approx(wanted, abs=1e-5)
+    summary, single = (
+        json.loads(Path(path, "summary.json").read_text())
+        for path in (f"grid/{name}", "one")
+    )
+    assert summary.keys() == single.keys()
+    described = load_model(f"grid/{name}/model")[1].keys()
+    assert described == load_model("one/model")[1].keys()
+    config, other = (
+        json.loads(Path(path, "config.json").read_text())["options"]
+        for path in (f"grid/{name}", "one")
+    )
+    assert config.keys() == other.keys()
+    assert all(config[key] == other[key] for key in config if key not in NOT_COMPARED)
+    table = lines("grid/sweep.jsonl")
+    assert [(row["final_sparsity"], row["seed"]) for row in table] == [
+        (0.5, 0),
+        (0.5, 1),
+        (0.8, 0),
+        (0.8, 1),
+    ]
+    assert table[3] == {
+        "run": name,
+        "final_sparsity": 0.8,
+        "seed": 1,
+        **summary,
+    }
+
+    # Started again after a kill: only what is unfinished, and no other file changes.
+    Path("grid", name, "summary.json").unlink()
+    before = contents("grid")
+    programs.clear()
+    assert main(SWEEP) == 0
+    assert [[cell.name for cell in group] for group in programs] == [[name]]
+    after = contents("grid")
+    untouched = [path for path in before if path.parts[1].startswith("final")]
+    untouched = [path for path in untouched if path.parts[1] != name]
+    assert all(after[path] == before[path] for path in untouched)
+    again = lines(f"grid/{name}/metrics.jsonl")
+    # Alone it has both devices for its clients, and the same numbers.
+    for found, wanted in zip(again, lines("one/metrics.jsonl"), strict=True):
+        for key in ("test_accuracy", "test_loss", "train_loss", "sparsity"):
+            assert found[key] == pytest.approx(wanted[key], abs=1e-5)
+
+    # With another seed: the four are known by what they are.
+    programs.clear()
+    capsys.readouterr()
+    assert main([*SWEEP, "--seeds", "3"]) == 0
+    assert [cell.config.seed for cell in programs[0]] == [2, 2]
+    assert "4 are finished already" in capsys.readouterr().out
+    programs.clear()
+    assert main([*SWEEP, "--seeds", "3"]) == 0
+    assert programs == []
+
+
+def test_words_become_values():
+    given = values(
+        SweepConfig(
+            final_sparsity=("0.9,0.95", "0.9"),
+            client_sizes=("3,2", "skewed"),
+            data_dir=("a,b",),
+            seed=("3", "1"),
+        )
+    )
+    assert given == {
+        "data_dir": [Path("a,b")],
+        "client_sizes": ["3,2", "skewed"],
+        "final_sparsity": [0.9, 0.95],
+        "seed": [3, 1],
+    }
+    for field, kind in KINDS.items():
+        default = getattr(TrainConfig(), field)
+        assert default is None or type(default) is kind
+
+
+def test_cells_leave_out_what_their_algorithm_has_no_use_for():
+    grid = {"algorithm": ["fedavg", "snip"], "final_sparsity": [0.5, 0.8]}
+    found = cells(grid | {"seed": [0, 1]})
+    assert [cell.name for cell in found] == [
+        "algorithm=fedavg_seed=0",
+        "algorithm=fedavg_seed=1",
+        "algorithm=snip_final_sparsity=0.5_seed=0",
+        "algorithm=snip_final_sparsity=0.5_seed=1",
+        "algorithm=snip_final_sparsity=0.8_seed=0",
+        "algorithm=snip_final_sparsity=0.8_seed=1",
+    ]
+    together = groups(found)
+    assert [len(group) for group in together] == [2, 4]
+    assert traced(together[0]) == {}
+    assert traced(together[1]) == {"final_sparsity": [0.5, 0.5, 0.8, 0.8]}
+
+
+def test_names_are_fit_for_a_file_system():
+    grid = {"data_dir": [Path("a/b"), Path("a-b"), Path("c" * 300)]}
+    names = [cell.name for cell in cells(grid | {"dataset": ["npz"]})]
+    assert len(set(names)) == 3
+    assert names[1] == "data_dir=a-b" and names[0].startswith("data_dir=a-b-")
+    assert max(map(len, names)) < 250
+
+
+@pytest.mark.parametrize(
+    ("grid", "sizes"),
+    [
+        ({"learning_rate": [0.1, 0.2], "exponent": [1.0, 3.0]}, [4]),
+        ({"momentum": [0.0, 0.5, 0.9]}, [1, 2]),
+        ({"algorithm": ["fedprox"], "mu": [0.0, 0.1, 1.0]}, [1, 2]),
+        ({"batch_size": [16, 32], "seed": [0, 1]}, [2, 2]),
+        ({"rounds": [5, 6]}, [1, 1]),
+        ({"partition": ["iid", "label-shards"]}, [1, 1]),
+        ({"train_subset": [100], "seed": [0, 1]}, [1, 1]),
+    ],
+)
+def test_groups_are_what_shares_a_program(grid, sizes):
+    assert [len(group) for group in groups(cells(grid))] == sizes
+
+
+REFUSED = {
+    "--final-sparsity 0.5,x": "--final-sparsity: expected FLOAT, not 'x'",
+    "--rounds 2.5": "--rounds: expected INT, not '2.5'",
+    "--rounds ,": "--rounds has no value",
+    "--seeds 2 --seed 1": "--seeds and --seed exclude each other",
+    "--seeds 0": "--seeds is 0: it must be at least 1",
+    "--final-sparsity 0.5,1": "--final-sparsity is 1.0: it must be at least 0 and",
+    "--algorithm fedavg,snipp": "unknown algorithm 'snipp': did you mean 'snip'?",
+    "--algorithm fedavg --num-clients 5,1438": "1438 clients for 1437 examples",
+    "--fine-tune-rounds 1 --merge mean,men": "men",
+    "--cohort vmap,map": "--cohort does not change what is computed: give one value",
+    "--finals 1": "--finals",
+}
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_bad_options_are_one_line_and_leave_no_trace(options, capsys, tmp_path):
+    assert main(["sweep", *options.split(), "--out", "new"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1
+    assert REFUSED[options] in shown.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directories_of_others_are_left_alone(capsys):
+    Path("used").mkdir()
+    Path("used/config.json").write_text("{}")
+    Path("file").touch()
+    for out, message in {
+        "used": "--out used is not empty and holds no sweep",
+        "file": "--out file is a file",
+    }.items():
+        assert main([*SWEEP[:-1], out]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedsparsify_jax.cli.sweep", interrupted)
+    assert main(["sweep"]) == 130
+    shown = capsys.readouterr().err
+    assert shown.startswith("fedsparsify: interrupted") and "--resume" not in shown
+
+
+def record(t, accuracy, **more):
+    return {"round": t, "test_accuracy": accuracy, "seconds": 0.5} | more
+
+
+def shown(terminal):
+    every = cells({"final_sparsity": [0.5, 0.8], "seed": [0, 1], "rounds": [10]})
+    grid = Grid(every, {0: record(10, 0.75)})
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=80, color_system=None)
+    with sweep_reporter(console, grid) as reporter:
+        assert isinstance(reporter, LiveSweep if terminal else PlainSweep)
+        grid.played({1: record(4, 0.5), 2: record(4, None)})
+        reporter.changed([1, 2])
+    return file.getvalue()
+
+
+def test_progress_as_lines_and_as_a_grid():
+    # 6 + 6 + 10 rounds are left, half a second each.
+    line = "1 of 4 runs finished, left 11.0 s: 4/10  50.0 %, 4/10  n/a\n"
+    assert shown(terminal=False) == line
+    grid = shown(terminal=True)
+    for text in ("seed 1", "75.0 %", "4/10  50.0 %", "waiting", "left 11.0 s"):
+        assert text in grid
+
+
+def test_the_table_is_by_hand():
+    every = cells({"final_sparsity": [0.5, 0.8], "seed": [0, 1]})
+    bytes_ = {"bytes_up": 1_000_000, "bytes_down": 500_000}
+    summaries = [
+        record(10, accuracy, sparsity=sparsity, **bytes_)
+        for accuracy, sparsity in [(0.5, 0.5), (0.75, 0.5), (None, 0.8), (0.5, 0.8)]
+    ]
+    head, first, second = results(every, summaries).splitlines()
+    heads = "options runs accuracy % sparsity % bytes moved, MB"
+    assert " ".join(head.split()) == heads
+    said = "--final-sparsity 0.5 2 62.50 +- 17.68 50.00 +- 0.00 1.50 +- 0.00"
+    assert " ".join(first.split()) == said
+    assert second.split()[1:6] == ["0.8", "2", "n/a", "80.00", "+-"]

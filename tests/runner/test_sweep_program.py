@@ -1,0 +1,167 @@
+"""One program for a group: the numbers of the single runs, whatever is traced."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from fedsparsify_jax import algorithms, cohort
+from fedsparsify_jax.metrics import evaluate
+from fedsparsify_jax.runner.checks import resolve
+from fedsparsify_jax.runner.config import TrainConfig
+from fedsparsify_jax.runner.federation import assemble
+from fedsparsify_jax.runner.methods import ALGORITHMS, takes
+from fedsparsify_jax.runner.program import round_key
+from fedsparsify_jax.runner.sweep_grid import TRACED, Cell, groups, traced
+from fedsparsify_jax.runner.sweep_program import LOOKS_AT_EXAMPLES, GroupProgram
+from fedsparsify_jax.runner.training import Keys
+
+ROUNDS = 3
+# Two values of every traced option.
+VALUES = {
+    "learning_rate": (0.1, 0.05),
+    "momentum": (0.5, 0.9),
+    "final_sparsity": (0.5, 0.8),
+    "exponent": (3.0, 2.0),
+    "begin": (1, 0),
+    "initial_sparsity": (0.1, 0.3),
+    "purge_share": (0.05, 0.2),
+    "mu": (0.1, 1.0),
+    "server_learning_rate": (0.01, 0.1),
+    "prune_at": (1, 2),
+    "replace_share": (0.5, 0.2),
+}
+EVERYBODYS = ("learning_rate", "momentum")
+# Together they take every option of VALUES and have every hook that differs.
+TRIED = (
+    "fedprox",
+    "fedopt",
+    "fedsparsify-global",
+    "fedsparsify-local",
+    "one-shot",
+    "synflow",
+    "feddst",
+)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 3
+    x = rng.normal(size=(40, 5)).astype(np.float32)
+    x[np.arange(40), y] += 2
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(path, x_train=x[:30], y_train=y[:30], x_test=x[30:], y_test=y[30:])
+    return path
+
+
+def make(file, changes, **shared):
+    """A group of cells from what sets each apart."""
+    base = {"dataset": "npz", "data_dir": file, "num_clients": 3, "rounds": ROUNDS}
+    base |= {"local_epochs": 1, "batch_size": 4} | shared
+    group = [Cell(resolve(TrainConfig(**base, **change)), {}) for change in changes]
+    assert len(groups(group)) == 1
+    return group
+
+
+def alone(cell):
+    """What `train` computes, round by round, and the last model."""
+    federation = assemble(cell.config, jax.devices()[:1])
+    keys = Keys.from_seed(cell.config.seed)
+    algorithm, test = federation.algorithm, federation.dataset.test
+    state = algorithm.init(keys.state, federation.model.init(keys.model))
+    step, reports = jax.jit(algorithm.step), []
+    for _ in range(cell.config.rounds):
+        key = round_key(keys.rounds, state.round)
+        state, info = step(key, state, federation.clients)
+        seen = evaluate(
+            federation.model.apply,
+            federation.task.loss_fn,
+            algorithm.model(state),
+            test,
+            metric_fn=federation.task.metric_fn,
+        )
+        reports.append((info, seen))
+    return state, reports
+
+
+def check(group, number, *, inner=None, calls=(1, 2)):
+    """A cell of a group against its own run."""
+    federation = assemble(group[0].config, jax.devices()[:2])
+    program = GroupProgram(federation, group, jax.devices()[:2], inner)
+    expected, reports = alone(group[number])
+    played = 0
+    for rounds in calls:
+        report = program(rounds)
+        for t in range(rounds):
+            found = jax.tree.map(lambda leaf, t=t: leaf[number, t], report)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5),
+                found,
+                reports[played + t],
+            )
+        played += rounds
+    assert played == len(reports)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        program.finished(number),
+        expected,
+    )
+
+
+@pytest.mark.parametrize("algorithm", TRIED)
+def test_traced_options_give_the_numbers_of_single_runs(algorithm, file):
+    """All traced options that the algorithm takes at once, and the seed."""
+    fields = [
+        field
+        for field in VALUES
+        if field in EVERYBODYS or (field != "purge_share" and takes(algorithm, field))
+    ]
+    changes = [{f: VALUES[f][n] for f in fields} | {"seed": n} for n in (0, 1)]
+    group = make(file, changes, algorithm=algorithm)
+    assert traced(group).keys() == set(fields)
+    check(group, 1)
+
+
+def test_every_traced_option_is_tried_by_some_algorithm():
+    tried = {field for field in VALUES for name in TRIED if takes(name, field)}
+    assert tried | set(EVERYBODYS) | {"purge_share"} == set(TRACED) == set(VALUES)
+
+
+def test_who_looks_at_examples_is_known():
+    """Clients have row numbers for examples; who wants more must be on the list."""
+    folder = Path(algorithms.__file__).parent
+    readers = [
+        name
+        for name in ALGORITHMS
+        if "clients.x" in (folder / f"{name.replace('-', '_')}.py").read_text()
+    ]
+    assert readers == list(LOOKS_AT_EXAMPLES)
+
+
+def test_the_multiplicative_schedule_is_traced_too(file):
+    fields = ("final_sparsity", "begin", "purge_share")
+    changes = [{f: VALUES[f][n] for f in fields} for n in (0, 1)]
+    check(make(file, changes, schedule="multiplicative"), 1)
+
+
+def test_seeds_whose_clients_differ_in_length(file):
+    """Padded to the longest of all seeds, which no client notices; all at once."""
+    changes = [{"seed": seed} for seed in (0, 1, 2)]
+    group = make(file, changes, partition="dirichlet", optimizer_state="kept")
+    federation = assemble(group[0].config, jax.devices()[:1])
+    lengths = [
+        assemble(cell.config, jax.devices()[:1], federation.dataset).clients.x.shape[1]
+        for cell in group
+    ]
+    shortest = int(np.argmin(lengths))
+    assert lengths[shortest] < max(lengths)
+    check(group, shortest, inner=cohort.vmapped(), calls=(3,))
+
+
+def test_only_due_rounds_are_evaluated(file):
+    group = make(file, [{"seed": 0}, {"seed": 1}], evaluate_every=2)
+    federation = assemble(group[0].config, jax.devices()[:1])
+    _, seen = GroupProgram(federation, group, jax.devices()[:1])(3)
+    assert (seen.loss[:, :3] != 0).tolist() == [[False, True, True]] * 2
