@@ -36,7 +36,7 @@ CONFINED = {
     "datasets": {"data"},
     "nibabel": {"data"},
     "sklearn": {"data"},
-    "tyro": {"cli.py", "runner/config.py"},
+    "tyro": {"cli.py", "runner/config.py", "runner/sweep_config.py"},
     "rich": {"runner"},
     "optax": {"tasks.py", "local_training.py", "rounds.py", "algorithms"},
 }
