@@ -118,7 +118,7 @@ def winograd(
 
     Example:
       >>> x, kernel = jnp.ones((9, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
-      >>> winograd(x, kernel, (1, 1), "SAME")[0, :2, :2, 0].round(2).tolist()
+      >>> winograd(x, kernel, (1, 1), "SAME")[0, :2, :2, 0].round().tolist()
       [[64.0, 96.0], [96.0, 144.0]]
     """
     _check(lhs, rhs, lhs_dilation, dimension_numbers, feature_group_count)
