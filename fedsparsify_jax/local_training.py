@@ -54,6 +54,12 @@ class TrainFn(Protocol):
     ) -> Trained: ...
 
 
+def continued(first: Trained, second: Trained, epochs: tuple[int, int]) -> Trained:
+    """Two trainings of one client in a row as one, given the epochs of each."""
+    share = epochs[1] / sum(epochs)
+    return second._replace(loss=(1 - share) * first.loss + share * second.loss)
+
+
 def epoch_keys(key: Key, epoch: jax.Array) -> tuple[Key, Key]:
     """The keys of one epoch: of its order, and of what its steps draw."""
     order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))

@@ -30,9 +30,9 @@ from fedsparsify_jax.hooks import (
     Uploads,
 )
 from fedsparsify_jax.local_training import (
-    Trained,
     TrainFn,
     batch_loss,
+    continued,
     local_training,
 )
 from fedsparsify_jax.metrics.communication import nonzero_bytes
@@ -123,12 +123,6 @@ def _optimizer(
     if isinstance(momentum, int | float) and momentum == 0:
         momentum = None
     return optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
-
-
-def _continued(first: Trained, second: Trained, epochs: tuple[int, int]) -> Trained:
-    """Two trainings of one client in a row as one, given the epochs of each."""
-    share = epochs[1] / sum(epochs)
-    return second._replace(loss=(1 - share) * first.loss + share * second.loss)
 
 
 def engine(
@@ -254,7 +248,7 @@ def engine(
                 context,
                 trained.memory,
             )
-            trained = _continued(trained, tuned, (local_epochs, more_epochs))
+            trained = continued(trained, tuned, (local_epochs, more_epochs))
         local = Local(trained.variables, masks, trained.memory)
         upload, extra = method.upload(upload_key, local, context, task.client)
         kept = ClientsState(trained.optimizer if keep_optimizer else (), extra)
