@@ -93,9 +93,10 @@ def over_cells(
       ...     )
       ...     return algorithm.step(cell["key"], state, clients)
       >>> init = algorithms.fedsparsify_global(model.apply).init
-      >>> seeds = [jax.random.key(seed) for seed in range(2)]
-      >>> states = stack_states([init(key, model.init(key)) for key in seeds])
-      >>> grid = {"sparsity": jnp.array([0.5, 0.75]), "key": jnp.stack(seeds)}
+      >>> one_key, two_key, *keys = jax.random.split(jax.random.key(0), 4)
+      >>> start = model.init(one_key)  # each cell may have its own
+      >>> states = stack_states([init(two_key, start), init(two_key, start)])
+      >>> grid = {"sparsity": jnp.array([0.5, 0.75]), "key": jnp.stack(keys)}
       >>> states, info = jax.jit(over_cells(one_round))(states, clients, grid)
       >>> info.sparsity.round(3).tolist(), int(states.round)
       ([0.5, 0.75], 1)

@@ -34,8 +34,11 @@ def _plain(given: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 def default_path(given: Mapping[str, Sequence[Any]]) -> Path:
     """A directory under ``runs`` that only the same values lead to.
 
-    >>> default_path({"seed": [0, 1]}) == default_path({"seed": [0, 1]})
-    True
+    >>> given = {"dataset": ["digits"], "seed": [0, 1]}
+    >>> default_path(given) == default_path(given | {"seed": [0, 2]})
+    False
+    >>> default_path(given).name[:13]
+    'sweep-digits-'
     """
     text = json.dumps(_plain(given), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
