@@ -13,6 +13,7 @@ Run nothing else meanwhile. About three minutes on 2 cores.
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -61,7 +62,8 @@ def start(options: list[str], cache: str) -> tuple[float, float]:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env=environment
         )
-    said = dict(line.split() for line in done.stdout.splitlines()[-2:])
+    marks = re.findall(r"(?m)^(imported|ready) (\S+)$", done.stdout)
+    said = dict(marks)
     if "ready" not in said:
         raise SystemExit(done.stderr)
     return float(said["imported"]), float(said["ready"])

@@ -106,6 +106,10 @@ def _check_together(config: TrainConfig) -> None:
         cohort_size(config.num_clients, config.participation)
     except ValueError as error:
         raise InputError(f"--{error}") from error
+    if config.coordinator is not None and config.out is None:
+        raise InputError(
+            "--coordinator needs --out DIR, on a file system that all processes see"
+        )
     if config.resume and config.out is None:
         raise InputError("--resume needs --out DIR: which run is to be continued?")
     distributed.check(config.coordinator, config.num_processes, config.process_id)

@@ -112,15 +112,21 @@ LOOKS_AT_EXAMPLES = ("synflow",)
 
 
 def _with_rows(
-    federation: Federation, cell: Cell, column: Column, train: Examples
+    federation: Federation,
+    cell: Cell,
+    column: Column,
+    train: Examples,
+    *,
+    gathered: bool,
 ) -> tuple[Federation, ClientData]:
     """One cell's clients, and the federation whose model takes their examples.
 
     The clients have row numbers for examples and the model looks the rows up batch by
-    batch, so that the training set is never copied.
+    batch, so that the training set is never copied; unless they are ``gathered``, as
+    they must be where the clients of a cell are divided over devices.
     """
     y = train.y[column.rows]
-    if cell.config.algorithm in LOOKS_AT_EXAMPLES:
+    if gathered or cell.config.algorithm in LOOKS_AT_EXAMPLES:
         return federation, ClientData(train.x[column.rows], y, column.sizes)
     apply = federation.model.apply
 
@@ -157,7 +163,7 @@ class GroupProgram:
     ):
         # A device has whole cells, unless there are too few of them: then all devices
         # share the clients of one cell after another, as in `train`.
-        apart = len(group) >= len(devices)
+        self._apart = apart = len(group) >= len(devices)
         missing = -len(group) % len(devices) if apart else 0
         # Copies of the last cell fill the devices up; nobody looks at them.
         self._group = [*group, *[group[-1]] * missing]
@@ -200,7 +206,9 @@ class GroupProgram:
     def _play(self, state: State, shared: Shared, column: Column) -> Any:
         """The next rounds of one cell; what is beyond ``shared.rounds`` is zero."""
         cell = self._group[0]
-        federation, clients = _with_rows(self._federation, cell, column, shared.train)
+        federation, clients = _with_rows(
+            self._federation, cell, column, shared.train, gathered=not self._apart
+        )
         algorithm = algorithm_of(federation, cell, self._together, **column.hyper)
 
         def one_round(state: State) -> tuple[State, tuple[RoundInfo, Evaluation]]:
@@ -269,7 +277,11 @@ class GroupProgram:
         state = sweeps.cell_state(self.state, number)
         column: Column = jax.tree.map(lambda leaf: leaf[number], self._columns)
         federation, clients = _with_rows(
-            self._federation, cell, column, self._shared.train
+            self._federation,
+            cell,
+            column,
+            self._shared.train,
+            gathered=not self._apart,
         )
         algorithm = algorithm_of(federation, cell, self._together)
         key = Keys.from_seed(cell.config.seed).of_finish()

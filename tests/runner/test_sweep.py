@@ -280,3 +280,17 @@ def test_the_table_is_by_hand():
     said = "--final-sparsity 0.5 2 62.50 +- 17.68 50.00 +- 0.00 1.50 +- 0.00"
     assert " ".join(first.split()) == said
     assert second.split()[1:6] == ["0.8", "2", "n/a", "80.00", "+-"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--client-data", "disk"],
+        ["--sparse-training", "auto"],
+        ["--coordinator", "host:1", "--num-processes", "1", "--process-id", "0"],
+    ],
+)
+def test_what_is_for_train_alone_is_refused(options, capsys):
+    assert main([*SWEEP, *options]) == 2
+    assert f"{options[0]}" in capsys.readouterr().err
+    assert not Path("grid").exists()

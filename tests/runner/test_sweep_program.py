@@ -160,6 +160,11 @@ def test_seeds_whose_clients_differ_in_length(file):
     check(group, shortest, inner=cohort.vmapped(), calls=(3,))
 
 
+def test_a_cell_alone_has_all_devices(file):
+    """Fewer cells than devices: these share the clients of a cell instead."""
+    check(make(file, [{"seed": 3}], num_clients=4), 0)
+
+
 def test_only_due_rounds_are_evaluated(file):
     group = make(file, [{"seed": 0}, {"seed": 1}], evaluate_every=2)
     federation = assemble(group[0].config, jax.devices()[:1])
