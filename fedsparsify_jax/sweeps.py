@@ -93,10 +93,11 @@ def over_cells(
       ...     )
       ...     return algorithm.step(cell["key"], state, clients)
       >>> init = algorithms.fedsparsify_global(model.apply).init
-      >>> one_key, two_key, *keys = jax.random.split(jax.random.key(0), 4)
-      >>> start = model.init(one_key)  # each cell may have its own
-      >>> states = stack_states([init(two_key, start), init(two_key, start)])
-      >>> grid = {"sparsity": jnp.array([0.5, 0.75]), "key": jnp.stack(keys)}
+      >>> model_key, state_key = jax.random.split(jax.random.key(0))
+      >>> start = model.init(model_key)  # each cell may have its own
+      >>> states = stack_states([init(state_key, start), init(state_key, start)])
+      >>> keys = jax.random.split(jax.random.key(1), 2)
+      >>> grid = {"sparsity": jnp.array([0.5, 0.75]), "key": keys}
       >>> states, info = jax.jit(over_cells(one_round))(states, clients, grid)
       >>> info.sparsity.round(3).tolist(), int(states.round)
       ([0.5, 0.75], 1)
