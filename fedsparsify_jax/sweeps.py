@@ -99,7 +99,7 @@ def over_cells(
       >>> keys = jax.random.split(jax.random.key(1), 2)
       >>> grid = {"sparsity": jnp.array([0.5, 0.75]), "key": keys}
       >>> states, info = jax.jit(over_cells(one_round))(states, clients, grid)
-      >>> info.sparsity.round(3).tolist(), int(states.round)
+      >>> [round(float(sparsity), 3) for sparsity in info.sparsity], int(states.round)
       ([0.5, 0.75], 1)
     """
     mapped = vmapped() if cells is None else cells
