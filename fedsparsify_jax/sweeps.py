@@ -93,14 +93,14 @@ def over_cells(
       ...     )
       ...     return algorithm.step(cell["key"], state, clients)
       >>> init = algorithms.fedsparsify_global(model.apply).init
-      >>> init_key, model_key, cells_key = jax.random.split(jax.random.key(0), 3)
+      >>> model_key, state_key = jax.random.split(jax.random.key(0))
       >>> start = model.init(model_key)  # each cell may have its own
-      >>> states = stack_states(2 * [init(init_key, start)])
-      >>> keys = jax.random.split(cells_key, 2)
+      >>> states = stack_states([init(state_key, start), init(state_key, start)])
+      >>> keys = jax.random.split(jax.random.key(1), 2)
       >>> grid = {"sparsity": jnp.array([0.5, 0.75]), "key": keys}
       >>> states, info = jax.jit(over_cells(one_round))(states, clients, grid)
-      >>> [f"{sparsity:.2f}" for sparsity in info.sparsity], int(states.round)
-      (['0.50', '0.75'], 1)
+      >>> [round(float(sparsity), 3) for sparsity in info.sparsity], int(states.round)
+      ([0.5, 0.75], 1)
     """
     mapped = vmapped() if cells is None else cells
 

@@ -29,6 +29,12 @@ SINGLE = (
     "verbose",
     "devices",
     "compilation_cache",
+    # Examples are in memory, training is dense, and one process does it all.
+    "client_data",
+    "sparse_training",
+    "coordinator",
+    "num_processes",
+    "process_id",
 )
 # Values of these have commas of their own: they are told apart by spaces alone.
 _WHOLE = ("data_dir", "client_sizes")
@@ -165,6 +171,11 @@ def values(config: Any) -> dict[str, list[Any]]:
             raise InputError(
                 f"{option(field)} does not change what is computed: give one value"
             )
+    if "store" in given.get("dataset", ()):
+        raise InputError(
+            "--dataset store is for populations that do not fit into memory, where a "
+            "sweep has all examples: use train"
+        )
     if config.seeds is not None:
         if "seed" in given:
             raise InputError("--seeds and --seed exclude each other: give one of them")

@@ -112,29 +112,20 @@ LOOKS_AT_EXAMPLES = ("synflow",)
 
 
 def _with_rows(
-    federation: Federation,
-    cell: Cell,
-    column: Column,
-    train: Examples,
-    *,
-    gathered: bool,
+    federation: Federation, column: Column, train: Examples
 ) -> tuple[Federation, ClientData]:
     """One cell's clients, and the federation whose model takes their examples.
 
     The clients have row numbers for examples and the model looks the rows up batch by
-    batch, so that the training set is never copied; unless they are ``gathered``, as
-    they must be where the clients of a cell are divided over devices.
+    batch, so that the training set is never copied.
     """
-    y = train.y[column.rows]
-    if gathered or cell.config.algorithm in LOOKS_AT_EXAMPLES:
-        return federation, ClientData(train.x[column.rows], y, column.sizes)
     apply = federation.model.apply
 
     def looked_up(variables: Variables, x: jax.Array, **more: Any) -> Any:
         return apply(variables, train.x[x], **more)
 
     model = federation.model._replace(apply=looked_up)
-    clients = ClientData(column.rows, y, column.sizes)
+    clients = ClientData(column.rows, train.y[column.rows], column.sizes)
     return federation._replace(model=model), clients
 
 
@@ -163,8 +154,11 @@ class GroupProgram:
     ):
         # A device has whole cells, unless there are too few of them: then all devices
         # share the clients of one cell after another, as in `train`.
-        self._apart = apart = len(group) >= len(devices)
+        algorithm = group[0].config.algorithm
+        apart = len(group) >= len(devices)
         missing = -len(group) % len(devices) if apart else 0
+        # Where devices share clients, each gets the examples of its own.
+        self._by_row = apart and algorithm not in LOOKS_AT_EXAMPLES
         # Copies of the last cell fill the devices up; nobody looks at them.
         self._group = [*group, *[group[-1]] * missing]
         self._federation = federation
@@ -203,12 +197,19 @@ class GroupProgram:
         algorithm = algorithm_of(self._federation, cell, self._together)
         return algorithm.init(keys.state, self._federation.model.init(keys.model))
 
+    def _clients(
+        self, column: Column, train: Examples
+    ) -> tuple[Federation, ClientData]:
+        """One cell's clients, and the federation whose model takes their examples."""
+        if not self._by_row:
+            x, y = train.x[column.rows], train.y[column.rows]
+            return self._federation, ClientData(x, y, column.sizes)
+        return _with_rows(self._federation, column, train)
+
     def _play(self, state: State, shared: Shared, column: Column) -> Any:
         """The next rounds of one cell; what is beyond ``shared.rounds`` is zero."""
         cell = self._group[0]
-        federation, clients = _with_rows(
-            self._federation, cell, column, shared.train, gathered=not self._apart
-        )
+        federation, clients = self._clients(column, shared.train)
         algorithm = algorithm_of(federation, cell, self._together, **column.hyper)
 
         def one_round(state: State) -> tuple[State, tuple[RoundInfo, Evaluation]]:
@@ -276,13 +277,7 @@ class GroupProgram:
         cell = self._group[number]
         state = sweeps.cell_state(self.state, number)
         column: Column = jax.tree.map(lambda leaf: leaf[number], self._columns)
-        federation, clients = _with_rows(
-            self._federation,
-            cell,
-            column,
-            self._shared.train,
-            gathered=not self._apart,
-        )
+        federation, clients = self._clients(column, self._shared.train)
         algorithm = algorithm_of(federation, cell, self._together)
         key = Keys.from_seed(cell.config.seed).of_finish()
         return algorithm.finish(key, state, clients)

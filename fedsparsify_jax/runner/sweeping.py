@@ -15,7 +15,6 @@ from rich.console import Console
 
 from fedsparsify_jax import data
 from fedsparsify_jax.cohort import vmapped
-from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.metrics.communication import dense_bytes
 from fedsparsify_jax.runner.compilation_cache import use
 from fedsparsify_jax.runner.config import TrainConfig
@@ -56,22 +55,6 @@ def _dataset(config: TrainConfig) -> data.Dataset:
     return _cached(TrainConfig(**{field: getattr(config, field) for field in fields}))
 
 
-def _refuse_what_is_for_train(config: TrainConfig) -> None:
-    """Options that make no sense where many runs are one program.
-
-    Raises:
-      InputError: naming the option.
-    """
-    told = {
-        "--client-data disk": config.client_data == "disk",
-        "--sparse-training auto": config.sparse_training == "auto",
-        "--coordinator": config.coordinator is not None,
-    }
-    for words, given in told.items():
-        if given:
-            raise InputError(f"{words} is for train: a sweep has no use for it")
-
-
 class _Sweep:
     """A sweep on its way."""
 
@@ -93,7 +76,6 @@ class _Sweep:
     def check(self) -> None:
         """Everything that could be wrong with a cell, before a file is written."""
         for group in self.groups:
-            _refuse_what_is_for_train(group[0].config)
             federation = self._assemble(group[0])
             partitions(group, federation.dataset.train.y)
             for cell in group:

@@ -207,6 +207,7 @@ REFUSED = {
     "--algorithm fedavg --num-clients 5,1438": "1438 clients for 1437 examples",
     "--fine-tune-rounds 1 --merge mean,men": "men",
     "--cohort vmap,map": "--cohort does not change what is computed: give one value",
+    "--dataset digits,store": "--dataset store is for populations",
     "--finals 1": "--finals",
 }
 

@@ -37,7 +37,6 @@ EVERYBODYS = ("learning_rate", "momentum")
 TRIED = (
     "fedprox",
     "fedopt",
-    "fedsparsify-global",
     "fedsparsify-local",
     "one-shot",
     "synflow",
