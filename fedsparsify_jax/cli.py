@@ -67,8 +67,10 @@ def _one_line(boxed: str) -> str:
     said = re.sub(r" \(applied to [^)]*\)", ",", said).rstrip(",")
     meant = re.search(r"--[\w-]+", " ".join(similar))
     if meant and meant[0] in said.replace(",", "").split():
-        owner = re.search(r"in (\w+ [\w-]+) --help", " ".join(similar))
-        return f"{said}: an option of {owner[1]}" if owner else said
+        # Most are options of several commands; people mean the plain one.
+        owners = re.findall(r"in (\w+ [\w-]+) --help", " ".join(similar))
+        owners.sort(key=lambda owner: not owner.endswith(" train"))
+        return f"{said}: an option of {owners[0]}" if owners else said
     return f"{said}: did you mean {meant[0]}?" if meant else said
 
 

@@ -222,7 +222,7 @@ def test_bad_input_ends_with_status_2_and_one_line(runs, tmp_path):
     commands = {
         "is not empty: add --resume": ([*DIGITS, "--out", str(used)], MODULE),
         "--rounds: expected INT, not 'abc'": (["train", "--rounds", "abc"], script()),
-        "error: Expected one of {train, costs}. (see": ([], MODULE),
+        "error: Expected one of {train, sweep, costs}. (see": ([], MODULE),
     }
     processes = {
         message: start(arguments, tmp_path, command)

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from fedsparsify_jax import algorithms, data, models
+from fedsparsify_jax.cohort import vmapped
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner import defaults, methods
 from fedsparsify_jax.runner.checks import client_sizes, resolve
@@ -89,6 +90,7 @@ def test_every_algorithm_is_built_from_the_options(algorithm):
         options(algorithm=algorithm, prunable="kernels"),
         model,
         TASKS["classification"],
+        vmapped(),
     )
     state = jax.eval_shape(
         lambda: built.init(jax.random.key(0), model.init(jax.random.key(1)))
