@@ -75,8 +75,12 @@ def vmapped() -> CohortMap:
     return run
 
 
-def chunked(size: int) -> CohortMap:
-    """Chunks of ``size`` clients one after another, vmap within: bounds memory.
+def chunked(size: int, inner: CohortMap | None = None) -> CohortMap:
+    """Chunks of ``size`` clients one after another: bounds memory.
+
+    Args:
+      size: clients in a chunk.
+      inner: how a chunk is run; by default `vmapped`, and a single client as it is.
 
     >>> chunked(2)(lambda shared, x: shared * x, 2, jnp.arange(3))
     Array([0, 2, 4], dtype=int32)
@@ -90,7 +94,7 @@ def chunked(size: int) -> CohortMap:
     """
     if size < 1:
         raise ValueError(f"a chunk of {size} clients: the size must be at least 1")
-    at_once = vmapped() if size > 1 else _alone
+    at_once = inner or (vmapped() if size > 1 else _alone)
 
     def run(
         fn: ClientFn, shared: PyTree, stacked: PyTree, summed: SumFn | None = None
@@ -98,12 +102,18 @@ def chunked(size: int) -> CohortMap:
         number = trees.leading_size(stacked)
         if number <= size:
             return at_once(fn, shared, stacked, summed)
-        if summed is None:
-            batch = size if size > 1 else None
-            return jax.lax.map(lambda one: fn(shared, one), stacked, batch_size=batch)
-        return _added_up(
-            lambda part: at_once(fn, shared, part, summed), stacked, number, size
-        )
+
+        plain, keyed = _without_keys(stacked)
+
+        def work(part: PyTree) -> tuple[PyTree, PyTree]:
+            part = keyed(part)
+            if summed is None:
+                return (), at_once(fn, shared, part)
+            added: tuple[PyTree, PyTree] = at_once(fn, shared, part, summed)
+            return added
+
+        sums, kept = _added_up(work, plain, number, size)
+        return kept if summed is None else (sums, kept)
 
     return run
 
@@ -117,6 +127,33 @@ def _alone(
     if summed is None:
         return results
     return summed(shared, stacked, results, jnp.ones(1, bool))
+
+
+def _without_keys(tree: PyTree) -> tuple[list[jax.Array], Callable[[Any], PyTree]]:
+    """The leaves, keys as plain numbers, and what makes the tree of such leaves again.
+
+    JAX's checker takes keys that are sliced and looped over for keys used twice.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    impls = [
+        jax.random.key_impl(leaf)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else None
+        for leaf in leaves
+    ]
+    plain = [
+        leaf if impl is None else jax.random.key_data(leaf)
+        for leaf, impl in zip(leaves, impls, strict=True)
+    ]
+
+    def again(plain: list[jax.Array]) -> PyTree:
+        wrapped = [
+            leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl)
+            for leaf, impl in zip(plain, impls, strict=True)
+        ]
+        return jax.tree.unflatten(structure, wrapped)
+
+    return plain, again
 
 
 def _added_up(

@@ -19,6 +19,7 @@ def test_all_strategies_give_the_same(size, chunk):
     mesh = cohort.device_mesh(jax.devices()[:2])
     strategies = [
         cohort.chunked(chunk),
+        cohort.chunked(chunk, cohort.chunked(1)),
         cohort.sharded(mesh),
         cohort.sharded(mesh, inner=cohort.chunked(chunk)),
     ]
@@ -52,6 +53,7 @@ def test_sums_are_over_everybody_once(size, chunk):
     strategies = [
         cohort.vmapped(),
         cohort.chunked(chunk),
+        cohort.chunked(chunk, cohort.chunked(1)),
         cohort.sharded(mesh),
         cohort.sharded(mesh, inner=cohort.chunked(chunk)),
     ]

@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits as _sklearn_digits
-from sklearn.model_selection import train_test_split
 
 from fedsparsify_jax.data.dataset import Dataset, Normalization, from_arrays
 from fedsparsify_jax.errors import InputError
@@ -22,7 +20,11 @@ def load_digits(data_dir: Path | None = None) -> Dataset:
         raise InputError(
             "the data set 'digits' ships with scikit-learn and takes no --data-dir"
         )
-    digits = _sklearn_digits()
+    # Importing scikit-learn takes longer than everything else at the start of a run.
+    from sklearn import datasets
+    from sklearn.model_selection import train_test_split
+
+    digits = datasets.load_digits()
     x_train, x_test, y_train, y_test = train_test_split(
         digits.images.astype(np.uint8),
         digits.target,

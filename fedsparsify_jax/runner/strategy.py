@@ -9,21 +9,16 @@ from fedsparsify_jax.cohort import CohortMap, chunked, sharded, vmapped
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.trees import size
 
-# One client's activations fill the caches already, and batched kernels gain nothing.
+# One client's activations fill a device already, and batched kernels gain nothing.
 _ONE_BY_ONE = ("cnn", "vgg16_bn", "resnet56", "brain_age_cnn")
 
 # What training keeps of a client beside its data, in copies of the model: weights,
 # gradients, momentum, update, upload.
 _COPIES = 5
-# Bytes of clients in training that one CPU device takes on at a time. More brings no
-# speed (benchmarks/cohorts.py) and costs memory.
-_CPU_BUDGET = 64 * 2**20
 
 
 def _budget(device: Any) -> int:
     """Bytes that the clients in training may take on a device."""
-    if device.platform == "cpu":
-        return _CPU_BUDGET
     stats = device.memory_stats() or {}
     return int(stats.get("bytes_limit", 8 * 2**30)) // 4
 
@@ -31,8 +26,8 @@ def _budget(device: Any) -> int:
 def chunk_size(parameters: int, budget: int) -> int:
     """Clients whose training fits into so many bytes, at least one.
 
-    >>> chunk_size(118_282, 64 * 2**20)
-    28
+    >>> chunk_size(118_282, 2**30)
+    453
     """
     return max(1, budget // (4 * _COPIES * parameters))
 
@@ -52,7 +47,9 @@ def clients_at_once(
         return None
     if choice == "map" or chunk is not None:
         return chunk or 1
-    if options["model"] in _ONE_BY_ONE:
+    # The weights of one client stay in a core's cache, those of several do not
+    # (benchmarks/cohorts.py).
+    if devices[0].platform == "cpu" or options["model"] in _ONE_BY_ONE:
         return 1
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return chunk_size(size(shapes), _budget(devices[0]))
@@ -65,8 +62,8 @@ def cohort_map(
 
     Clients are divided over the devices of the mesh. A device takes its share all at
     once (``vmap``), or ``chunk_size`` at a time (``map``, one by one by default).
-    ``auto`` takes convolutional clients one by one and others in chunks that bound the
-    memory.
+    ``auto`` takes clients one by one on CPU, and convolutional ones anywhere; others in
+    chunks of as many as fit into a quarter of an accelerator's memory.
 
     Args:
       options: all options of a run, resolved.

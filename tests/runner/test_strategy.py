@@ -36,14 +36,15 @@ def largest_chunk(number_of_devices=1, **options):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, 7),
+        ({}, 1),
+        ({"cohort": "vmap"}, 7),
         ({"model": "cnn"}, 1),
         ({"model": "cnn", "chunk_size": 3}, 3),
         ({"cohort": "map"}, 1),
         ({"cohort": "map", "chunk_size": 2}, 2),
         ({"cohort": "vmap", "model": "cnn"}, 7),
         ({"chunk_size": 5}, 5),
-        ({"number_of_devices": 2}, 4),
+        ({"number_of_devices": 2, "cohort": "vmap"}, 4),
         ({"number_of_devices": 2, "chunk_size": 3}, 3),
     ],
 )
