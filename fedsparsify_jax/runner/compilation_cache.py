@@ -49,5 +49,6 @@ def use(choice: str | None) -> Path | None:
         ) from error
     config.update("jax_compilation_cache_dir", str(directory))
     # Many small programs add up: keep what takes longer than reading it back.
-    config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # Many small programs add up.
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return directory
