@@ -10,8 +10,9 @@ vmap within a chunk.
 What is only needed in sums over the cohort, such as the models for their mean, can be
 added up on the way (`SumFn`), so that memory does not grow with the cohort.
 
-Which one is fastest depends on the model and the machine: ``vmap`` for MLPs; one client
-at a time, ``chunked(1)``, for convolutions on a GPU and whenever memory is short.
+Which one is fastest depends on the model and the machine: one client at a time on each
+device, ``chunked(1)``, on CPUs, for convolutions on a GPU, and if memory is short;
+``vmap`` for small dense networks on accelerators.
 """
 
 from collections.abc import Callable

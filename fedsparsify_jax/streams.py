@@ -6,6 +6,7 @@ must see all clients at once, such as the median, are not.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from fedsparsify_jax import aggregation
@@ -39,7 +40,7 @@ def weighted_mean() -> Streamed:
 class _Counted(NamedTuple):
     values: aggregation.Sums
     votes: PyTree  # int32, how many keep each entry; () if nobody asks
-    voters: PyTree  # int32 scalar
+    voters: PyTree  # int32 scalar; () likewise
 
 
 def aggregate(merge: str | ValueMerge, vote_rule: str | None) -> Aggregate:
@@ -95,8 +96,7 @@ def _streamed(*, nonzero: bool, vote_rule: str | None) -> Streamed:
             case None:
                 return variables, context.masks
             case "none":
-                one = jnp.ones_like(counted.voters)
-                masks = mask_algebra.elect(counted.votes, one, rule="authors")
+                masks = jax.tree.map(lambda count: count > 0, counted.votes)
             case rule:
                 masks = mask_algebra.elect(counted.votes, counted.voters, rule=rule)
         return mask_algebra.apply(masks, variables), masks

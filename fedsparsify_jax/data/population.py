@@ -187,6 +187,8 @@ def _read_header(directory: Path) -> dict[str, Any]:
     try:
         header: Any = json.loads(path.read_text(encoding="utf-8"))
         kind, version = header["format"], header["version"]
+        if (kind, version) == (FORMAT, VERSION):
+            _check_entries(header)
     except FileNotFoundError:
         raise InputError(
             f"{directory} has no {HEADER}: it is no store of clients, or its writing "
@@ -200,6 +202,16 @@ def _read_header(directory: Path) -> dict[str, Any]:
             f"version {VERSION}"
         )
     return dict(header)
+
+
+def _check_entries(header: dict[str, Any]) -> None:
+    """Raises KeyError, TypeError or ValueError for what is missing or no such thing."""
+    int(header["clients"]), int(header["num_classes"]), str(header["name"])
+    Normalization(**header["normalization"])
+    if header["task"] not in ("classification", "regression"):
+        raise ValueError(header["task"])
+    for name in ARRAYS:
+        str(header["arrays"][name]["dtype"]), list(header["arrays"][name]["shape"])
 
 
 def _open_array(directory: Path, name: str, header: dict[str, Any]) -> np.ndarray:

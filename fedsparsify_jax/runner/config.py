@@ -145,7 +145,7 @@ class TrainConfig:
 
     cohort: Annotated[str, _choice(("auto", "vmap", "map"))] = "auto"
     """How a device runs its clients: all at once, or in chunks one after another;
-    auto goes by the network."""
+    auto goes by the network and the device (docs/scaling.md)."""
     chunk_size: Annotated[int | None, _optional("INT", "default: by memory")] = None
     """Clients that a device trains at once, for the cohorts auto and map."""
     devices: Annotated[int | None, _optional("INT", "default: all")] = None

@@ -172,11 +172,9 @@ def assemble(
     if config.client_data == "disk":
         placement = placement._replace(divided=False)
     options: dict[str, Any] = dataclasses.asdict(config)
+    cohort = cohort_map(options, model, devices, placement.mesh)
 
     def build(form: SmallForm | None) -> FederatedAlgorithm:
-        # Little is left of a client in small form: nothing to gain from a vmap.
-        alone = {"cohort": "map"} if form and config.cohort == "auto" else {}
-        cohort = cohort_map(options | alone, model, devices, placement.mesh)
         return build_algorithm(options, model, task, cohort, form)
 
     try:

@@ -36,6 +36,8 @@ SINGLE = (
     "num_processes",
     "process_id",
 )
+# Of these, the ones that a sweep takes as `train` does.
+_AS_IN_TRAIN = ("devices", "compilation_cache")
 # Values of these have commas of their own: they are told apart by spaces alone.
 _WHOLE = ("data_dir", "client_sizes")
 
@@ -78,22 +80,6 @@ _OWN: dict[str, Any] = {
             help_behavior_hint="(optional)",
         ),
     ],
-    "devices": Annotated[
-        int | None,
-        tyro.conf.arg(
-            metavar="INT",
-            help="JAX devices that the runs are divided over; on CPU one a core.",
-            help_behavior_hint="(default: all)",
-        ),
-    ],
-    "compilation_cache": Annotated[
-        str | None,
-        tyro.conf.arg(
-            metavar="DIR|off",
-            help="Where compiled programs are kept for the next start.",
-            help_behavior_hint="(default: in the user's cache directory)",
-        ),
-    ],
     "out": Annotated[
         Path | None,
         tyro.conf.arg(
@@ -123,7 +109,11 @@ def _make() -> type:
             shown.extend(hints[field.name].__metadata__)
         annotated: Any = Annotated[(Words, *shown)]
         fields.append((field.name, annotated, dataclasses.field(default=())))
-    for name, own in _OWN.items():
+    shared = {
+        name: Annotated[hints[name], tyro.conf.arg(help=helps[name])]
+        for name in _AS_IN_TRAIN
+    }
+    for name, own in (shared | _OWN).items():
         fields.append((name, own, dataclasses.field(default=None)))
     made = dataclasses.make_dataclass("SweepConfig", fields, frozen=True)
     made.__doc__ = "Train every combination of the options' values."

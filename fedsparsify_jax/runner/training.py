@@ -1,4 +1,4 @@
-"""The training loop: one compiled program, called once a round."""
+"""The training loop: one compiled program, called once an evaluation."""
 
 import dataclasses
 import math

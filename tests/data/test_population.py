@@ -124,6 +124,8 @@ DAMAGES = {
     "was interrupted": lambda directory: (directory / HEADER).unlink(),
     "not the header": lambda directory: (directory / HEADER).write_text("{"),
     "not the header of": lambda directory: (directory / HEADER).write_text("[]"),
+    "not the header of a": edit(lambda header: header.pop("clients")),
+    "not the header of a store": edit(lambda header: header.update(task="guess")),
     "version 9: expected": edit(lambda header: header.update(version=9)),
     "of format 'other'": edit(lambda header: header.update(format="other")),
     "lacks test_x.npy": lambda directory: (directory / "test_x.npy").unlink(),
