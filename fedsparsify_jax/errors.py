@@ -11,8 +11,21 @@ class InputError(ValueError):
     """Bad input from outside (an option, a file, a data set).
 
     The message is one line that names what is wrong and what would be right; the
-    command line prints it as it is and exits with status 2.
+    command line prints it as it is and exits with status 2. Line breaks and control
+    characters in it, which come from file names, values and other people's messages,
+    are written out.
+
+    >>> print(InputError("no file a\\n\\x1b[2Jb"))
+    no file a \\x1b[2Jb
     """
+
+    def __init__(self, message: object = ""):
+        line = " ".join(str(message).splitlines())
+        super().__init__(
+            line
+            if line.isprintable()
+            else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+        )
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data.population import HEADER
+from fedsparsify_jax.data.population_header import HEADER
 from fedsparsify_jax.errors import InputError
 
 COUNTS = (3, 1, 5, 2)
