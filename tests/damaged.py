@@ -143,6 +143,7 @@ class Source(NamedTuple):
 
     write: Callable[[Path], None]
     load: Callable[[Path], data.Dataset]
+    exact: bool = False  # checksums: what is accepted is what was written
 
 
 def _loader(name: str) -> Callable[[Path], data.Dataset]:
@@ -151,13 +152,13 @@ def _loader(name: str) -> Callable[[Path], data.Dataset]:
 
 SOURCES = {
     "idx": Source(write_idx, load_idx),
-    "npz": Source(write_npz, _loader("npz")),
-    "npz, compressed": Source(write_packed_npz, _loader("npz")),
+    "npz": Source(write_npz, _loader("npz"), exact=True),
+    "npz, compressed": Source(write_packed_npz, _loader("npz"), exact=True),
     "images in parquet": Source(write_images, _loader("hf:local/images")),
     "texts": Source(write_texts, _loader("imdb")),
     "CIFAR, binary": Source(write_records, load_records),
     "NIfTI": Source(write_scans, _loader("brain_age")),
-    "store": Source(write_store, load_store),
+    "store": Source(write_store, load_store, exact=True),
 }
 
 Files = dict[str, bytes]
@@ -217,7 +218,7 @@ def put(files: Files, directory: Path) -> None:
         path.write_bytes(contents)
 
 
-def outcome(source: Source, directory: Path) -> str:
+def outcome(source: Source, directory: Path, original: data.Dataset) -> str:
     """``refused`` with one line that says where, or ``accepted`` as data that can be.
 
     Raises:
@@ -228,9 +229,14 @@ def outcome(source: Source, directory: Path) -> str:
         found = source.load(directory)
     except InputError as error:
         message = str(error)
-        assert "\n" not in message and str(directory) in message, message
+        assert message.isprintable() and str(directory) in message, message
         return "refused"
     check_valid(found)
+    if source.exact:
+        for one, other in zip(
+            found.train + found.test, original.train + original.test, strict=True
+        ):
+            assert np.array_equal(one, other)
     return "accepted"
 
 
