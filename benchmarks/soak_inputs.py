@@ -9,10 +9,10 @@ no label out of range.
 Work: configurations with 1 to 3 options of random types and values, 6 in 10 given to
 `resolve`, 2 to a sweep, 2 to the command line; files of every source of
 `tests/damaged.py`, small and valid, with 1 to 3 accidents to one of them: bits flipped,
-bytes inserted, cut out, copied or overwritten, truncation. An input that takes more
+bytes inserted, cut out, copied or overwritten, truncation, a foreign file. An input that takes more
 than 10 seconds counts as hung.
 
-    python benchmarks/soak_inputs.py --out FILE.json    # about ten minutes on a core
+    python benchmarks/soak_inputs.py --out FILE.json    # about six minutes on a core
     python benchmarks/soak_inputs.py --count 100 --seed 1
 """
 
@@ -243,14 +243,14 @@ def _corrupted(name: str, count: int, rng: random.Random, tally: Tally) -> None:
     source = damaged.SOURCES[name]
     with tempfile.TemporaryDirectory(prefix="soak-") as made:
         home = Path(made)
+        directory = home / "damaged"
         (home / "whole").mkdir()
-        files = damaged.written(source, home / "whole")
-        original = source.load(home / "whole")
         with _quiet_hub(home / "cache"):
+            files = damaged.written(source, home / "whole")
+            original = source.load(home / "whole")
             for number in range(count):
                 file = rng.choice(sorted(files))
                 changed = damaged.damage(rng, files[file])
-                directory = home / "damaged"
                 damaged.put(files | {file: changed}, directory)
                 tally.count(
                     f"{name}, {file}, input {number}",

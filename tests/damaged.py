@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import math
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -174,12 +175,25 @@ def written(source: Source, directory: Path) -> Files:
     }
 
 
+_FOREIGN = (
+    b"",
+    b"text\n",
+    pickle.dumps([1, 2]),
+    b"PK\5\6" + bytes(18),  # an empty zip archive
+    gzip.compress(b"text", mtime=0),
+    b"PAR1" * 4,
+    b"\x93NUMPY\1\0\xff\xff" + bytes(70),
+    b"{" * 3000,
+    bytes(348) + b"n+1\0",
+)
+
+
 def damage(rng: random.Random, contents: bytes) -> bytes:
     """One to three accidents; they prefer the ends, where headers and footers are."""
     changed = bytearray(contents)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         place = _place(rng, len(changed))
-        match rng.randrange(7):
+        match rng.randrange(8):
             case 0 | 1:
                 if changed:
                     changed[place] ^= 1 << rng.randrange(8)
@@ -195,6 +209,8 @@ def damage(rng: random.Random, contents: bytes) -> bytes:
             case 6:
                 other = _place(rng, len(changed))
                 changed[place : place + 8] = changed[other : other + 8]
+            case 7:
+                changed[:] = rng.choice(_FOREIGN)
     return bytes(changed)
 
 
