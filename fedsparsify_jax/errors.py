@@ -2,14 +2,30 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+_LONGEST = 100  # letters of a value that a message repeats
 
 
 class InputError(ValueError):
     """Bad input from outside (an option, a file, a data set).
 
     The message is one line that names what is wrong and what would be right; the
-    command line prints it as it is and exits with status 2.
+    command line prints it as it is and exits with status 2. Line breaks and control
+    characters in it, which come from file names, values and other people's messages,
+    are written out.
+
+    >>> print(InputError("no file a\\n\\x1b[2Jb"))
+    no file a \\x1b[2Jb
     """
+
+    def __init__(self, message: object = ""):
+        line = " ".join(str(message).splitlines())
+        super().__init__(
+            line
+            if line.isprintable()
+            else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+        )
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
@@ -19,6 +35,22 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     unknown data set 'digit': did you mean 'digits'? (known: digits, npz)
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name[:_LONGEST], names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return InputError(f"unknown {kind} {name!r}: {hint}(known: {', '.join(names)})")
+    listed = ", ".join(names)
+    return InputError(f"unknown {kind} {shown(name)}: {hint}(known: {listed})")
+
+
+def shown(value: Any) -> str:
+    """Any value as messages repeat it: in one line, and not at length.
+
+    >>> shown(0.5), shown("two\\nlines"), shown(10**5000)
+    ('0.5', "'two\\\\nlines'", 'an int')
+    """
+    try:
+        text = repr(value)
+    except Exception:  # whatever the value's own code raises; ValueError for huge ints
+        text = f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} "
+        text += type(value).__name__
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -143,4 +143,9 @@ def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Datas
                 f"the data set {name!r} has no option {option!r}: it has "
                 f"{', '.join(accepted) or 'none'}"
             )
-    return loader(None if data_dir is None else Path(data_dir), **options)
+    try:
+        return loader(None if data_dir is None else Path(data_dir), **options)
+    except OSError as error:  # what no loader expects of its files
+        raise InputError(
+            f"cannot read the data set {name!r} from {data_dir}: {error}"
+        ) from error

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedsparsify_jax.data.dataset import Dataset, from_arrays
+from fedsparsify_jax.data.limits import check_size
 from fedsparsify_jax.data.subset import random_rows
 from fedsparsify_jax.data.tables import first_line
 from fedsparsify_jax.errors import InputError
@@ -143,9 +144,12 @@ def read_volume(path: Path) -> np.ndarray:
     """A scan as float32 ``[D, H, W]``, with the header's scaling applied.
 
     Raises:
-      ValueError: if it is not three-dimensional.
+      ValueError: if it is not three-dimensional, or larger than its file can hold.
     """
     image: Any = _nibabel().load(path)
+    promised = math.prod(image.shape) * image.get_data_dtype().itemsize
+    packed = path.suffix == ".gz"
+    check_size(path.name, promised, path.stat().st_size, packed=packed)
     volume = np.asarray(image.dataobj, np.float32)
     if volume.ndim == 4 and volume.shape[3] == 1:
         volume = volume[..., 0]  # some tools write one point in time
@@ -157,8 +161,6 @@ def read_volume(path: Path) -> np.ndarray:
 def _checked(scans: Scans, row: int) -> np.ndarray:
     try:
         return z_score(read_volume(scans.paths[row]))
-    except InputError:
-        raise
     except Exception as error:  # nibabel and the decompressors raise many kinds
         raise InputError(f"{scans.where(row)}: {first_line(error)}") from error
 

@@ -1,15 +1,32 @@
 """Columns of hub-format tables as checked NumPy arrays."""
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from fedsparsify_jax.data.tables import first_line, import_datasets, require_column
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.errors import InputError, shown
 
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _BATCH = 1000  # rows fetched at once
 _GRAY, _COLOUR = ("1", "L"), ("RGB", "RGBA", "RGBX", "P", "PA", "LA", "CMYK", "YCbCr")
+
+
+def _values(where: str, table: Any, name: str) -> list[Any]:
+    """A column as Python values.
+
+    Raises:
+      InputError: if it is missing or cannot be read.
+    """
+    require_column(where, table, name)
+    try:
+        return list(table[name][:])
+    except Exception as error:  # what pyarrow finds out only now
+        raise InputError(
+            f"{where}: column {name!r} is damaged ({first_line(error)})"
+        ) from error
 
 
 def label_column(where: str, table: Any, name: str) -> np.ndarray:
@@ -26,16 +43,15 @@ def label_column(where: str, table: Any, name: str) -> np.ndarray:
     Raises:
       InputError: if the column is missing, or an entry is no class number.
     """
-    require_column(where, table, name)
-    values = table[name][:]
+    values = _values(where, table, name)
     for row, value in enumerate(values):
         # The hub marks test rows whose labels are kept secret with -1.
         if value is None or value == -1:
             raise InputError(f"{where}, row {row}: no {name} ({value})")
-        if not isinstance(value, int) or not 0 <= value < 2**31:
+        if type(value) is not int or not 0 <= value < 2**31:
             raise InputError(
-                f"{where}, row {row}: {name} is {value!r}, expected a class number "
-                "from 0"
+                f"{where}, row {row}: {name} is {shown(value)}, expected a class "
+                "number from 0"
             )
     return np.array(values, np.int32)
 
@@ -46,12 +62,13 @@ def text_column(where: str, table: Any, name: str) -> list[str]:
     Raises:
       InputError: if the column is missing, or an entry is no text.
     """
-    require_column(where, table, name)
-    values = table[name][:]
+    values = _values(where, table, name)
     for row, value in enumerate(values):
         if not isinstance(value, str):
-            raise InputError(f"{where}, row {row}: {name} is {value!r}, expected text")
-    return list(values)
+            raise InputError(
+                f"{where}, row {row}: {name} is {shown(value)}, expected text"
+            )
+    return values
 
 
 def _pixels(image: Any) -> np.ndarray:
@@ -63,10 +80,22 @@ def _pixels(image: Any) -> np.ndarray:
     raise InputError(f"images of mode {image.mode} are not supported, only 8-bit ones")
 
 
+def _check_format(value: dict[str, Any]) -> None:
+    """Only pixels: pillow starts other programs for PostScript, for example."""
+    from PIL import Image
+
+    if value["bytes"] is None and "://" in value["path"]:
+        raise ValueError(f"it is elsewhere, at {value['path']}")
+    source = value["path"] if value["bytes"] is None else io.BytesIO(value["bytes"])
+    with Image.open(source, formats=_FORMATS):
+        pass
+
+
 def _decode(decoder: Any, value: dict[str, Any] | None) -> np.ndarray:
     if value is None:
         raise InputError("no image")
     try:
+        _check_format(value)
         image = decoder.decode_example(value)
     except Exception as error:  # pillow raises many kinds
         raise InputError(f"the image is damaged ({first_line(error)})") from error

@@ -14,6 +14,8 @@ Task = Literal["classification", "regression"]
 Augment = Callable[[Key, jax.Array], jax.Array]
 """Key and raw inputs ``[B, ...]`` to changed inputs of the same shape and dtype."""
 
+MOST_CLASSES = 2**20
+"""A network has an output a class; more are a column that holds no classes."""
 _CHUNK = 1024  # examples checked at once
 _INT32 = np.iinfo(np.int32)
 
@@ -48,6 +50,8 @@ def _native_inputs(where: str, x: np.ndarray) -> np.ndarray:
         raise InputError(
             f"{where} inputs have shape {x.shape}: expected [examples, features...]"
         )
+    if 0 in x.shape[1:]:
+        raise InputError(f"{where} examples are empty: they have shape {x.shape[1:]}")
     if x.dtype.kind not in "iuf":
         raise InputError(f"{where} inputs have dtype {x.dtype}: expected numbers")
     if x.dtype.kind != "f":
@@ -87,8 +91,11 @@ def _check_labels(where: str, y: np.ndarray, num_examples: int) -> None:
         raise InputError(f"the {where} set is empty")
     if y.min() < 0:
         raise InputError(f"{where} labels go down to {y.min()}: expected 0, 1, 2, ...")
-    if y.max() > _INT32.max:
-        raise InputError(f"{where} labels go up to {y.max()}: expected 0, 1, 2, ...")
+    if y.max() >= MOST_CLASSES:
+        raise InputError(
+            f"{where} labels go up to {y.max()}: expected 0, 1, 2, ... below "
+            f"{MOST_CLASSES:,}"
+        )
 
 
 def _check_targets(where: str, y: np.ndarray, num_examples: int) -> None:
@@ -97,8 +104,9 @@ def _check_targets(where: str, y: np.ndarray, num_examples: int) -> None:
         raise InputError(f"{where} targets have dtype {y.dtype}: expected numbers")
     if num_examples == 0:
         raise InputError(f"the {where} set is empty")
-    if not np.isfinite(y).all():
-        raise InputError(f"{where} targets hold NaN or infinity: clean them first")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(y.astype(np.float32)).all():
+            raise InputError(f"{where} targets hold NaN or infinity: clean them first")
 
 
 def checked_examples(where: str, x: Any, y: Any, task: Task) -> Examples:
@@ -113,7 +121,10 @@ def checked_examples(where: str, x: Any, y: Any, task: Task) -> Examples:
     Raises:
       InputError: see `from_arrays`.
     """
-    x, y = np.asarray(x), np.asarray(y)
+    try:
+        x, y = np.asarray(x), np.asarray(y)
+    except (ValueError, TypeError) as error:  # lists of unequal lengths
+        raise InputError(f"{where} examples are no arrays ({error})") from error
     x = _native_inputs(where, x)
     if task == "regression":
         _check_targets(where, y, len(x))

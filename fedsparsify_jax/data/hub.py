@@ -1,5 +1,6 @@
 """Any image classification data set of the Hugging Face hub, by its name there."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from fedsparsify_jax.data.tables import (
     require_column,
     require_split,
 )
-from fedsparsify_jax.errors import InputError, unknown
+from fedsparsify_jax.errors import InputError, shown, unknown
 
 PREFIX = "hf:"
 _OPTIONS = ("image", "label", "config")
@@ -44,9 +45,10 @@ def parse_hub_name(text: str) -> HubName:
       HubName(name='uoft-cs/cifar100', image=None, label='coarse_label', config=None)
     """
     name, *options = text.removeprefix(PREFIX).split(",")
-    owner, slash, rest = name.partition("/")
-    if not (text.startswith(PREFIX) and owner and slash and rest and "/" not in rest):
-        raise InputError(f"data set {text!r} is not of the form {_SYNTAX}")
+    owner, _, rest = name.partition("/")
+    named = all(re.fullmatch(r"[\w.-]{1,96}", part) for part in (owner, rest))
+    if not (text.startswith(PREFIX) and named):
+        raise InputError(f"data set {shown(text)} is not of the form {_SYNTAX}")
     chosen: dict[str, str] = {}
     for option in options:
         key, equals, value = option.partition("=")

@@ -18,24 +18,33 @@ from fedsparsify_jax.errors import InputError
 _UNSIGNED_BYTE = 8
 
 
+_LARGEST = 2**30
+"""Bytes of a file, unpacked; those of the data sets in this format have 154 MB."""
+
+
 def read_bytes(path: Path) -> bytes:
     """The contents of a file, decompressed if its name ends in ``.gz``.
 
     Raises:
-      InputError: if it cannot be read or its compression is damaged.
+      InputError: if it cannot be read, its compression is damaged, or it is larger
+        than 1 GiB.
     """
+    packed = path.suffix == ".gz"
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if path.suffix != ".gz":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            contents = file.read(_LARGEST + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(
             f"{path} is truncated or not gzip ({error}): fetch the file again"
         ) from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if len(contents) > _LARGEST:
+        raise InputError(
+            f"{path} has more than {_LARGEST:,} bytes"
+            f"{' unpacked' * packed}: is this the right file?"
+        )
+    return contents
 
 
 def parse_idx(contents: bytes, name: str) -> np.ndarray:

@@ -1,10 +1,13 @@
 """The user's own arrays from a NumPy ``.npz`` file."""
 
+import zipfile
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from fedsparsify_jax.data.dataset import Dataset, from_arrays
+from fedsparsify_jax.data.limits import check_size
+from fedsparsify_jax.data.npy import read_array
+from fedsparsify_jax.data.tables import first_line
 from fedsparsify_jax.errors import InputError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -28,24 +31,41 @@ def load_npz(data_dir: Path | None = None) -> Dataset:
     if not path.is_file():
         raise InputError(f"no file {path}")
     try:
-        # Opened here: NumPy leaves its own file open when the archive is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [name for name in ARRAYS if name not in archive]
-            if missing:
-                raise InputError(
-                    f"{path} lacks {', '.join(missing)}: an npz data set holds "
-                    f"{', '.join(ARRAYS)}"
-                )
-            arrays = {name: archive[name] for name in ARRAYS}
+        with zipfile.ZipFile(path) as archive:
+            arrays = _read(path, archive)
     except InputError:
         raise
     except Exception as error:  # damage shows as many kinds, even NotImplementedError
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not a readable npz file ({reason})") from error
+        raise InputError(
+            f"{path} is not a readable npz file ({first_line(error)})"
+        ) from error
     try:
         return from_arrays(path.stem, **arrays)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _read(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+    """The four arrays, none of them larger than the file can hold."""
+    members = {info.filename: info for info in archive.infolist()}
+    missing = [name for name in ARRAYS if f"{name}.npy" not in members]
+    if missing:
+        raise InputError(
+            f"{path} lacks {', '.join(missing)}: an npz data set holds "
+            f"{', '.join(ARRAYS)}"
+        )
+    arrays = {}
+    for name in ARRAYS:
+        member = members[f"{name}.npy"]
+        packed = member.compress_type == zipfile.ZIP_DEFLATED
+        if not packed and member.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed as savez_compressed does not")
+        stored = min(member.compress_size, path.stat().st_size)
+        where = f"{path} is not a readable npz file: {name}"
+        check_size(where, member.file_size, stored, packed=packed)
+        with archive.open(member) as file:
+            arrays[name] = read_array(file, member.file_size, where)
+    return arrays
 
 
 def _only_file(directory: Path) -> Path:

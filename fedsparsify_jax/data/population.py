@@ -5,14 +5,16 @@ A store is a directory of plain NumPy arrays and a header, without pickles:
     population.json   format, version, clients, arrays, and what the data set is
     x.npy  y.npy      examples [n, ...] and targets [n], client after client
     offsets.npy       int64 [N + 1]: client k has the rows offsets[k] to offsets[k + 1]
+    checksums.npy     uint32 [N]: CRC-32 of every client's rows of x
     test_x.npy  test_y.npy   the central test set
 
-`population_writer` makes one. The files must stay as they are while a store is open.
+`population_writer` makes one. A client's examples are compared with their checksum when
+they are first read, everything else when the store is opened. The files must stay as
+they are while a store is open.
 """
 
 import dataclasses
 import functools
-import json
 import mmap
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fedsparsify_jax.data.dataset import Dataset, Normalization
+from fedsparsify_jax.data.dataset import Dataset, checked_examples
+from fedsparsify_jax.data.npy import read_header as read_npy_header
+from fedsparsify_jax.data.population_header import (
+    ARRAYS,
+    HEADER,
+    SMALL,
+    checksum,
+    read_header,
+)
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.types import ClientData, Examples
-
-FORMAT, VERSION = "fedsparsify-population", 1
-HEADER = "population.json"
-ARRAYS = ("x", "y", "offsets", "test_x", "test_y")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,11 +43,13 @@ class Population:
       directory: where it is.
       dataset: what it holds; ``dataset.train`` are arrays mapped from disk.
       offsets: int64 ``[N + 1]``, see above.
+      checksums: uint32 ``[N]``, see above.
     """
 
     directory: Path
     dataset: Dataset
     offsets: np.ndarray
+    checksums: np.ndarray
 
     @property
     def num_clients(self) -> int:
@@ -57,6 +65,11 @@ class Population:
     def longest(self) -> int:
         """M, the examples of the largest client."""
         return int(self.count.max())
+
+    @functools.cached_property
+    def _unseen(self) -> np.ndarray:
+        """Clients whose examples were not compared with their checksum yet."""
+        return np.ones(self.num_clients, bool)
 
     @property
     def parts(self) -> list[np.ndarray]:
@@ -78,6 +91,7 @@ class Population:
 
         Raises:
           ValueError: if there is no such client.
+          InputError: if a client's examples are damaged.
 
         Example:
           >>> import tempfile
@@ -97,10 +111,21 @@ class Population:
                 f"has 0 to {self.num_clients - 1}"
             )
         spans = [(self.offsets[one], self.offsets[one + 1]) for one in chosen.tolist()]
+        self._compare(chosen[self._unseen[chosen]].tolist())
         x = _gathered(self.dataset.train.x, spans, self.longest)
         y = _gathered(self.dataset.train.y, spans, self.longest)
         count: Any = self.count[chosen]
         return ClientData(x, y, count)
+
+    def _compare(self, clients: list[int]) -> None:
+        for client in clients:
+            rows = self.dataset.train.x[self.offsets[client] : self.offsets[client + 1]]
+            if checksum(rows) != self.checksums[client]:
+                raise InputError(
+                    f"{self.directory / 'x.npy'}: the examples of client {client} are "
+                    "damaged, their checksum differs: write the store again"
+                )
+            self._unseen[client] = False
 
 
 Span = tuple[int, int]
@@ -141,29 +166,57 @@ def open_population(directory: Path | str) -> Population:
       InputError: if it is missing, incomplete, damaged, or of another kind.
     """
     directory = Path(directory)
-    header = _read_header(directory)
+    header = read_header(directory)
     arrays = {name: _open_array(directory, name, header) for name in ARRAYS}
-    offsets = np.array(arrays["offsets"])
+    offsets, checksums = np.array(arrays["offsets"]), np.array(arrays["checksums"])
+    clients, examples = header["clients"], len(arrays["x"])
     if (
         offsets.dtype != np.int64
-        or offsets.shape != (header["clients"] + 1,)
+        or offsets.shape != (clients + 1,)
+        or checksums.shape != (clients,)
+        or len(arrays["y"]) != examples
         or offsets[0] != 0
-        or offsets[-1] != len(arrays["x"])
+        or offsets[-1] != examples
         or np.diff(offsets).min(initial=1) < 1
     ):
         raise InputError(
-            f"{directory / 'offsets.npy'} does not divide the {len(arrays['x'])} "
-            f"examples among {header['clients']} clients: the store is damaged"
+            f"{directory / 'offsets.npy'} does not divide the {examples} examples "
+            f"among {clients} clients: the store is damaged"
         )
+    test = checked_examples(
+        f"{directory}: test",
+        np.array(arrays["test_x"]),
+        np.array(arrays["test_y"]),
+        header["task"],
+    )
     dataset = Dataset(
         header["name"],
         Examples(arrays["x"], arrays["y"]),
-        Examples(np.array(arrays["test_x"]), np.array(arrays["test_y"])),
+        test,
         header["num_classes"],
-        Normalization(**header["normalization"]),
+        header["normalization"],
         header["task"],
     )
-    return Population(directory, dataset, offsets)
+    _check_training(directory, dataset)
+    return Population(directory, dataset, offsets, checksums)
+
+
+def _check_training(directory: Path, dataset: Dataset) -> None:
+    """Are the training examples of the test set's kind, and all labels classes?"""
+    for one, like in zip(dataset.train, dataset.test, strict=True):
+        if one.dtype != like.dtype or one.shape[1:] != like.shape[1:]:
+            raise InputError(
+                f"{directory} has training arrays of {one.dtype} {one.shape[1:]} and "
+                f"test arrays of {like.dtype} {like.shape[1:]}: it is damaged"
+            )
+    if dataset.task == "classification":
+        for labels in (dataset.train.y, dataset.test.y):
+            if labels.min() < 0 or labels.max() >= dataset.num_classes:
+                raise InputError(
+                    f"{directory} has labels from {labels.min()} to {labels.max()}: "
+                    f"with {dataset.num_classes} classes they are below "
+                    f"{dataset.num_classes}"
+                )
 
 
 def load_store(data_dir: Path | None = None) -> Dataset:
@@ -180,56 +233,26 @@ def load_store(data_dir: Path | None = None) -> Dataset:
     return open_population(data_dir).dataset
 
 
-def _read_header(directory: Path) -> dict[str, Any]:
-    path = directory / HEADER
-    if not directory.is_dir():
-        raise InputError(f"no directory {directory}")
-    try:
-        header: Any = json.loads(path.read_text(encoding="utf-8"))
-        kind, version = header["format"], header["version"]
-        if (kind, version) == (FORMAT, VERSION):
-            _check_entries(header)
-    except FileNotFoundError:
-        raise InputError(
-            f"{directory} has no {HEADER}: it is no store of clients, or its writing "
-            "was interrupted"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is not the header of a store of clients") from None
-    if (kind, version) != (FORMAT, VERSION):
-        raise InputError(
-            f"{path} is of format {kind!r} version {version}: expected {FORMAT!r} "
-            f"version {VERSION}"
-        )
-    return dict(header)
-
-
-def _check_entries(header: dict[str, Any]) -> None:
-    """Raises KeyError, TypeError or ValueError for what is missing or no such thing."""
-    int(header["clients"]), int(header["num_classes"]), str(header["name"])
-    Normalization(**header["normalization"])
-    if header["task"] not in ("classification", "regression"):
-        raise ValueError(header["task"])
-    for name in ARRAYS:
-        str(header["arrays"][name]["dtype"]), list(header["arrays"][name]["shape"])
-
-
 def _open_array(directory: Path, name: str, header: dict[str, Any]) -> np.ndarray:
     """One of the arrays, mapped, if it is what the header says."""
     path = directory / f"{name}.npy"
     try:
+        with path.open("rb") as file:
+            found = read_npy_header(file, path.stat().st_size, str(path))
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{directory} lacks {path.name}") from None
-    except (OSError, ValueError) as error:  # damage shows as several kinds
-        raise InputError(
-            f"{path} is not a whole .npy file ({str(error).splitlines()[0]})"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole .npy file ({error})") from error
     wanted = header["arrays"][name]
-    found = {"dtype": array.dtype.str, "shape": list(array.shape)}
-    if found != wanted:
+    said = [wanted["dtype"], list(wanted["shape"])]
+    if [found.dtype.str, list(found.shape)] != said or found.fortran_order:
         raise InputError(
-            f"{path} has {found['dtype']} {found['shape']}, {HEADER} says "
-            f"{wanted['dtype']} {wanted['shape']}: the files are not of one store"
+            f"{path} has {found.dtype.str} {list(found.shape)}, {HEADER} says "
+            f"{said[0]} {said[1]}: the files are not of one store"
+        )
+    if name in SMALL and checksum(array) != wanted["crc32"]:
+        raise InputError(
+            f"{path} is damaged, its checksum differs: write the store again"
         )
     return array

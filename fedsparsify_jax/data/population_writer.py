@@ -1,7 +1,6 @@
 """Writing the stores that `population` reads, client by client."""
 
-import json
-import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,13 +15,8 @@ from fedsparsify_jax.data.dataset import (
     checked_examples,
     from_arrays,
 )
-from fedsparsify_jax.data.population import (
-    FORMAT,
-    HEADER,
-    VERSION,
-    Population,
-    open_population,
-)
+from fedsparsify_jax.data.population import Population, open_population
+from fedsparsify_jax.data.population_header import checksum, write_header
 from fedsparsify_jax.errors import InputError
 
 
@@ -30,7 +24,7 @@ class _Rows:
     """An ``.npy`` file that grows; its header gets the final length at the end."""
 
     def __init__(self, path: Path, like: np.ndarray):
-        self.length = 0
+        self.length, self.crc32 = 0, 0
         self._row = (like.dtype, like.shape[1:])
         self.file: BinaryIO = path.open("wb")
         self._write_header()
@@ -49,7 +43,9 @@ class _Rows:
         )
 
     def append(self, rows: np.ndarray) -> None:
-        self.file.write(np.ascontiguousarray(rows).data)
+        contents = np.ascontiguousarray(rows).data
+        self.file.write(contents)
+        self.crc32 = zlib.crc32(contents, self.crc32)
         self.length += len(rows)
 
     def finish(self) -> dict[str, object]:
@@ -58,7 +54,8 @@ class _Rows:
         self._write_header()
         self.file.close()
         dtype, shape = self._row
-        return {"dtype": dtype.str, "shape": [self.length, *shape]}
+        shape = (self.length, *shape)
+        return {"dtype": dtype.str, "shape": list(shape), "crc32": self.crc32}
 
 
 class PopulationWriter:
@@ -110,7 +107,7 @@ class PopulationWriter:
             task=task,
         )
         self.directory = Path(directory)
-        self._offsets = [0]
+        self._offsets, self._checksums = [0], list[int]()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             if any(self.directory.iterdir()):
@@ -146,6 +143,7 @@ class PopulationWriter:
                 f"{where} labels go up to {mine.y.max()}: with {classes} classes they "
                 f"end at {classes - 1}"
             )
+        self._checksums.append(checksum(mine.x))
         self._x.append(mine.x)
         self._y.append(mine.y)
         self._offsets.append(self._x.length)
@@ -159,28 +157,31 @@ class PopulationWriter:
         arrays["x"], arrays["y"] = self._x.finish(), self._y.finish()
         whole = {
             "offsets": np.array(self._offsets, np.int64),
+            "checksums": np.array(self._checksums, np.uint32),
             "test_x": dataset.test.x,
             "test_y": dataset.test.y,
         }
         for name, array in whole.items():
             np.save(self.directory / f"{name}.npy", array, allow_pickle=False)
-            arrays[name] = {"dtype": array.dtype.str, "shape": list(array.shape)}
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            "name": dataset.name,
-            "task": dataset.task,
-            "num_classes": dataset.num_classes,
-            "normalization": {
-                "mean": dataset.normalization.mean,
-                "std": dataset.normalization.std,
+            arrays[name] = {
+                "dtype": array.dtype.str,
+                "shape": list(array.shape),
+                "crc32": checksum(array),
+            }
+        write_header(
+            self.directory,
+            {
+                "name": dataset.name,
+                "task": dataset.task,
+                "num_classes": dataset.num_classes,
+                "normalization": {
+                    "mean": dataset.normalization.mean,
+                    "std": dataset.normalization.std,
+                },
+                "clients": len(self._offsets) - 1,
+                "arrays": arrays,
             },
-            "clients": len(self._offsets) - 1,
-            "arrays": arrays,
-        }
-        partial = self.directory / f"{HEADER}.partial"
-        partial.write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.directory / HEADER)
+        )
 
     def _abandon(self) -> None:
         self._x.file.close()

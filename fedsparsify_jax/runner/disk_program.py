@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fedsparsify_jax import data
 from fedsparsify_jax.cohort import AXIS
-from fedsparsify_jax.data.population import HEADER
+from fedsparsify_jax.data.population_header import HEADER
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.metrics import Evaluation
 from fedsparsify_jax.runner.devices import Placement

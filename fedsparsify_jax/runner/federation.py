@@ -10,9 +10,9 @@ import numpy as np
 from fedsparsify_jax import data, models
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models import Model
-from fedsparsify_jax.runner.checks import client_sizes
 from fedsparsify_jax.runner.config import TrainConfig
 from fedsparsify_jax.runner.devices import Placement, place
+from fedsparsify_jax.runner.grammars import client_sizes
 from fedsparsify_jax.runner.methods import build_algorithm
 from fedsparsify_jax.runner.sparse import SparseTraining, sparse_training
 from fedsparsify_jax.runner.strategy import cohort_map

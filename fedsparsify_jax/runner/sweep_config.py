@@ -4,19 +4,16 @@
 that is not given has the value that ``train`` gives it.
 """
 
-import ast
 import dataclasses
-import inspect
-import itertools
-import textwrap
-import types
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig, option
+from fedsparsify_jax.runner.schema import Option, at_least, read
 
 Words = tuple[str, ...]
 
@@ -42,41 +39,26 @@ _AS_IN_TRAIN = ("devices", "compilation_cache")
 _WHOLE = ("data_dir", "client_sizes")
 
 
-def _helps() -> dict[str, str]:
-    """The strings below the fields of `TrainConfig`, which are their help."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(TrainConfig)))
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    found = {}
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            assert isinstance(field.target, ast.Name)
-            found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
-    return found
+OPTIONS = {
+    field: found for field, found in read(TrainConfig).items() if field not in SINGLE
+}
+"""Options that may have several values."""
 
 
-def _kinds() -> dict[str, type]:
-    """The type of every option's values: int, float, str or Path."""
-    kinds = {}
-    for field, hint in get_type_hints(TrainConfig).items():
-        choices = [hint]
-        if get_origin(hint) in (Union, types.UnionType):
-            choices = [kind for kind in get_args(hint) if kind is not type(None)]
-        kinds[field] = choices[0]
-    return kinds
-
-
-KINDS = {field: kind for field, kind in _kinds().items() if field not in SINGLE}
-"""Options that may have several values, and the type of these."""
-
-_METAVARS = {int: "INT", float: "FLOAT", str: "NAME", Path: "PATH"}
-
-
+_SEEDS = Option(
+    "seeds",
+    int,
+    optional=True,
+    default=None,
+    help="So many seeds from 0, in place of --seed.",
+    rules=(at_least(1, below=2**20),),
+)
 _OWN: dict[str, Any] = {
     "seeds": Annotated[
         int | None,
         tyro.conf.arg(
             metavar="INT",
-            help="So many seeds from 0, in place of --seed.",
+            help=_SEEDS.help,
             help_behavior_hint="(optional)",
         ),
     ],
@@ -93,24 +75,16 @@ _OWN: dict[str, Any] = {
 
 def _make() -> type:
     """`SweepConfig`: for every field of `TrainConfig` one that takes many words."""
-    helps, hints = _helps(), get_type_hints(TrainConfig, include_extras=True)
+    every, hints = read(TrainConfig), get_type_hints(TrainConfig, include_extras=True)
     fields: list[Any] = []
-    for field in dataclasses.fields(TrainConfig):
-        if field.name not in KINDS:
-            continue
-        shown: list[Any] = [
-            tyro.conf.arg(
-                metavar=_METAVARS[KINDS[field.name]],
-                help=helps[field.name],
-                help_behavior_hint=f"(default: {field.default})",
-            )
-        ]
-        if get_origin(hints[field.name]) is Annotated:
-            shown.extend(hints[field.name].__metadata__)
-        annotated: Any = Annotated[(Words, *shown)]
-        fields.append((field.name, annotated, dataclasses.field(default=())))
+    for field, known in OPTIONS.items():
+        hint = tyro.conf.arg(
+            help=known.help, help_behavior_hint=f"(default: {known.default})"
+        )
+        annotated: Any = Annotated[(Words, hint, *hints[field].__metadata__)]
+        fields.append((field, annotated, dataclasses.field(default=())))
     shared = {
-        name: Annotated[hints[name], tyro.conf.arg(help=helps[name])]
+        name: Annotated[hints[name], tyro.conf.arg(help=every[name].help)]
         for name in _AS_IN_TRAIN
     }
     for name, own in (shared | _OWN).items():
@@ -122,17 +96,30 @@ def _make() -> type:
 
 
 SweepConfig: Any = _make()
-"""What the command line gives: words for the options in `KINDS`, ``seeds``, ``out``."""
+"""What the command line gives: words for `OPTIONS`, ``seeds``, ``out`` and others."""
 
 
-def _value(field: str, word: str) -> Any:
-    kind = KINDS[field]
-    try:
-        return kind(word)
-    except ValueError:
-        raise InputError(
-            f"{option(field)}: expected {_METAVARS[kind]}, not {word!r}"
-        ) from None
+def _words(field: str, given: Any) -> list[str]:
+    """The words that an option was given, however they were divided."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise OPTIONS[field].refusal(given, "a tuple of words")
+    words = list(given)
+    for word in words:
+        if not isinstance(word, str):
+            raise OPTIONS[field].refusal(word, "a word, as on the command line")
+    if field not in _WHOLE:
+        words = [word for listed in words for word in listed.split(",") if word]
+    if given and not words:
+        raise InputError(f"{option(field)} has no value")
+    return words
+
+
+def _check_single(config: Any) -> None:
+    """Checks what has one value."""
+    every = read(TrainConfig)
+    for field in (*_AS_IN_TRAIN, "out"):
+        every[field].check(getattr(config, field))
+    _SEEDS.check(config.seeds)
 
 
 def values(config: Any) -> dict[str, list[Any]]:
@@ -148,15 +135,12 @@ def values(config: Any) -> dict[str, list[Any]]:
       >>> values(SweepConfig(final_sparsity=("0.9,0.95",), seeds=2))
       {'final_sparsity': [0.9, 0.95], 'seed': [0, 1]}
     """
+    _check_single(config)
     given: dict[str, list[Any]] = {}
-    for field in KINDS:
-        words = getattr(config, field)
-        if field not in _WHOLE:
-            words = [word for listed in words for word in listed.split(",") if word]
+    for field, known in OPTIONS.items():
+        words = _words(field, getattr(config, field))
         if words:
-            given[field] = list(dict.fromkeys(_value(field, word) for word in words))
-        elif getattr(config, field):
-            raise InputError(f"{option(field)} has no value")
+            given[field] = list(dict.fromkeys(map(known.parse, words)))
         if field in NOT_COMPARED and len(given.get(field, ())) > 1:
             raise InputError(
                 f"{option(field)} does not change what is computed: give one value"
@@ -169,7 +153,5 @@ def values(config: Any) -> dict[str, list[Any]]:
     if config.seeds is not None:
         if "seed" in given:
             raise InputError("--seeds and --seed exclude each other: give one of them")
-        if config.seeds < 1:
-            raise InputError(f"--seeds is {config.seeds}: it must be at least 1")
         given["seed"] = list(range(config.seeds))
     return given

@@ -3,10 +3,12 @@
 import dataclasses
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig
 from fedsparsify_jax.runner.methods import unused
@@ -29,6 +31,7 @@ TRACED = (
 # At 0 these leave their part of the program out altogether.
 _ABSENT_AT_ZERO = ("momentum", "mu")
 
+_MOST = 100_000  # runs of a sweep: a directory each
 _LONGEST = 200  # letters of a directory's name; file systems allow 255 bytes
 
 
@@ -81,6 +84,12 @@ def cells(given: Mapping[str, Sequence[Any]]) -> list[Cell]:
     """
     fields = sorted(given, key=lambda field: field == "seed")
     several = [field for field in fields if len(given[field]) > 1]
+    combinations = math.prod(len(given[field]) for field in fields)
+    if combinations > _MOST:
+        raise InputError(
+            f"the sweep's options have {combinations:,} combinations: at most "
+            f"{_MOST:,} are trained at a time"
+        )
     found: dict[Any, Cell] = {}
     for combination in itertools.product(*(given[field] for field in fields)):
         options = dict(zip(fields, combination, strict=True))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data.population import HEADER
+from fedsparsify_jax.data.population_header import HEADER, checksum, write_header
 from fedsparsify_jax.errors import InputError
 
 COUNTS = (3, 1, 5, 2)
@@ -97,7 +97,7 @@ def edit(change):
         path = directory / HEADER
         header = json.loads(path.read_text())
         change(header)
-        path.write_text(json.dumps(header))
+        write_header(directory, header)
 
     return damage
 
@@ -115,8 +115,33 @@ def other_lengths(directory):
     np.save(directory / "y.npy", np.zeros(3, np.int32))
 
 
-def other_offsets(directory):
-    np.save(directory / "offsets.npy", np.array([0, 3, 3, 9, 11]))
+def with_array(name, array):
+    """Another array in place of one of the store's, as if it had been written so."""
+
+    def damage(directory):
+        np.save(directory / f"{name}.npy", array)
+        described = {"dtype": array.dtype.str, "shape": list(array.shape)}
+        described["crc32"] = checksum(array)
+        edit(lambda header: header["arrays"].update({name: described}))(directory)
+
+    return damage
+
+
+def flipped(name, at):
+    def damage(directory):
+        contents = bytearray((directory / name).read_bytes())
+        contents[at] ^= 1
+        (directory / name).write_bytes(contents)
+
+    return damage
+
+
+def renamed(directory):
+    text = (directory / HEADER).read_text()
+    (directory / HEADER).write_text(text.replace('"name": "', '"name": "un'))
+
+
+Y = np.arange(11, dtype=np.int32) % 2
 
 
 DAMAGES = {
@@ -132,7 +157,23 @@ DAMAGES = {
     "x.npy is not a whole .npy file": truncate,
     "y.npy is not a whole .npy file": pickled,
     r"says <i4 \[11\]: the files are not of one store": other_lengths,
-    "does not divide the 11 examples among 4 clients": other_offsets,
+    "does not divide the 11 examples among 4 clients": with_array(
+        "offsets", np.array([0, 3, 3, 9, 11])
+    ),
+    "offsets.npy is damaged, its checksum differs": flipped("offsets.npy", -8),
+    "y.npy is damaged, its checksum differs": flipped("y.npy", -1),
+    "damaged .its checksum differs": renamed,
+    "has labels from -1 to 1": with_array("y", Y - (Y == 0)),
+    "has labels from 0 to 9: with": with_array("y", 9 * Y),
+    "num_classes is 2000000": edit(lambda header: header.update(num_classes=2_000_000)),
+    r"num_classes are \(4, '2'\)": edit(lambda header: header.update(num_classes="2")),
+    "normalization std is 0": edit(
+        lambda header: header.update(normalization={"mean": 0, "std": 0})
+    ),
+    "training arrays of int64": with_array("y", Y.astype(np.int64)),
+    "header of a store of": lambda directory: (directory / HEADER).write_text(
+        "[" * 9999
+    ),
     "examples among 5 clients": edit(lambda header: header.update(clients=5)),
 }
 
@@ -144,6 +185,16 @@ def test_what_is_no_store_is_refused(store, message):
         data.open_population(store.directory)
     assert str(store.directory) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_example_is_found_when_its_client_is_read(store):
+    flipped("x.npy", -1)(store.directory)
+    damaged = data.open_population(store.directory)
+    damaged.gather([0, 1, 2])
+    with pytest.raises(
+        InputError, match=r"x.npy: the examples of client 3 are damaged"
+    ):
+        damaged.gather([2, 3])
 
 
 @pytest.mark.parametrize(

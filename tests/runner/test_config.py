@@ -72,7 +72,7 @@ def test_unknown_names_meet_the_known_ones(field, given, message):
 
 
 NAN, INF = float("nan"), float("inf")
-AT_LEAST_1 = "it must be at least 1"
+AT_LEAST_1 = "it must be at least 1 and below 2^31"
 POSITIVE = "it must be above 0 and finite"
 SHARE = "it must be at least 0 and below 1"
 
@@ -93,8 +93,8 @@ SHARE = "it must be at least 0 and below 1"
             )
             for value in (0, -3)
         ),
-        ("seed", -1, "it must be at least 0"),
-        ("seed", 2**32, "it must be below 2^32"),
+        ("seed", -1, "it must be at least 0 and below 2^32"),
+        ("seed", 2**32, "it must be at least 0 and below 2^32"),
         *(
             (field, value, POSITIVE)
             for field in ("learning_rate", "alpha", "exponent")

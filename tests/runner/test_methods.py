@@ -10,9 +10,10 @@ from fedsparsify_jax import algorithms, data, models
 from fedsparsify_jax.cohort import vmapped
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner import defaults, methods
-from fedsparsify_jax.runner.checks import client_sizes, resolve
+from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.config import PARTITIONS, TrainConfig
 from fedsparsify_jax.runner.federation import load, partition
+from fedsparsify_jax.runner.grammars import client_sizes
 from fedsparsify_jax.tasks import TASKS
 
 

@@ -11,7 +11,7 @@ from fedsparsify_jax.cli import main
 from fedsparsify_jax.runner import sweeping
 from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig
 from fedsparsify_jax.runner.model_files import load_model
-from fedsparsify_jax.runner.sweep_config import KINDS, SweepConfig, values
+from fedsparsify_jax.runner.sweep_config import OPTIONS, SweepConfig, values
 from fedsparsify_jax.runner.sweep_grid import cells, groups, traced
 from fedsparsify_jax.runner.sweep_progress import (
     Grid,
@@ -150,9 +150,9 @@ def test_words_become_values():
         "final_sparsity": [0.9, 0.95],
         "seed": [3, 1],
     }
-    for field, kind in KINDS.items():
+    for field, option in OPTIONS.items():
         default = getattr(TrainConfig(), field)
-        assert default is None or type(default) is kind
+        assert default is None or type(default) is option.kind
 
 
 def test_cells_leave_out_what_their_algorithm_has_no_use_for():
