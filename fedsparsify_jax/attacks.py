@@ -159,6 +159,9 @@ def mask_poisoning(attackers: ArrayLike, *, prunable: Prunable | None = None) ->
 NAMES = ("sign-flip", "scaling", "label-flip", "mask-poisoning")
 """What `named` knows."""
 
+SCALED = ("sign-flip", "scaling")
+"""Those that have a scale."""
+
 
 def named(
     name: str,
@@ -181,7 +184,7 @@ def named(
       ValueError: for an unknown name, or what does not go with it.
     """
     given = {} if scale is None else {"scale": scale}
-    if given and name not in ("sign-flip", "scaling"):
+    if given and name not in SCALED:
         raise ValueError(f"the attack {name} has no scale: sign-flip and scaling do")
     match name:
         case "sign-flip":

@@ -5,9 +5,12 @@ import math
 from typing import Any
 
 from fedsparsify_jax import data, models
+from fedsparsify_jax.attacks import NAMES as ATTACKS
+from fedsparsify_jax.attacks import SCALED
 from fedsparsify_jax.data.hub import PREFIX
 from fedsparsify_jax.errors import InputError, unknown
-from fedsparsify_jax.runner import defaults, distributed
+from fedsparsify_jax.merges import VALUES, WITHSTANDING
+from fedsparsify_jax.runner import defaults, distributed, fault_options
 from fedsparsify_jax.runner.config import PARTITIONS, TrainConfig, option
 from fedsparsify_jax.runner.methods import ALGORITHMS
 from fedsparsify_jax.sampling import cohort_size
@@ -35,6 +38,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "pin_sparsity": _SWITCH,
     "scope": ("global", "layer", "er", "erk", "erk_feddst"),
     "allocation": ("erk", "er", "erk_feddst", "layer"),
+    "merge": tuple(VALUES),
+    "attack": ATTACKS,
 }
 
 _AT_LEAST = {
@@ -56,7 +61,14 @@ _AT_LEAST = {
     "devices": 1,
     "seed": 0,
 }
-_ABOVE_ZERO = ("learning_rate", "alpha", "exponent", "server_learning_rate")
+_ABOVE_ZERO = (
+    "learning_rate",
+    "alpha",
+    "exponent",
+    "server_learning_rate",
+    "clip_norm",
+    "attack_scale",
+)
 _BELOW_ONE = ("final_sparsity", "momentum", "initial_sparsity", "purge_share")
 
 
@@ -96,6 +108,11 @@ def _check_ranges(options: dict[str, Any]) -> None:
         raise _refuse("mu", given["mu"], "at least 0 and finite")
     if not 0 <= given.get("replace_share", 0.0) <= 1:
         raise _refuse("replace_share", given["replace_share"], "between 0 and 1")
+    if not 0 <= options["attackers"] <= 1:
+        raise _refuse("attackers", options["attackers"], "between 0 and 1")
+    if not 0 <= given.get("assumed_attackers", 0.0) < 0.5:
+        value = given["assumed_attackers"]
+        raise _refuse("assumed_attackers", value, "at least 0 and below 0.5")
     if options["seed"] >= 2**32:
         raise _refuse("seed", options["seed"], "below 2^32")
 
@@ -122,6 +139,7 @@ def _check_together(config: TrainConfig) -> None:
         raise InputError(
             f"--prune-at is {config.prune_at}: there are only {config.rounds} rounds"
         )
+    _check_hostile(config)
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
     if (config.partition == STORED) != (config.dataset == "store"):
@@ -133,6 +151,26 @@ def _check_together(config: TrainConfig) -> None:
         raise InputError(
             f"--client-sizes goes with the partitions iid and value-skew, not with "
             f"{config.partition}"
+        )
+
+
+def _check_hostile(config: TrainConfig) -> None:
+    if config.faults is not None:
+        fault_options.parse(config.faults)
+    if config.attack is None and config.attackers > 0:
+        raise InputError(
+            f"--attackers is {config.attackers}: what do they do? Give --attack "
+            f"{'|'.join(ATTACKS)}"
+        )
+    if config.attack_scale is not None and config.attack not in SCALED:
+        raise InputError(
+            f"--attack-scale goes with --attack {'|'.join(SCALED)}, not with "
+            f"{config.attack}"
+        )
+    if config.assumed_attackers is not None and config.merge not in WITHSTANDING:
+        raise InputError(
+            f"--assumed-attackers goes with --merge {'|'.join(WITHSTANDING)}, not with "
+            f"{config.merge}"
         )
 
 

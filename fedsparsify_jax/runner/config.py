@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import tyro
 
 from fedsparsify_jax import data, models
+from fedsparsify_jax.attacks import NAMES as ATTACKS
+from fedsparsify_jax.merges import WITHSTANDING
 from fedsparsify_jax.runner import defaults
 from fedsparsify_jax.runner.methods import ALGORITHMS, takers
 
@@ -110,6 +112,14 @@ class TrainConfig:
     merge: Annotated[str | None, _of("merge", "NAME")] = None
     """How the server merges the clients' models."""
 
+    assumed_attackers: Annotated[
+        float | None, _optional("FLOAT", f"of {', '.join(WITHSTANDING)}, default: 0.3")
+    ] = None
+    """Share of a round's clients that the merge is to withstand, below one half."""
+    clip_norm: Annotated[float | None, _optional("FLOAT", "default: no limit")] = None
+    """Largest norm of a client's update; longer ones are scaled down before the
+    merge."""
+
     mu: Annotated[float | None, _of("mu", "FLOAT")] = None
     """Weight of the proximal term."""
     anchor: Annotated[str | None, _of("anchor", "global|zero")] = None
@@ -142,6 +152,20 @@ class TrainConfig:
         None
     )
     """How layers share the sparsity."""
+
+    faults: Annotated[
+        str | None, _optional("dropout=P,straggle=P:SHARE,nan=P", "default: none")
+    ] = None
+    """Failures to inject: the probability that a client drops out of a round, makes
+    only a share of its steps, or sends NaN; @5 or @5-9 behind one names its rounds."""
+    attack: Annotated[str | None, _optional("|".join(ATTACKS), "default: none")] = None
+    """What hostile clients do, to test defences against."""
+    attackers: float = 0.0
+    """Share of all clients that are hostile."""
+    attack_scale: Annotated[
+        float | None, _optional("FLOAT", "default: 4 for sign-flip, 10 for scaling")
+    ] = None
+    """Factor by which a forged update is larger than an honest one."""
 
     cohort: Annotated[str, _choice(("auto", "vmap", "map"))] = "auto"
     """How a device runs its clients: all at once, or in chunks one after another;
