@@ -233,7 +233,8 @@ def withstanding(merge: str, attackers: ArrayLike) -> ValueMerge:
             f"{', '.join(WITHSTANDING)} do"
         )
     robust_merges.check_attackers(attackers)
-    return partial(VALUES[merge], attackers=attackers)
+    rule: Callable[..., Variables] = VALUES[merge]
+    return partial(rule, attackers=attackers)
 
 
 VOTE_RULES = ("authors", "strict", "none")

@@ -108,7 +108,7 @@ def _check_ranges(options: dict[str, Any]) -> None:
         raise _refuse("mu", given["mu"], "at least 0 and finite")
     if not 0 <= given.get("replace_share", 0.0) <= 1:
         raise _refuse("replace_share", given["replace_share"], "between 0 and 1")
-    if not 0 <= options["attackers"] <= 1:
+    if not 0 <= given.get("attackers", 0.0) <= 1:
         raise _refuse("attackers", options["attackers"], "between 0 and 1")
     if not 0 <= given.get("assumed_attackers", 0.0) < 0.5:
         value = given["assumed_attackers"]
@@ -157,10 +157,10 @@ def _check_together(config: TrainConfig) -> None:
 def _check_hostile(config: TrainConfig) -> None:
     if config.faults is not None:
         fault_options.parse(config.faults)
-    if config.attack is None and config.attackers > 0:
+    if (config.attack is None) != (config.attackers is None):
         raise InputError(
-            f"--attackers is {config.attackers}: what do they do? Give --attack "
-            f"{'|'.join(ATTACKS)}"
+            f"--attack {'|'.join(ATTACKS)} and --attackers SHARE go together: got "
+            f"{config.attack} and {config.attackers}"
         )
     if config.attack_scale is not None and config.attack not in SCALED:
         raise InputError(

@@ -160,7 +160,7 @@ class TrainConfig:
     only a share of its steps, or sends NaN; @5 or @5-9 behind one names its rounds."""
     attack: Annotated[str | None, _optional("|".join(ATTACKS), "default: none")] = None
     """What hostile clients do, to test defences against."""
-    attackers: float = 0.0
+    attackers: Annotated[float | None, _optional("FLOAT", "with --attack")] = None
     """Share of all clients that are hostile."""
     attack_scale: Annotated[
         float | None, _optional("FLOAT", "default: 4 for sign-flip, 10 for scaling")

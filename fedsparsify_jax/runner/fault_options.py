@@ -6,9 +6,7 @@ from typing import NamedTuple
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.faults import Chance, Faults, within
 
-FORM = (
-    "dropout=P,straggle=P:SHARE,nan=P, each with @ROUND or @FROM-TO after it if wanted"
-)
+FORM = "dropout=P,straggle=P:SHARE,nan=P, each may end in @ROUND or @FROM-TO"
 _KINDS = ("dropout", "straggle", "nan")
 _NUMBER = re.compile(r"[0-9]*\.?[0-9]+([eE]-?[0-9]+)?")
 
