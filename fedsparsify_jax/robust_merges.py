@@ -217,10 +217,9 @@ def geometric_median(
     weights = jnp.asarray(weights, jnp.float32)
 
     def better(_: int, point: Variables) -> Variables:
-        square = jnp.minimum(_square_distances(stacked, point), _LARGEST)
-        return weighted_mean(
-            stacked, weights / jnp.maximum(jnp.sqrt(square), smoothing)
-        )
+        # Who is so far that the square overflows has weight 0, as if absent.
+        distance = jnp.sqrt(_square_distances(stacked, point))
+        return weighted_mean(stacked, weights / jnp.maximum(distance, smoothing))
 
     return jax.lax.fori_loop(0, iterations, better, previous)
 

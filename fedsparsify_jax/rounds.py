@@ -369,7 +369,7 @@ def engine(
 
         down = nonzero_bytes(method.download(variables, masks, context))
         seen = jnp.maximum(jnp.sum(weights), 1.0)
-        lost = jnp.where(weights > 0, weights * done.loss, 0.0)
+        lost = weights * jnp.where(weights > 0, done.loss, 0.0)
         slow = here & False if struck is None else struck.slow
         info = RoundInfo(
             round=context.round,
