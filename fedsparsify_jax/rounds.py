@@ -356,6 +356,8 @@ def engine(
         variables, masks, server = method.server_update(
             keys.server, variables, masks, uploads, context
         )
+        seen = jnp.maximum(jnp.sum(weights), 1.0)
+        loss = jnp.sum(weights * jnp.where(weights > 0, done.loss, 0.0)) / seen
         # Without a client to merge, nothing is: not even the server purges.
         some = jnp.any(weights > 0)
         variables, masks, server = trees.where(
@@ -368,12 +370,10 @@ def engine(
         new = State(variables, masks, context.round, kept, server)
 
         down = nonzero_bytes(method.download(variables, masks, context))
-        seen = jnp.maximum(jnp.sum(weights), 1.0)
-        lost = weights * jnp.where(weights > 0, done.loss, 0.0)
         slow = here & False if struck is None else struck.slow
         info = RoundInfo(
             round=context.round,
-            loss=jnp.where(some, jnp.sum(lost) / seen, jnp.nan),
+            loss=jnp.where(some, loss, jnp.nan),
             target_sparsity=context.sparsity,
             sparsity=mask_algebra.sparsity(masks, method.prunable),
             kept=mask_algebra.kept(masks),
