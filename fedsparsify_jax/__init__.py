@@ -10,14 +10,17 @@ from importlib.metadata import version as _version
 
 from fedsparsify_jax import aggregation as aggregation
 from fedsparsify_jax import algorithms as algorithms
+from fedsparsify_jax import attacks as attacks
 from fedsparsify_jax import cohort as cohort
 from fedsparsify_jax import data as data
+from fedsparsify_jax import faults as faults
 from fedsparsify_jax import hooks as hooks
 from fedsparsify_jax import masks as masks
 from fedsparsify_jax import merges as merges
 from fedsparsify_jax import metrics as metrics
 from fedsparsify_jax import models as models
 from fedsparsify_jax import pruning as pruning
+from fedsparsify_jax import robust_merges as robust_merges
 from fedsparsify_jax import rounds as rounds
 from fedsparsify_jax import schedules as schedules
 from fedsparsify_jax import trees as trees
@@ -43,14 +46,17 @@ __all__ = [
     "__version__",
     "aggregation",
     "algorithms",
+    "attacks",
     "cohort",
     "data",
+    "faults",
     "hooks",
     "masks",
     "merges",
     "metrics",
     "models",
     "pruning",
+    "robust_merges",
     "rounds",
     "schedules",
     "trees",

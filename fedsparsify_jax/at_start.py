@@ -10,11 +10,12 @@ from fedsparsify_jax import schedules
 from fedsparsify_jax.hooks import Context, Method
 from fedsparsify_jax.local_training import batch_loss
 from fedsparsify_jax.masks import apply, intersect, prunable_leaves
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.probing import first_batch, score_clients, scoring_clients
 from fedsparsify_jax.pruning import prune
 from fedsparsify_jax.rounds import EngineOptions, option
 from fedsparsify_jax.saliency import Loss
-from fedsparsify_jax.streams import weighted_mean
+from fedsparsify_jax.streams import shared_masks
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,
@@ -40,6 +41,7 @@ def fixed_masks(
     scouts: Callable[[Key, jax.Array], jax.Array],
     final_sparsity: ArrayLike,
     prunable: Prunable | None,
+    merge: str | ValueMerge,
 ) -> Method:
     """The method that trains under the masks found before the first round.
 
@@ -48,6 +50,7 @@ def fixed_masks(
       scouts: ``(key, count [N]) -> ids [P]``, the clients whose data `find` is given.
       final_sparsity: S.
       prunable: see `masks.prunable_leaves`.
+      merge: a name of `merges.VALUES` or a function of that signature.
     """
 
     def setup(
@@ -60,7 +63,7 @@ def fixed_masks(
         schedule=schedules.constant(final_sparsity),
         setup=setup,
         scouts=scouts,
-        aggregate=weighted_mean(),
+        aggregate=shared_masks(merge),
         prunable=prunable,
     )
 
@@ -76,6 +79,7 @@ def by_gradients(
     scope: str,
     prunable: Prunable | None,
     freeze_zero_initialized: bool,
+    merge: str | ValueMerge,
     options: EngineOptions,
 ) -> Method:
     """The method that keeps the largest scores of a loss on clients' batches."""
@@ -109,5 +113,9 @@ def by_gradients(
         scoring_clients, source=source, participation=option(options, "participation")
     )
     return fixed_masks(
-        find, scouts=scouts, final_sparsity=final_sparsity, prunable=prunable
+        find,
+        scouts=scouts,
+        final_sparsity=final_sparsity,
+        prunable=prunable,
+        merge=merge,
     )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from fedsparsify_jax import trees
 from fedsparsify_jax.hooks import Batch, BatchLoss, Context, Method, mean_loss
@@ -39,7 +40,8 @@ class TrainFn(Protocol):
     """One client's training; ``data`` has no leading axis.
 
     ``memory`` continues what an earlier training of the same round accumulated; None
-    starts afresh with `Method.memory`.
+    starts afresh with `Method.memory`. ``effort`` is the share of its steps that the
+    client makes, float32, at least one of them unless it is 0; None for all.
     """
 
     def __call__(
@@ -51,6 +53,7 @@ class TrainFn(Protocol):
         data: ClientData,
         context: Context,
         memory: PyTree | None = None,
+        effort: jax.Array | None = None,
     ) -> Trained: ...
 
 
@@ -93,6 +96,16 @@ def batch_loss(apply_fn: ApplyFn, loss_fn: LossFn) -> BatchLoss:
         return mean_loss(loss_fn(outputs, batch.y), batch.valid), changed
 
     return loss
+
+
+def steps_made(effort: jax.Array, total: jax.Array) -> jax.Array:
+    """How many of its steps a client makes: int32.
+
+    >>> [int(steps_made(jnp.float32(e), jnp.int32(10))) for e in (1, 0.39, 0.01, 0)]
+    [10, 3, 1, 0]
+    """
+    made = jnp.floor(effort * total + 1e-4).astype(jnp.int32)
+    return jnp.where(effort > 0, jnp.clip(made, 1, total), 0)
 
 
 class _Carry(NamedTuple):
@@ -147,7 +160,12 @@ def local_training(
         return weights, others
 
     def update(
-        carry: _Carry, batch: Batch, key: Key, masks: Masks, context: Context
+        carry: _Carry,
+        batch: Batch,
+        key: Key,
+        masks: Masks,
+        context: Context,
+        made: ArrayLike,
     ) -> _Carry:
         (value, changed), gradients, memory = method.gradient(
             grad_of(batch, key, context), carry.variables, carry.memory, context
@@ -158,7 +176,7 @@ def local_training(
         variables = method.project(masks, carry.variables | changed | weights)
         seen = jnp.sum(batch.valid, dtype=jnp.float32)
         new = _Carry(variables, state, memory, carry.loss + value * seen)
-        return trees.where(seen > 0, new, carry)
+        return trees.where((seen > 0) & made, new, carry)
 
     def train(
         key: Key,
@@ -168,9 +186,12 @@ def local_training(
         data: ClientData,
         context: Context,
         memory: PyTree | None = None,
+        effort: jax.Array | None = None,
     ) -> Trained:
         length = data.y.shape[0]
         steps = -(-length // batch_size)
+        own = -(-data.count // batch_size)  # steps in an epoch of this client
+        most = None if effort is None else steps_made(effort, own * epochs)
         slots = jnp.arange(steps * batch_size).reshape(steps, batch_size)
 
         def epoch(carry: _Carry, number: jax.Array) -> tuple[_Carry, None]:
@@ -184,7 +205,9 @@ def local_training(
                 index = order[jnp.where(valid, slot, 0)]
                 batch = Batch(data.x[index], data.y[index], valid)
                 noise = jax.random.fold_in(step_key, slot[0])
-                return update(carry, batch, noise, masks, context), None
+                done = number * own + slot[0] // batch_size  # steps before this one
+                made = True if most is None else done < most
+                return update(carry, batch, noise, masks, context, made), None
 
             return jax.lax.scan(step, carry, slots)[0], None
 
@@ -192,7 +215,12 @@ def local_training(
         memory = method.memory(start) if memory is None else memory
         carry = _Carry(start, optimizer_state, memory, jnp.float32(0))
         carry, _ = jax.lax.scan(epoch, carry, jnp.arange(epochs))
-        seen = jnp.maximum(data.count * epochs, 1).astype(jnp.float32)
+        seen = data.count * epochs
+        if most is not None:
+            whole = most // jnp.maximum(own, 1)
+            rest = jnp.minimum((most - whole * own) * batch_size, data.count)
+            seen = whole * data.count + rest
+        seen = jnp.maximum(seen, 1).astype(jnp.float32)
         return Trained(
             carry.variables, carry.optimizer, carry.memory, carry.loss / seen
         )

@@ -18,6 +18,7 @@ References:
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import chex
 import jax
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
-from fedsparsify_jax import trees
+from fedsparsify_jax import robust_merges, trees
 from fedsparsify_jax.aggregation import nonzero_mean, weighted_mean
 from fedsparsify_jax.types import Masks, Variables
 
@@ -205,8 +206,36 @@ VALUES: dict[str, ValueMerge] = {
     "absolute-minimum": absolute_minimum,
     "tanh": tanh,
     "pseudo-gradient": pseudo_gradient,
+    "trimmed-mean": robust_merges.trimmed_mean,
+    "krum": robust_merges.krum,
+    "multi-krum": robust_merges.multi_krum,
+    "geometric-median": robust_merges.geometric_median,
 }
-"""Value merges by name."""
+"""Value merges by name; the last four are explained in `robust_merges`."""
+
+WITHSTANDING = ("trimmed-mean", "krum", "multi-krum")
+"""Those that are told how many attackers to withstand."""
+
+
+def withstanding(merge: str, attackers: ArrayLike) -> ValueMerge:
+    """A merge of `WITHSTANDING` against a share of hostile clients.
+
+    Args:
+      merge: its name.
+      attackers: share of the clients of a round, at least 0 and below 0.5.
+
+    Raises:
+      ValueError: for a merge that has no use for it, or a share out of range.
+    """
+    if merge not in WITHSTANDING:
+        raise ValueError(
+            f"the merge {merge!r} does not ask how many attackers to withstand: "
+            f"{', '.join(WITHSTANDING)} do"
+        )
+    robust_merges.check_attackers(attackers)
+    rule: Callable[..., Variables] = VALUES[merge]
+    return partial(rule, attackers=attackers)
+
 
 VOTE_RULES = ("authors", "strict", "none")
 

@@ -6,20 +6,22 @@ aggregation, server-side pruning, and what is reported.
 """
 
 import inspect
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from fedsparsify_jax import faults as failures
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import small_form as small_forms
 from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation import shares
+from fedsparsify_jax.attacks import Attack
 from fedsparsify_jax.cohort import CohortMap, vmapped
+from fedsparsify_jax.faults import Faults
 from fedsparsify_jax.hooks import (
     Client,
     Context,
@@ -37,6 +39,8 @@ from fedsparsify_jax.local_training import (
 )
 from fedsparsify_jax.metrics.communication import nonzero_bytes
 from fedsparsify_jax.preconditions import check_clients, check_cohort
+from fedsparsify_jax.robust_merges import check_norm, clipped
+from fedsparsify_jax.round_parts import Done, Keys, Task, opening, sgd
 from fedsparsify_jax.sampling import client_keys, cohort_size, sample_cohort
 from fedsparsify_jax.small_form import SmallForm
 from fedsparsify_jax.tasks import cross_entropy
@@ -47,7 +51,6 @@ from fedsparsify_jax.types import (
     FederatedAlgorithm,
     Key,
     LossFn,
-    Masks,
     PyTree,
     RoundInfo,
     Scouts,
@@ -71,6 +74,9 @@ class EngineOptions(TypedDict, total=False):
     participation: float
     cohort: CohortMap | None
     small_form: SmallForm | None
+    faults: Faults | None
+    attack: Attack | None
+    clip_norm: ArrayLike | None
 
 
 def option(options: EngineOptions, name: str) -> Any:
@@ -85,44 +91,8 @@ def option(options: EngineOptions, name: str) -> Any:
     return options.get(name, default)
 
 
-class _Task(NamedTuple):
-    """What one client needs for a round; stacked ``[K, ...]`` for the cohort."""
-
-    key: Key
-    client: Client
-    optimizer: PyTree
-    share: jax.Array  # its weight in means
-
-
-class _Keys(NamedTuple):
-    """What a round's key is split into."""
-
-    setup: Key
-    cohort: Key
-    local: Key
-    server: Key
-
-    @classmethod
-    def of(cls, key: Key) -> "_Keys":
-        return cls(*jax.random.split(key, 4))
-
-
-class _Done(NamedTuple):
-    """What one client's round leaves; stacked ``[K, ...]`` for the cohort."""
-
-    upload: Upload
-    state: ClientsState
-    loss: jax.Array
-    bytes_up: jax.Array
-
-
-def _optimizer(
-    learning_rate: ArrayLike, momentum: ArrayLike | None, nesterov: bool
-) -> optax.GradientTransformation:
-    # A momentum of exactly 0 would only carry a useless buffer.
-    if isinstance(momentum, int | float) and momentum == 0:
-        momentum = None
-    return optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+def _count(which: jax.Array) -> jax.Array:
+    return jnp.sum(which, dtype=jnp.int32)
 
 
 def engine(
@@ -141,10 +111,14 @@ def engine(
     participation: float = 1.0,
     cohort: CohortMap | None = None,
     small_form: SmallForm | None = None,
+    faults: Faults | None = None,
+    attack: Attack | None = None,
+    clip_norm: ArrayLike | None = None,
 ) -> FederatedAlgorithm:
     """Turns a method into an algorithm.
 
-    ``learning_rate`` and ``momentum`` may be traced; everything else is static.
+    ``learning_rate``, ``momentum``, ``clip_norm`` and the numbers of ``faults`` and
+    ``attack`` may be traced; everything else is static.
 
     Args:
       apply_fn: the model's forward pass.
@@ -165,6 +139,11 @@ def engine(
       cohort: how the cohort's clients are run, see `cohort`; all at once by default.
       small_form: a smaller form of the model that clients train on where the round's
         masks fit it, with the same results, see `sparse_training`.
+      faults: how often clients drop out, straggle or send broken numbers; never by
+        default. Broken uploads are left out in any case, see `faults`.
+      attack: what hostile clients do, see `attacks`.
+      clip_norm: the largest norm of a client's update; longer ones are scaled down
+        before the merge, see `robust_merges.clipped`.
 
     Returns:
       The algorithm. Its ``init`` raises ``ValueError`` if the variables have no
@@ -178,7 +157,10 @@ def engine(
     if num_clients is not None:
         cohort_size(num_clients, participation)  # complain early
     keep_optimizer = optimizer_state == "kept"
-    transform = optimizer or _optimizer(learning_rate, momentum, nesterov)
+    transform = optimizer or sgd(learning_rate, momentum, nesterov)
+    if faults is not None:
+        failures.check(faults)
+    check_norm(clip_norm)
     more_epochs = method.fine_tune_epochs
     if more_epochs < 0:
         raise ValueError(f"fine_tune_epochs is {more_epochs}: it must be at least 0")
@@ -228,15 +210,21 @@ def engine(
         server = method.server_state(variables, masks)
         return State(variables, masks, jnp.int32(0), kept, server)
 
-    def client_round(context: Context, task: _Task) -> _Done:
+    def client_round(context: Context, task: Task) -> Done:
         train_key, prune_key, upload_key, *tune_key = jax.random.split(
             task.key, 3 if fine_tune is None else 4
         )
-        variables, masks = method.receive(context, task.client)
-        state = task.optimizer if keep_optimizer else new_optimizer(variables)
-        trained = train(train_key, variables, masks, state, task.client.data, context)
-        local = Local(trained.variables, masks, trained.memory)
-        masks = method.client_prune(prune_key, local, context, task.client)
+        client, struck = task.client, task.struck
+        effort = None if struck is None else struck.effort
+        if attack is not None:
+            client = attack.data(client)
+        start, before = method.receive(context, client)
+        state = task.optimizer if keep_optimizer else new_optimizer(start)
+        trained = train(
+            train_key, start, before, state, client.data, context, effort=effort
+        )
+        local = Local(trained.variables, before, trained.memory)
+        masks = method.client_prune(prune_key, local, context, client)
         trained = trained._replace(variables=method.project(masks, trained.variables))
         if fine_tune is not None:
             tuned = fine_tune(
@@ -244,21 +232,31 @@ def engine(
                 trained.variables,
                 masks,
                 trained.optimizer,
-                task.client.data,
+                client.data,
                 context,
                 trained.memory,
+                effort,
             )
             trained = continued(trained, tuned, (local_epochs, more_epochs))
         local = Local(trained.variables, masks, trained.memory)
-        upload, extra = method.upload(upload_key, local, context, task.client)
+        upload, extra = method.upload(upload_key, local, context, client)
+        if attack is not None:
+            upload = attack.upload(upload, start, before, context, client)
+        bytes_up = nonzero_bytes(upload.variables)
+        if struck is not None:
+            upload = failures.spoiled(upload, struck.garbage)
+        if clip_norm is not None:
+            cut = clipped(upload.variables, upload.masks, start, clip_norm)
+            upload = upload._replace(variables=cut)
+        sound = failures.sound((upload.variables, upload.extra))
         kept = ClientsState(trained.optimizer if keep_optimizer else (), extra)
-        return _Done(upload, kept, trained.loss, nonzero_bytes(upload.variables))
+        return Done(upload, kept, trained.loss, bytes_up, sound)
 
     def add_up(
-        context: Context, tasks: _Task, done: _Done, present: jax.Array
-    ) -> tuple[PyTree, _Done]:
+        context: Context, tasks: Task, done: Done, present: jax.Array
+    ) -> tuple[PyTree, Done]:
         assert isinstance(method.aggregate, Streamed)
-        weights = jnp.where(present, tasks.share, 0.0)
+        weights = jnp.where(present & done.sound, tasks.share, 0.0)
         uploads = Uploads(*done.upload, weights, tasks.client.id)
         nothing = Upload({}, {})  # so that no model is stacked
         return method.aggregate.sums(uploads, context), done._replace(upload=nothing)
@@ -271,36 +269,12 @@ def engine(
                 "this method looks at the data of all clients before round 1 (it has "
                 "Method.setup without Method.scouts): only step can run it"
             )
-        setup_key = _Keys.of(jax.random.clone(key)).setup
+        setup_key = Keys.of(jax.random.clone(key)).setup
         return method.scouts(setup_key, count).astype(jnp.int32)
-
-    def opening(key: Key, state: State, meet: Callable[[Key], Scouts]) -> Context:
-        """The round's context, after the method's setup if it is the first round."""
-        t = state.round + 1
-        target = jnp.asarray(method.schedule(t), jnp.float32)
-        context = Context(
-            t, target, state.variables, state.masks, state.server, state.clients.extra
-        )
-        if method.setup is None:
-            return context
-        setup, impl = method.setup, jax.random.key_impl(key)
-        # The key enters as plain numbers: under vmap the branches become a select
-        # between copies of it, which JAX's reuse checker takes for a second use.
-        bits = jax.random.key_data(key)
-
-        def first() -> tuple[Variables, Masks]:
-            ids, data = meet(jax.random.wrap_key_data(bits, impl=impl))
-            own = jax.random.wrap_key_data(bits, impl=impl)
-            return setup(own, context._replace(scouts=ids), data)
-
-        variables, masks = jax.lax.cond(
-            t == 1, first, lambda: (context.variables, context.masks)
-        )
-        return context._replace(variables=variables, masks=masks)
 
     def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
         check_clients(clients, state, num_clients)
-        keys = _Keys.of(key)
+        keys = Keys.of(key)
 
         def meet(key: Key) -> Scouts:
             if method.scouts is None:
@@ -308,7 +282,7 @@ def engine(
             ids = method.scouts(key, clients.count).astype(jnp.int32)
             return Scouts(ids, trees.take(clients, ids))
 
-        context = opening(keys.setup, state, meet)
+        context = opening(method, keys.setup, state, meet)
         total = clients.count.shape[0]
         size = cohort_size(total, participation)
         chosen = sample_cohort(keys.cohort, total, size)
@@ -320,7 +294,7 @@ def engine(
         if num_clients not in (None, total):
             raise ValueError(f"num_clients is {num_clients}, asked for {total} clients")
         size = cohort_size(total, participation)
-        return sample_cohort(_Keys.of(jax.random.clone(key)).cohort, total, size)
+        return sample_cohort(Keys.of(jax.random.clone(key)).cohort, total, size)
 
     def play(
         key: Key,
@@ -335,18 +309,18 @@ def engine(
                 "this method may look at clients' data before round 1: give play the "
                 "scouts, whose ids algorithm.scouts chooses"
             )
-        keys = _Keys.of(key)
+        keys = Keys.of(key)
 
         def meet(key: Key) -> Scouts:
             del key
             assert scouts is not None
             return scouts
 
-        context = opening(keys.setup, state, meet)
+        context = opening(method, keys.setup, state, meet)
         return the_round(keys, state, context, cohort, data, everyone=False)
 
     def the_round(
-        keys: _Keys,
+        keys: Keys,
         state: State,
         context: Context,
         chosen: jax.Array,
@@ -355,39 +329,61 @@ def engine(
     ) -> tuple[State, RoundInfo]:
         """The round of the chosen clients; ``everyone`` if they are all, in order."""
         mine = state.clients if everyone else trees.take(state.clients, chosen)
-        tasks = _Task(
+        weights, struck = data.count.astype(jnp.float32), None
+        here = jnp.ones(chosen.shape, bool)
+        if faults is not None:
+            struck = failures.strike(faults, keys.faults, context.round, chosen)
+            here = ~struck.dropped
+            weights = jnp.where(here, weights, 0.0)
+        tasks = Task(
             client_keys(keys.local, chosen),
             Client(chosen, data, mine.extra),
             mine.optimizer,
-            shares(data.count),
+            shares(weights),
+            struck,
         )
-        weights = data.count.astype(jnp.float32)
-        done: _Done
+        done: Done
         if isinstance(method.aggregate, Streamed):
             sums, done = run_cohort(client_round, context, tasks, add_up)
+            weights = jnp.where(done.sound, weights, 0.0)
             uploads = Uploads({}, {}, (), weights, chosen)
             variables, masks = method.aggregate.merge(sums, context)
         else:
             done = run_cohort(client_round, context, tasks)
+            weights = jnp.where(done.sound, weights, 0.0)
             uploads = Uploads(*done.upload, weights, chosen)
             variables, masks = method.aggregate(uploads, context)
         variables, masks, server = method.server_update(
             keys.server, variables, masks, uploads, context
         )
-        kept = done.state if everyone else trees.put(state.clients, chosen, done.state)
+        seen = jnp.maximum(jnp.sum(weights), 1.0)
+        loss = jnp.sum(weights * jnp.where(weights > 0, done.loss, 0.0)) / seen
+        # Without a client to merge, nothing is: not even the server purges.
+        some = jnp.any(weights > 0)
+        variables, masks, server = trees.where(
+            some,
+            (variables, masks, server),
+            (context.variables, context.masks, context.server),
+        )
+        own = failures.where_some(here & done.sound & some, done.state, mine)
+        kept = own if everyone else trees.put(state.clients, chosen, own)
         new = State(variables, masks, context.round, kept, server)
 
         down = nonzero_bytes(method.download(variables, masks, context))
-        seen = jnp.maximum(jnp.sum(weights), 1.0)
+        slow = here & False if struck is None else struck.slow
         info = RoundInfo(
             round=context.round,
-            loss=jnp.sum(weights * done.loss) / seen,
+            loss=jnp.where(some, loss, jnp.nan),
             target_sparsity=context.sparsity,
             sparsity=mask_algebra.sparsity(masks, method.prunable),
             kept=mask_algebra.kept(masks),
-            bytes_up=done.bytes_up,
+            bytes_up=jnp.where(here, done.bytes_up, jnp.uint32(0)),
             bytes_down=jnp.broadcast_to(down, chosen.shape),
             cohort=chosen,
+            merged=_count(weights > 0),
+            dropped=_count(~here),
+            stragglers=_count(slow),
+            rejected=_count(here & ~done.sound),
         )
         return new, info
 

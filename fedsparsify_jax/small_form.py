@@ -105,6 +105,7 @@ def small_or_full(
         data: ClientData,
         context: Context,
         memory: PyTree | None = None,
+        effort: jax.Array | None = None,
     ) -> Trained:
         index = context.small
         # As plain numbers: see the setup in `rounds`.
@@ -120,6 +121,7 @@ def small_or_full(
                 new_optimizer(small),
                 data,
                 context,
+                effort=effort,
             )
             grown = form.expand(index, trained.variables, start)
             return trained._replace(variables=grown, optimizer=optimizer_state)
@@ -133,6 +135,7 @@ def small_or_full(
                 data,
                 context,
                 memory,
+                effort,
             )
             return trained._replace(optimizer=optimizer_state)
 

@@ -37,6 +37,18 @@ def weighted_mean() -> Streamed:
     return Streamed(sums, merge)
 
 
+def shared_masks(merge: str | ValueMerge) -> Aggregate:
+    """The merge of a name where all clients have the round's masks.
+
+    Args:
+      merge: a name of `merges.VALUES` or a function of that signature.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    return weighted_mean() if merge == "mean" else aggregate(merge, None)
+
+
 class _Counted(NamedTuple):
     values: aggregation.Sums
     votes: PyTree  # int32, how many keep each entry; () if nobody asks

@@ -99,13 +99,19 @@ class RoundInfo(NamedTuple):
     """What a round reports and the next one does not need."""
 
     round: jax.Array  # int32 scalar: t
-    loss: jax.Array  # float32 scalar: training loss, mean over the examples seen
+    # float32 scalar: training loss, mean over the merged clients' examples; NaN if none
+    loss: jax.Array
     target_sparsity: jax.Array  # float32 scalar: the schedule's s_t
     sparsity: jax.Array  # float32 scalar: pruned share of the prunable parameters
     kept: dict[str, jax.Array]  # path of a leaf -> int32 kept entries
     bytes_up: jax.Array  # [K] uint32: sent by each client, non-zeros x 32 bit
     bytes_down: jax.Array  # [K] uint32: sent to each client, non-zeros x 32 bit
     cohort: jax.Array  # [K] int32: who took part
+    # int32 scalars: of the cohort, see `faults`
+    merged: jax.Array  # whose uploads were merged; if 0, the model stayed as it was
+    dropped: jax.Array  # who sent nothing
+    stragglers: jax.Array  # who made fewer steps, and sent what came of them
+    rejected: jax.Array  # whose uploads held a NaN or an infinity
 
 
 class Scouts(NamedTuple):

@@ -13,9 +13,10 @@ LAYERS = [
     ("types", "errors"),
     ("tasks",),
     ("trees", "schedules", "allocation", "sampling", "preconditions"),
-    ("masks", "cohort"),
+    ("masks", "cohort", "faults"),
     ("pruning", "aggregation", "hooks", "metrics"),
-    ("saliency", "efficiency", "merges", "objectives"),
+    ("saliency", "efficiency", "robust_merges", "objectives", "attacks"),
+    ("merges", "round_parts"),
     ("streams",),
     ("local_training", "sweeps"),
     ("probing", "small_form"),
@@ -38,7 +39,13 @@ CONFINED = {
     "sklearn": {"data"},
     "tyro": {"cli.py", "runner/config.py", "runner/sweep_config.py"},
     "rich": {"runner"},
-    "optax": {"tasks.py", "local_training.py", "rounds.py", "algorithms"},
+    "optax": {
+        "tasks.py",
+        "local_training.py",
+        "round_parts.py",
+        "rounds.py",
+        "algorithms",
+    },
 }
 
 

@@ -15,16 +15,24 @@ Deviations: none. (The paper's ``m = max(C N, 1)`` clients a round is
 from typing import Unpack
 
 from fedsparsify_jax.hooks import Method, no_projection
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.streams import weighted_mean
+from fedsparsify_jax.streams import shared_masks
 from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm
 
 
-def fedavg(apply_fn: ApplyFn, **options: Unpack[EngineOptions]) -> FederatedAlgorithm:
+def fedavg(
+    apply_fn: ApplyFn,
+    *,
+    merge: str | ValueMerge = "mean",
+    **options: Unpack[EngineOptions],
+) -> FederatedAlgorithm:
     """Builds FedAvg.
 
     Args:
       apply_fn: the model's forward pass.
+      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+        function of that signature.
       **options: see `rounds.engine`.
 
     Example:
@@ -40,5 +48,5 @@ def fedavg(apply_fn: ApplyFn, **options: Unpack[EngineOptions]) -> FederatedAlgo
       (1, 0.0)
     """
 
-    method = Method(aggregate=weighted_mean(), project=no_projection)
+    method = Method(aggregate=shared_masks(merge), project=no_projection)
     return engine(apply_fn, method, **options)

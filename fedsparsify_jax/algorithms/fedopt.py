@@ -28,8 +28,9 @@ import optax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax.hooks import Context, Method, Uploads, no_projection
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.streams import weighted_mean
+from fedsparsify_jax.streams import shared_masks
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
@@ -112,6 +113,7 @@ def fedopt(
     *,
     server_optimizer: str | optax.GradientTransformation = "adam",
     server_learning_rate: ArrayLike | None = None,
+    merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:
     """Builds FedOpt.
@@ -122,6 +124,8 @@ def fedopt(
         transformation; its state is ``State.server``.
       server_learning_rate: eta, of an optimizer given by name; may be traced. By
         default 0.01 for adam and yogi, 1 for momentum and sgd.
+      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+        function of that signature.
       **options: see `rounds.engine`.
 
     Example:
@@ -153,7 +157,7 @@ def fedopt(
 
     method = Method(
         server_state=server_state,
-        aggregate=weighted_mean(),
+        aggregate=shared_masks(merge),
         server_update=server_step,
         project=no_projection,
     )

@@ -22,9 +22,10 @@ from typing import Unpack
 from jax.typing import ArrayLike
 
 from fedsparsify_jax.hooks import Method, no_projection
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.objectives import proximal
 from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.streams import weighted_mean
+from fedsparsify_jax.streams import shared_masks
 from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm
 
 
@@ -33,6 +34,7 @@ def fedprox(
     *,
     mu: ArrayLike = 0.001,
     anchor: str = "global",
+    merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:
     """Builds FedProx.
@@ -41,6 +43,8 @@ def fedprox(
       apply_fn: the model's forward pass.
       mu: weight of the proximal term; 0 is FedAvg.
       anchor: ``"global"`` as published, ``"zero"`` for the authors' defect.
+      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+        function of that signature.
       **options: see `rounds.engine`.
 
     Example:
@@ -57,6 +61,8 @@ def fedprox(
     """
 
     method = Method(
-        aggregate=weighted_mean(), objective=proximal(mu, anchor), project=no_projection
+        aggregate=shared_masks(merge),
+        objective=proximal(mu, anchor),
+        project=no_projection,
     )
     return engine(apply_fn, method, **options)

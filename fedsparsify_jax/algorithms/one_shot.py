@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
 from fedsparsify_jax.algorithms.fedsparsify_global import fedsparsify_global
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.rounds import EngineOptions
 from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable
 
@@ -36,6 +37,7 @@ def one_shot(
     fine_tune_rounds: int = 10,
     scope: str = "global",
     prunable: Prunable | None = None,
+    merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:
     """Builds one-shot pruning.
@@ -49,6 +51,8 @@ def one_shot(
       fine_tune_rounds: rounds from the authors' start to T, the pruning one included.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
+      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+        function of that signature.
       **options: see `rounds.engine`.
 
     Raises:
@@ -85,5 +89,6 @@ def one_shot(
         schedule=schedules.one_shot(final_sparsity, at=at),
         scope=scope,
         prunable=prunable,
+        merge=merge,
         **options,
     )

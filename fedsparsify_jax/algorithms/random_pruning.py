@@ -26,9 +26,10 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import saliency, schedules
 from fedsparsify_jax.hooks import Context, Method, Uploads
 from fedsparsify_jax.masks import apply
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.pruning import prune
 from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.streams import weighted_mean
+from fedsparsify_jax.streams import shared_masks
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
@@ -53,6 +54,7 @@ def random_pruning(
     schedule: Schedule | None = None,
     scope: str = "global",
     prunable: Prunable | None = None,
+    merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:
     """Builds random pruning.
@@ -68,6 +70,8 @@ def random_pruning(
       schedule: any other schedule, in place of the polynomial of the five above.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
+      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+        function of that signature.
       **options: see `rounds.engine`.
 
     Example:
@@ -113,7 +117,7 @@ def random_pruning(
     method = Method(
         schedule=schedule,
         server_state=no_seed,
-        aggregate=weighted_mean(),
+        aggregate=shared_masks(merge),
         server_update=purge,
         prunable=prunable,
     )

@@ -25,6 +25,7 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import saliency
 from fedsparsify_jax.at_start import by_gradients
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable
 
@@ -38,6 +39,7 @@ def snip(
     scope: str = "global",
     prunable: Prunable | None = None,
     freeze_zero_initialized: bool = False,
+    merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:
     """Builds SNIP.
@@ -51,6 +53,8 @@ def snip(
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       freeze_zero_initialized: whether parameters that start at zero stay there.
+      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+        function of that signature.
       **options: see `rounds.engine`.
 
     Example:
@@ -75,6 +79,7 @@ def snip(
         scope=scope,
         prunable=prunable,
         freeze_zero_initialized=freeze_zero_initialized,
+        merge=merge,
         options=options,
     )
     return engine(apply_fn, method, **options)

@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax.at_start import fixed_masks
 from fedsparsify_jax.hooks import Context
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.probing import nobody
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.saliency import synflow_masks
@@ -45,6 +46,7 @@ def synflow(
     example: ArrayLike | None = None,
     scope: str = "global",
     prunable: Prunable | None = None,
+    merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:
     """Builds SynFlow.
@@ -57,6 +59,8 @@ def synflow(
         preprocessing turns into ones; 255 for uint8 data and 1 for others by default.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
+      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+        function of that signature.
       **options: see `rounds.engine`.
 
     Example:
@@ -93,6 +97,10 @@ def synflow(
         )
 
     method = fixed_masks(
-        find, scouts=nobody, final_sparsity=final_sparsity, prunable=prunable
+        find,
+        scouts=nobody,
+        final_sparsity=final_sparsity,
+        prunable=prunable,
+        merge=merge,
     )
     return engine(apply_fn, method, **options)

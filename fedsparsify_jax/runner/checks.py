@@ -4,7 +4,10 @@ import dataclasses
 from typing import Any
 
 from fedsparsify_jax import data
+from fedsparsify_jax.attacks import NAMES as ATTACKS
+from fedsparsify_jax.attacks import SCALED
 from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.merges import WITHSTANDING
 from fedsparsify_jax.runner import defaults, distributed, schema
 from fedsparsify_jax.runner.config import STORED, TrainConfig
 from fedsparsify_jax.runner.grammars import client_sizes
@@ -25,6 +28,7 @@ def _check_together(config: TrainConfig) -> None:
     if config.resume and config.out is None:
         raise InputError("--resume needs --out DIR: which run is to be continued?")
     distributed.check(config.coordinator, config.num_processes, config.process_id)
+    _check_hostile(config)
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
     if (config.partition == STORED) != (config.dataset == "store"):
@@ -60,6 +64,24 @@ def _check_schedule(config: TrainConfig) -> None:
         raise InputError(
             f"--initial-sparsity is {first}: it must be at most the final sparsity, "
             f"{last}"
+        )
+
+
+def _check_hostile(config: TrainConfig) -> None:
+    if (config.attack is None) != (config.attackers is None):
+        raise InputError(
+            f"--attack {'|'.join(ATTACKS)} and --attackers SHARE go together: got "
+            f"{config.attack} and {config.attackers}"
+        )
+    if config.attack_scale is not None and config.attack not in SCALED:
+        raise InputError(
+            f"--attack-scale goes with --attack {'|'.join(SCALED)}, not with "
+            f"{config.attack}"
+        )
+    if config.assumed_attackers is not None and config.merge not in WITHSTANDING:
+        raise InputError(
+            f"--assumed-attackers goes with --merge {'|'.join(WITHSTANDING)}, not with "
+            f"{config.merge}"
         )
 
 

@@ -12,11 +12,14 @@ from typing import Annotated, Any
 import tyro
 
 from fedsparsify_jax import merges, models
+from fedsparsify_jax.attacks import NAMES as ATTACKS
+from fedsparsify_jax.merges import WITHSTANDING
 from fedsparsify_jax.runner import defaults, schema
-from fedsparsify_jax.runner.grammars import CLIENT_SIZES, DATA_SET
+from fedsparsify_jax.runner.grammars import CLIENT_SIZES, DATA_SET, FAULTS
 from fedsparsify_jax.runner.methods import ALGORITHMS, takers
 from fedsparsify_jax.runner.schema import (
     BELOW_ONE,
+    HALF,
     SHARE,
     above,
     at_least,
@@ -149,6 +152,18 @@ class TrainConfig:
     merge: Annotated[str | None, _choice(merges.VALUES), _of("merge", "NAME")] = None
     """How the server merges the clients' models."""
 
+    assumed_attackers: Annotated[
+        float | None,
+        HALF,
+        _optional(hint=f"of {', '.join(WITHSTANDING)}, default: 0.3"),
+    ] = None
+    """Share of a round's clients that the merge is to withstand, below one half."""
+    clip_norm: Annotated[
+        float | None, above(0), _optional(hint="default: no limit")
+    ] = None
+    """Largest norm of a client's update; longer ones are scaled down before the
+    merge."""
+
     mu: Annotated[float | None, from_up(0), _of("mu")] = None
     """Weight of the proximal term."""
     anchor: Annotated[str | None, _choice(("global", "zero")), _of("anchor")] = None
@@ -187,6 +202,24 @@ class TrainConfig:
         str | None, _choice(("erk", "er", "erk_feddst", "layer")), _of("allocation")
     ] = None
     """How layers share the sparsity."""
+
+    faults: Annotated[str | None, FAULTS, _optional(hint="default: none")] = None
+    """Failures to inject: the probability that a client drops out of a round, makes
+    only a share of its steps, or sends NaN; @5 or @5-9 behind one names its rounds."""
+    attack: Annotated[str | None, _choice(ATTACKS), _optional(hint="default: none")] = (
+        None
+    )
+    """What hostile clients do, to test defences against."""
+    attackers: Annotated[
+        float | None, between(0, 1), _optional(hint="with --attack")
+    ] = None
+    """Share of all clients that are hostile."""
+    attack_scale: Annotated[
+        float | None,
+        above(0),
+        _optional(hint="default: 4 for sign-flip, 10 for scaling"),
+    ] = None
+    """Factor by which a forged update is larger than an honest one."""
 
     cohort: Annotated[str, _choice(("auto", "vmap", "map"))] = "auto"
     """How a device runs its clients: all at once, or in chunks one after another;

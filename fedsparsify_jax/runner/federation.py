@@ -175,7 +175,7 @@ def assemble(
     cohort = cohort_map(options, model, devices, placement.mesh)
 
     def build(form: SmallForm | None) -> FederatedAlgorithm:
-        return build_algorithm(options, model, task, cohort, form)
+        return build_algorithm(options, model, task, cohort, form, dataset.num_classes)
 
     try:
         algorithm = build(None)

@@ -3,6 +3,7 @@
 from fedsparsify_jax import data
 from fedsparsify_jax.data.hub import PREFIX
 from fedsparsify_jax.errors import InputError, shown
+from fedsparsify_jax.runner import fault_options
 from fedsparsify_jax.runner.schema import Choice, Grammar
 
 
@@ -47,5 +48,11 @@ def _sizes(text: str) -> str:
     return text
 
 
+def _faults(text: str) -> str:
+    fault_options.parse(text)
+    return text
+
+
 DATA_SET = Grammar(data_set, "|".join([*data.NAMES, "hf:OWNER/NAME"]))
 CLIENT_SIZES = Grammar(_sizes, "INT,INT,...|skewed|uniform")
+FAULTS = Grammar(_faults, "dropout=P,straggle=P:SHARE,nan=P")

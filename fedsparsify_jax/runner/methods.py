@@ -9,9 +9,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedsparsify_jax import algorithms, masks, schedules
+from fedsparsify_jax import algorithms, attacks, masks, schedules
+from fedsparsify_jax.attacks import Attack
 from fedsparsify_jax.cohort import CohortMap
+from fedsparsify_jax.merges import withstanding
 from fedsparsify_jax.models import Model
+from fedsparsify_jax.runner import fault_options
 from fedsparsify_jax.small_form import SmallForm
 from fedsparsify_jax.tasks import Task
 from fedsparsify_jax.types import FederatedAlgorithm, Prunable, Schedule
@@ -131,12 +134,25 @@ def prunable(options: Mapping[str, Any]) -> Prunable | None:
     return masks.kernels_only if options["prunable"] == "kernels" else None
 
 
+def _attack(options: Mapping[str, Any], num_classes: int | None) -> Attack | None:
+    if options["attack"] is None:
+        return None
+    return attacks.named(
+        options["attack"],
+        options["attackers"],
+        scale=options["attack_scale"],
+        num_classes=num_classes,
+        prunable=prunable(options),
+    )
+
+
 def build_algorithm(
     options: Mapping[str, Any],
     model: Model,
     task: Task,
     cohort: CohortMap,
     small_form: SmallForm | None = None,
+    num_classes: int | None = None,
 ) -> FederatedAlgorithm:
     """The algorithm that the options of a run describe.
 
@@ -146,6 +162,7 @@ def build_algorithm(
       task: what for.
       cohort: how the clients of a round are run.
       small_form: what clients train on where it fits, see `sparse`.
+      num_classes: of a classification task, which flipped labels need.
 
     Raises:
       ValueError: from the builder, for values that do not go together.
@@ -163,13 +180,20 @@ def build_algorithm(
         "loss_fn": task.loss_fn,
         "cohort": cohort,
         "small_form": small_form,
+        "clip_norm": options["clip_norm"],
+        "attack": _attack(options, num_classes),
     }
+    if options["faults"] is not None:
+        chosen["faults"] = fault_options.parse(options["faults"])
     for field in (*_SHARED, *_OWN):
         value = options[field]
         if value is not None and takes(algorithm, field):
             if isinstance(value, str) and value in ("on", "off"):
                 value = value == "on"
             chosen[_KEYWORDS.get(field, field)] = value
+    if options["assumed_attackers"] is not None and takes(algorithm, "merge"):
+        assumed = options["assumed_attackers"]
+        chosen["merge"] = withstanding(options["merge"], assumed)
     if algorithm == "prunefl" and (
         options["pin_sparsity"] == "off" or options["variant"] == "authors"
     ):

@@ -49,6 +49,28 @@ def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
 
 
+FAILED = ("dropped", "stragglers", "rejected")
+"""Counts of clients, of a round or a run: see `types.RoundInfo`."""
+
+
+def failures(record: Record) -> str:
+    """The clients that failed, for people; nothing if none did.
+
+    >>> failures({"dropped": 2, "stragglers": 0, "rejected": 1})
+    'dropped 2, rejected 1'
+    """
+    counts = {name: record.get(name, 0) for name in FAILED}
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+
+
+def _failed(record: Record) -> str:
+    """The same as a part of a line, with what matters most."""
+    said = failures(record)
+    if record.get("merged", 1) == 0:
+        return f"  NOBODY LEFT ({said or 'no examples'})"
+    return f"  {said}" if said else ""
+
+
 def measured(record: Record, digits: int = 2) -> tuple[str, str]:
     """What a round is judged by: its name and its value, for people.
 
@@ -95,6 +117,7 @@ class PlainLines:
             f"  train loss {_number(record['train_loss'])}"
             f"  test {name} {value}"
             f"  sparsity {_percent(record['sparsity'])}"
+            f"{_failed(record)}"
             f"  {duration(record['seconds'])}"
             f"  left {self._remaining.after(record)}",
             soft_wrap=True,
@@ -129,6 +152,7 @@ class LiveBar:
             f"  loss {_number(record['train_loss'])}"
             f"  {name[:3]} {value}"
             f"  sparse {_percent(record['sparsity'], 1)}"
+            f"{_failed(record)}"
             f"  {duration(record['seconds'])}"
             f"  left {self._remaining.after(record)}"
         )

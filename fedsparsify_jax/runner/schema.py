@@ -105,6 +105,7 @@ def between(low: float, high: float) -> Rule:
 
 
 BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
+HALF = Rule(lambda value: 0 <= value < 0.5, "at least 0 and below 0.5")
 SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 
 _KINDS = {

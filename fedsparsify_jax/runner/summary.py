@@ -6,9 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
-from fedsparsify_jax.runner.progress import duration, measured
+from fedsparsify_jax.runner.progress import FAILED, duration, failures, measured
 
 Record = dict[str, Any]
+
+COUNTED = ("merged", *FAILED)
+"""Clients of a round that every line of ``metrics.jsonl`` counts."""
 
 
 def summarize(
@@ -30,6 +33,8 @@ def summarize(
     moved = sum(r["bytes_up"] + r["bytes_down"] for r in records)
     dense = sum(r["bytes_dense"] for r in records)
     messages = dense // (4 * numbers)
+    # Runs from before there were these counts are totalled as if nobody had failed.
+    failed = {field: sum(r.get(field, 0) for r in records) for field in FAILED}
     return {
         "rounds": last["round"],
         metric: last[metric],
@@ -47,6 +52,8 @@ def summarize(
         "bytes_with_masks": moved + messages * math.ceil(parameters / 8),
         "bytes_with_indices": 2 * moved,
         "bytes_dense": dense,
+        **failed,
+        "rounds_without_clients": sum(r.get("merged", 1) == 0 for r in records),
         "communication_saving": dense / moved if moved else None,
         "seconds": sum(r["seconds"] for r in records),
         "median_round_seconds": statistics.median(r["seconds"] for r in records),
@@ -87,6 +94,8 @@ def show(console: Console, summary: dict[str, Any], where: str) -> None:
         ),
         "run directory": where,
     }
+    if failed := failures(summary):
+        rows["clients' failures"] = failed
     width = max(map(len, rows))
     lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
     console.print("\n" + "\n".join(lines), soft_wrap=True, markup=False)

@@ -36,7 +36,7 @@ SINGLE = (
 # Of these, the ones that a sweep takes as `train` does.
 _AS_IN_TRAIN = ("devices", "compilation_cache")
 # Values of these have commas of their own: they are told apart by spaces alone.
-_WHOLE = ("data_dir", "client_sizes")
+_WHOLE = ("data_dir", "client_sizes", "faults")
 
 
 OPTIONS = {

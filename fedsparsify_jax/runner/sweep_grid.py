@@ -25,6 +25,10 @@ TRACED = (
     "server_learning_rate",
     "prune_at",
     "replace_share",
+    "assumed_attackers",
+    "clip_norm",
+    "attackers",
+    "attack_scale",
 )
 """Options that may differ within a program: they enter it as traced numbers."""
 

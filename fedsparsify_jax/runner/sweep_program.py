@@ -70,7 +70,13 @@ def algorithm_of(
     """
     options: dict[str, Any] = dataclasses.asdict(cell.config) | changed
     try:
-        return build_algorithm(options, federation.model, federation.task, together)
+        return build_algorithm(
+            options,
+            federation.model,
+            federation.task,
+            together,
+            num_classes=federation.dataset.num_classes,
+        )
     except ValueError as error:
         raise InputError(f"{cell.config.algorithm}: {error}") from error
 

@@ -30,7 +30,7 @@ from fedsparsify_jax.runner.model_files import save_model
 from fedsparsify_jax.runner.program import RoundProgram
 from fedsparsify_jax.runner.progress import duration, reporter
 from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
-from fedsparsify_jax.runner.summary import show, summarize
+from fedsparsify_jax.runner.summary import COUNTED, show, summarize
 from fedsparsify_jax.types import Key, RoundInfo, State
 
 Record = dict[str, Any]
@@ -79,6 +79,7 @@ def round_record(
         "bytes_down": int(np.sum(info.bytes_down, dtype=np.int64)),
         "bytes_dense": 2 * len(info.cohort) * dense,
         "kept": {name: int(count) for name, count in info.kept.items()},
+        **{field: int(getattr(info, field)) for field in COUNTED},
         "seconds": round(seconds, 6),
     }
 
