@@ -38,6 +38,7 @@ from fedsparsify_jax.local_training import (
 from fedsparsify_jax.metrics.communication import nonzero_bytes
 from fedsparsify_jax.preconditions import check_clients, check_cohort
 from fedsparsify_jax.sampling import client_keys, cohort_size, sample_cohort
+from fedsparsify_jax.server_average import averaged
 from fedsparsify_jax.small_form import SmallForm
 from fedsparsify_jax.tasks import cross_entropy
 from fedsparsify_jax.types import (
@@ -71,6 +72,7 @@ class EngineOptions(TypedDict, total=False):
     participation: float
     cohort: CohortMap | None
     small_form: SmallForm | None
+    server_ema: ArrayLike | None
 
 
 def option(options: EngineOptions, name: str) -> Any:
@@ -141,10 +143,11 @@ def engine(
     participation: float = 1.0,
     cohort: CohortMap | None = None,
     small_form: SmallForm | None = None,
+    server_ema: ArrayLike | None = None,
 ) -> FederatedAlgorithm:
     """Turns a method into an algorithm.
 
-    ``learning_rate`` and ``momentum`` may be traced; everything else is static.
+    ``learning_rate``, ``momentum``, ``server_ema`` may be traced; the rest is static.
 
     Args:
       apply_fn: the model's forward pass.
@@ -165,6 +168,7 @@ def engine(
       cohort: how the cohort's clients are run, see `cohort`; all at once by default.
       small_form: a smaller form of the model that clients train on where the round's
         masks fit it, with the same results, see `sparse_training`.
+      server_ema: decay of an average model to evaluate, see `server_average`.
 
     Returns:
       The algorithm. Its ``init`` raises ``ValueError`` if the variables have no
@@ -376,7 +380,6 @@ def engine(
         )
         kept = done.state if everyone else trees.put(state.clients, chosen, done.state)
         new = State(variables, masks, context.round, kept, server)
-
         down = nonzero_bytes(method.download(variables, masks, context))
         seen = jnp.maximum(jnp.sum(weights), 1.0)
         info = RoundInfo(
@@ -391,6 +394,7 @@ def engine(
         )
         return new, info
 
-    return FederatedAlgorithm(
+    algorithm = FederatedAlgorithm(
         init, step, method.model, method.finish, choose, play, scouts_of
     )
+    return algorithm if server_ema is None else averaged(algorithm, server_ema)

@@ -14,7 +14,7 @@ LAYERS = [
     ("tasks",),
     ("trees", "schedules", "allocation", "sampling", "preconditions"),
     ("masks", "cohort"),
-    ("pruning", "aggregation", "hooks", "metrics"),
+    ("pruning", "aggregation", "hooks", "metrics", "server_average"),
     ("saliency", "efficiency", "merges", "objectives"),
     ("streams",),
     ("local_training", "sweeps"),

@@ -57,7 +57,14 @@ _AT_LEAST = {
     "seed": 0,
 }
 _ABOVE_ZERO = ("learning_rate", "alpha", "exponent", "server_learning_rate")
-_BELOW_ONE = ("final_sparsity", "momentum", "initial_sparsity", "purge_share")
+_BELOW_ONE = (
+    "final_sparsity",
+    "momentum",
+    "initial_sparsity",
+    "purge_share",
+    "validation_fraction",
+    "server_ema",
+)
 
 
 def _canonical(kind: str, name: str, known: tuple[str, ...]) -> str:
@@ -90,7 +97,7 @@ def _check_ranges(options: dict[str, Any]) -> None:
         if not (value > 0 and math.isfinite(value)):
             raise _refuse(field, value, "above 0 and finite")
     for field in _BELOW_ONE:
-        if not 0 <= given[field] < 1:
+        if not 0 <= given.get(field, 0.0) < 1:
             raise _refuse(field, given[field], "at least 0 and below 1")
     if not 0 <= given.get("mu", 0.0) < math.inf:
         raise _refuse("mu", given["mu"], "at least 0 and finite")
@@ -139,8 +146,9 @@ def _check_together(config: TrainConfig) -> None:
 def _of_store(config: TrainConfig) -> dict[str, Any]:
     """What a store of clients settles; its clients are as they are."""
     settled: dict[str, Any] = {}
-    if config.train_subset is not None:
-        raise InputError("--train-subset does not go with the clients of a store")
+    for field in ("train_subset", "validation_fraction"):
+        if getattr(config, field) != getattr(TrainConfig, field):
+            raise InputError(f"{option(field)} does not go with the clients of a store")
     if config.partition == TrainConfig.partition:
         settled["partition"] = STORED
     if config.data_dir is not None:

@@ -42,6 +42,9 @@ class TrainConfig:
     """Where the data set's files are, or your npz or store."""
     train_subset: Annotated[int | None, _optional("INT")] = None
     """Use only so many training examples, the same number of each class."""
+    validation_fraction: float = 0.0
+    """Share of the training examples, the same of each class, that no client gets: a
+    validation set to make choices on, evaluated as the test set is."""
     augmentation: Annotated[str, _choice(("on", "off"))] = "on"
     """Whether training images are cropped and flipped, where the data set does that."""
     model: Annotated[str | None, _by_dataset("model", "|".join(models.NAMES))] = None
@@ -95,6 +98,9 @@ class TrainConfig:
     """Round t0 after which purging starts."""
     initial_sparsity: float = 0.0
     """Sparsity in round t0."""
+    server_ema: Annotated[float | None, _optional("DECAY", "default: off")] = None
+    """Evaluate and save a moving average of the global model with this decay, below 1;
+    training and the bytes sent stay as they are. Every algorithm takes it."""
     purge_share: float = 0.05
     """Share of what remains that a purge removes, for the multiplicative schedule."""
     fine_tune_rounds: Annotated[int | None, _of("fine_tune_rounds", "INT")] = None

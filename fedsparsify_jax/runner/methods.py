@@ -163,6 +163,7 @@ def build_algorithm(
         "loss_fn": task.loss_fn,
         "cohort": cohort,
         "small_form": small_form,
+        "server_ema": options["server_ema"],
     }
     for field in (*_SHARED, *_OWN):
         value = options[field]
