@@ -173,4 +173,4 @@ def test_only_due_rounds_are_evaluated(file):
     group = make(file, [{"seed": 0}, {"seed": 1}], evaluate_every=2)
     federation = assemble(group[0].config, jax.devices()[:1])
     _, seen = GroupProgram(federation, group, jax.devices()[:1])(3)
-    assert (seen.loss[:, :3] != 0).tolist() == [[False, True, True]] * 2
+    assert (seen["test"].loss[:, :3] != 0).tolist() == [[False, True, True]] * 2
