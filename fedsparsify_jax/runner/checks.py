@@ -195,7 +195,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
         changes["num_clients"] = len(client_sizes(config.client_sizes))
     if dataset == "store":
         changes |= _of_store(config)
-    for field, value in defaults.of(dataset).items():
+    algorithm = _canonical("algorithm", config.algorithm, ALGORITHMS)
+    usual = defaults.of(dataset) | defaults.BY_ALGORITHM.get(algorithm, {})
+    for field, value in usual.items():
         if getattr(config, field) is None:
             changes.setdefault(field, value)
     for field, known in _NAMES.items():

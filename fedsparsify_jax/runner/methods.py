@@ -22,6 +22,7 @@ _BUILDERS: dict[str, Callable[..., FederatedAlgorithm]] = {
     "fedopt": algorithms.fedopt,
     "fedsparsify-global": algorithms.fedsparsify_global,
     "fedsparsify-local": algorithms.fedsparsify_local,
+    "fedsparsify-plus": algorithms.fedsparsify_plus,
     "random-pruning": algorithms.random_pruning,
     "one-shot": algorithms.one_shot,
     "snip": algorithms.snip,
