@@ -1,25 +1,23 @@
-"""FedSparsify-Plus: purge what is small *and* at rest, early, and average the rest.
+"""FedSparsify-Plus: purge early what is small or never moved, and average the rest.
 
-A method of this library, of parts that others found; docs/fedsparsify_plus.md says
-what was tried and how it was chosen. In round t = 1, ..., T with masks m (all ones at
-first), v = 0 and schedule s_t:
+A method of this library, of parts that others found; docs/fedsparsify_plus.md says what
+was tried and how it was chosen. In round t = 1, ..., T with masks m (ones at first),
+the first model w_0 and schedule s_t of FedSparsify-Global, but for u T rounds:
 
     tune     w_k <- E local epochs from w by SGD with momentum, projected by m
-    merge    w'  <- sum_k n_k w_k / sum_k n_k
-    observe  v   <- nu v + (1 - nu) (w' - w)^2
-    purge    m   <- the n - floor(s_t n) largest |w'| sqrt(v), within m
-             w   <- m * w'
+    merge    w   <- sum_k n_k w_k / sum_k n_k
+    purge    m   <- the n - floor(s_t n) largest |w| |w - w_0|, within m
+             w   <- m * w
     average  a   <- the moving average of w under m, see `server_average`
 
 and a is the model. Four things differ from FedSparsify-Global:
 
-* Importance is magnitude times the size of recent moves, to first order what
-  the loss would notice (Molchanov et al., arXiv 1611.06440). Weights that never learn,
-  such as those of pixels that are always black, go first, however large they started.
-  The server sees both factors; nobody sends anything for it.
-* The purge ends in round u T and the rest of the rounds trains what is left. The
-  exponent is lowered to (n + 1) u - 1, so that the sum of the densities, and so the
-  bytes, are no more than those of Global with exponent n up to round T.
+* Importance is magnitude times the distance from the first model, in the spirit of
+  movement pruning (Sanh, Wolf and Rush, arXiv 2005.07683). Weights that never learn, of
+  pixels that are always black say, go first, however large they started. The server
+  knows both factors, so nobody sends anything for it.
+* The last purge is in round u T, and the rounds after it train what is left. Every
+  round is at least as sparse as Global's, so the bytes are fewer.
 * Clients train with momentum, from zero in every round.
 * The model is the average of the last rounds' models, which evens out the swings that
   small cohorts of unlike clients cause.
@@ -52,19 +50,19 @@ MOMENTUM, AVERAGE = 0.9, 0.9
 """Of the clients' SGD and of the averaged model, unless they are given."""
 
 
-def importance(variables: Variables, moves: Variables) -> Scores:
-    """Magnitude times the root of the mean squared move.
+def importance(variables: Variables, first: Variables) -> Scores:
+    """Magnitude times the distance from the first model.
 
     Args:
-      variables: the merged model.
-      moves: moving averages of its squared changes, the same structure.
+      variables: the model.
+      first: w_0, the same structure.
 
     Example:
-      >>> w, v = jnp.array([-2.0, 3.0]), jnp.array([4.0, 0.0])
-      >>> importance({"w": w}, {"w": v})["w"].tolist()
-      [4.0, 0.0]
+      >>> w, first = jnp.array([-2.0, 3.0]), jnp.array([1.0, 3.0])
+      >>> importance({"w": w}, {"w": first})["w"].tolist()
+      [6.0, 0.0]
     """
-    return jax.tree.map(lambda w, v: jnp.abs(w) * jnp.sqrt(v), variables, moves)
+    return jax.tree.map(lambda w, w_0: jnp.abs(w) * jnp.abs(w - w_0), variables, first)
 
 
 def fedsparsify_plus(
@@ -77,7 +75,6 @@ def fedsparsify_plus(
     exponent: ArrayLike = 3.0,
     every: int = 1,
     purge_until: float = 0.7,
-    memory: ArrayLike = 0.98,
     scope: str = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
@@ -90,11 +87,9 @@ def fedsparsify_plus(
       rounds: T, the last round.
       begin: t0.
       initial_sparsity: S_0.
-      exponent: n, of the schedule of FedSparsify-Global whose bytes may be spent.
+      exponent: n.
       every: F.
-      purge_until: u in (1 / (n + 1), 1], the share of the rounds after which nothing is
-        purged any more.
-      memory: nu in [0, 1), of the squared moves; may be traced.
+      purge_until: u in (0, 1], the share of the rounds in which weights are purged.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `rounds.engine`; ``momentum`` and ``server_ema`` are 0.9 unless
@@ -115,11 +110,9 @@ def fedsparsify_plus(
       >>> round(float(info.sparsity), 3)
       0.5
     """
-    lowered = (exponent + 1) * purge_until - 1
-    if purge_until > 1 or (isinstance(lowered, int | float) and lowered <= 0):
+    if not 0 < purge_until <= 1:
         raise ValueError(
-            f"purge_until is {purge_until}: it must be above 1 / (exponent + 1) and at "
-            "most 1"
+            f"purge_until is {purge_until}: it must be above 0 and at most 1"
         )
     if options.get("server_ema") is None:
         options["server_ema"] = AVERAGE
@@ -129,37 +122,32 @@ def fedsparsify_plus(
         end=purge_until * rounds,
         begin=begin,
         initial=initial_sparsity,
-        exponent=lowered,
+        exponent=exponent,
         every=every,
     )
 
-    def nothing_moved(variables: Variables, masks: Masks) -> PyTree:
+    def first_model(variables: Variables, masks: Masks) -> PyTree:
         del masks
-        return jax.tree.map(jnp.zeros_like, variables)
+        # Copied: a donated state may not hold an array twice.
+        return jax.tree.map(jnp.copy, variables)
 
     def purge(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
     ) -> tuple[Variables, Masks, PyTree]:
         del key, uploads
-        moves = jax.tree.map(
-            lambda v, new, old: memory * v + (1 - memory) * jnp.square(new - old),
-            context.server,
-            variables,
-            context.variables,
-        )
         masks = prune(
-            importance(variables, moves),
+            importance(variables, context.server),
             context.sparsity,
             scope=scope,
             within=masks,
             prunable=prunable,
         )
-        return apply(masks, variables), masks, moves
+        return apply(masks, variables), masks, context.server
 
     method = Method(
         schedule=schedule,
         aggregate=weighted_mean(),
-        server_state=nothing_moved,
+        server_state=first_model,
         server_update=purge,
         prunable=prunable,
     )

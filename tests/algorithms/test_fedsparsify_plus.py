@@ -13,13 +13,13 @@ from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.config import TrainConfig
 
 COUNTS, ROUNDS, FINAL, RATE, MOMENTUM = (7, 4, 1, 6), 4, 0.6, 0.1, 0.5
-SHARE, MEMORY, DECAY = 0.75, 0.8, 0.6
+SHARE, DECAY = 0.75, 0.6
 
 
 def sparsity(t):
-    """With n = 3: the exponent is 4 u - 1, the last purge in round u T."""
+    """Cubic, with the last purge in round u T."""
     left = np.clip(1 - (t - 1) / (SHARE * ROUNDS - 1), 0, 1)
-    return FINAL * (1 - left ** (4 * SHARE - 1))
+    return FINAL * (1 - left**3)
 
 
 def replay(variables, clients, round_keys):
@@ -28,7 +28,7 @@ def replay(variables, clients, round_keys):
     flat = oracle.flatten(layers)
     zeros = oracle.unflatten(np.zeros_like(flat), layers)
     masks = oracle.unflatten(np.ones_like(flat), layers)
-    moves, average, history = np.zeros_like(flat), flat, []
+    average, history = flat, []
     weights = np.array(COUNTS, float)
     for t, key in enumerate(round_keys, start=1):
         orders = batch_orders(key, np.arange(4), COUNTS)
@@ -50,8 +50,7 @@ def replay(variables, clients, round_keys):
             weights,
         )
         new = oracle.flatten(merged)
-        moves = MEMORY * moves + (1 - MEMORY) * (new - oracle.flatten(layers)) ** 2
-        scores = oracle.unflatten(np.abs(new) * np.sqrt(moves), layers)
+        scores = oracle.unflatten(np.abs(new * (new - flat)), layers)
         masks = oracle.keep_largest(scores, masks, sparsity(t))
         layers = oracle.apply_masks(merged, masks)
         rate = (1 - DECAY) / (1 - DECAY**t)
@@ -68,7 +67,6 @@ def test_four_rounds_against_numpy(clients):
         final_sparsity=FINAL,
         rounds=ROUNDS,
         purge_until=SHARE,
-        memory=MEMORY,
         server_ema=DECAY,
         learning_rate=RATE,
         momentum=MOMENTUM,
@@ -97,21 +95,18 @@ def test_four_rounds_against_numpy(clients):
 
 def test_weights_that_never_move_go_first():
     variables = {"params": {"w": jnp.array([5.0, 0.1, -0.3])}}
-    moves = {"params": {"w": jnp.array([0.0, 1.0, 4.0])}}
-    scores = importance(variables, moves)["params"]["w"]
-    np.testing.assert_allclose(scores, [0.0, 0.1, 0.6])
+    first = {"params": {"w": jnp.array([5.0, -0.4, -0.1])}}
+    scores = importance(variables, first)["params"]["w"]
+    np.testing.assert_allclose(scores, [0.0, 0.05, 0.06], rtol=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.85, 1.0])
-@pytest.mark.parametrize("exponent", [3.0, 4.0])
+@pytest.mark.parametrize("share", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize("rounds", [5, 40, 200])
-def test_density_adds_up_to_no_more_than_globals(share, exponent, rounds):
+def test_every_round_is_at_least_as_sparse_as_globals(share, rounds):
     t = np.arange(1, rounds + 1)
-    own = schedules.polynomial(
-        0.95, end=share * rounds, exponent=(exponent + 1) * share - 1
-    )
-    usual = schedules.polynomial(0.95, end=rounds, exponent=exponent)
-    assert np.sum(1 - own(t)) <= np.sum(1 - usual(t)) + 1e-9
+    own = schedules.polynomial(0.95, end=share * rounds)
+    usual = schedules.polynomial(0.95, end=rounds)
+    assert np.all(own(t) >= usual(t))
 
 
 def test_defaults_are_its_own_unless_given():
@@ -122,7 +117,7 @@ def test_defaults_are_its_own_unless_given():
     assert resolve(TrainConfig()).momentum == 0.0
 
 
-@pytest.mark.parametrize("share", [0.0, 1.1, 0.25])
+@pytest.mark.parametrize("share", [0.0, 1.1])
 def test_shares_of_the_rounds_that_cannot_be(share):
     with pytest.raises(ValueError, match=f"purge_until is {share}: "):
         algorithms.fedsparsify_plus(lambda *_, **__: None, purge_until=share)

@@ -71,7 +71,6 @@ def test_every_keyword_of_a_builder_can_be_reached():
     code_only |= {"half_life", "initial_adjustments", "initial_epochs", "iterations"}
     code_only |= {
         "purge_until",
-        "memory",
         "temperature",
         "score_batch_size",
         "adjust_until",
