@@ -42,6 +42,7 @@ from fedsparsify_jax.preconditions import check_clients, check_cohort
 from fedsparsify_jax.robust_merges import check_norm, clipped
 from fedsparsify_jax.round_parts import Done, Keys, Task, opening, sgd
 from fedsparsify_jax.sampling import client_keys, cohort_size, sample_cohort
+from fedsparsify_jax.server_average import averaged
 from fedsparsify_jax.small_form import SmallForm
 from fedsparsify_jax.tasks import cross_entropy
 from fedsparsify_jax.types import (
@@ -77,6 +78,7 @@ class EngineOptions(TypedDict, total=False):
     faults: Faults | None
     attack: Attack | None
     clip_norm: ArrayLike | None
+    server_ema: ArrayLike | None
 
 
 def option(options: EngineOptions, name: str) -> Any:
@@ -114,11 +116,12 @@ def engine(
     faults: Faults | None = None,
     attack: Attack | None = None,
     clip_norm: ArrayLike | None = None,
+    server_ema: ArrayLike | None = None,
 ) -> FederatedAlgorithm:
     """Turns a method into an algorithm.
 
-    ``learning_rate``, ``momentum``, ``clip_norm`` and the numbers of ``faults`` and
-    ``attack`` may be traced; everything else is static.
+    ``learning_rate``, ``momentum``, ``clip_norm``, ``server_ema`` and the numbers of
+    ``faults`` and ``attack`` may be traced; everything else is static.
 
     Args:
       apply_fn: the model's forward pass.
@@ -144,6 +147,7 @@ def engine(
       attack: what hostile clients do, see `attacks`.
       clip_norm: the largest norm of a client's update; longer ones are scaled down
         before the merge, see `robust_merges.clipped`.
+      server_ema: decay of an average model to evaluate, see `server_average`.
 
     Returns:
       The algorithm. Its ``init`` raises ``ValueError`` if the variables have no
@@ -368,7 +372,6 @@ def engine(
         own = failures.where_some(here & done.sound & some, done.state, mine)
         kept = own if everyone else trees.put(state.clients, chosen, own)
         new = State(variables, masks, context.round, kept, server)
-
         down = nonzero_bytes(method.download(variables, masks, context))
         slow = here & False if struck is None else struck.slow
         info = RoundInfo(
@@ -387,6 +390,7 @@ def engine(
         )
         return new, info
 
-    return FederatedAlgorithm(
+    algorithm = FederatedAlgorithm(
         init, step, method.model, method.finish, choose, play, scouts_of
     )
+    return algorithm if server_ema is None else averaged(algorithm, server_ema)

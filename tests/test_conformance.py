@@ -53,6 +53,7 @@ ALGORITHMS = {
     "local-no-vote": Row(
         "fedsparsify_local", {"vote_rule": "none"}, pins_sparsity=False
     ),
+    "plus": Row("fedsparsify_plus"),
     "fedprox": Row("fedprox", {"mu": 0.1}, sparse=False),
     "fedopt": Row("fedopt", {"server_optimizer": "yogi"}, sparse=False),
     "random": Row("random_pruning"),

@@ -14,7 +14,7 @@ LAYERS = [
     ("tasks",),
     ("trees", "schedules", "allocation", "sampling", "preconditions"),
     ("masks", "cohort", "faults"),
-    ("pruning", "aggregation", "hooks", "metrics"),
+    ("pruning", "aggregation", "hooks", "metrics", "server_average"),
     ("saliency", "efficiency", "robust_merges", "objectives", "attacks"),
     ("merges", "round_parts"),
     ("streams",),

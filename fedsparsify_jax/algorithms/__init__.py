@@ -10,6 +10,9 @@ from fedsparsify_jax.algorithms.fedsparsify_global import (
 from fedsparsify_jax.algorithms.fedsparsify_local import (
     fedsparsify_local as fedsparsify_local,
 )
+from fedsparsify_jax.algorithms.fedsparsify_plus import (
+    fedsparsify_plus as fedsparsify_plus,
+)
 from fedsparsify_jax.algorithms.grasp import grasp as grasp
 from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
 from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
@@ -24,6 +27,7 @@ __all__ = [
     "fedprox",
     "fedsparsify_global",
     "fedsparsify_local",
+    "fedsparsify_plus",
     "grasp",
     "one_shot",
     "prunefl",

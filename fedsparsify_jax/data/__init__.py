@@ -44,6 +44,7 @@ from fedsparsify_jax.data.population_writer import PopulationWriter as Populatio
 from fedsparsify_jax.data.population_writer import write_population as write_population
 from fedsparsify_jax.data.subset import balanced_subset as balanced_subset
 from fedsparsify_jax.data.text import load_imdb as load_imdb
+from fedsparsify_jax.data.validation import hold_out as hold_out
 from fedsparsify_jax.errors import InputError, unknown
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "crop_and_flip",
     "dirichlet",
     "from_arrays",
+    "hold_out",
     "iid",
     "label_shards",
     "load",

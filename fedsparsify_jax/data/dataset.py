@@ -33,6 +33,7 @@ class Dataset(NamedTuple):
       task: ``"classification"`` or ``"regression"``.
       augment: what training batches of this source are usually augmented with, on raw
         inputs ``(key, x [B, ...]) -> x``; None if nothing. The data set only offers it.
+      validation: what choices are made on, see `validation.hold_out`; None without one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Dataset(NamedTuple):
     normalization: Normalization
     task: Task = "classification"
     augment: Augment | None = None
+    validation: Examples | None = None
 
 
 def _native_inputs(where: str, x: np.ndarray) -> np.ndarray:

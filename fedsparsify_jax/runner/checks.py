@@ -88,8 +88,11 @@ def _check_hostile(config: TrainConfig) -> None:
 def _of_store(config: TrainConfig) -> dict[str, Any]:
     """What a store of clients settles; its clients are as they are."""
     settled: dict[str, Any] = {}
-    if config.train_subset is not None:
-        raise InputError("--train-subset does not go with the clients of a store")
+    for field in ("train_subset", "validation_fraction"):
+        if getattr(config, field) != getattr(TrainConfig, field):
+            raise InputError(
+                f"{schema.flag(field)} does not go with the clients of a store"
+            )
     if config.partition == TrainConfig.partition:
         settled["partition"] = STORED
     if config.data_dir is not None:
@@ -119,7 +122,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
         changes["num_clients"] = len(client_sizes(sizes))
     if dataset == "store":
         changes |= _of_store(dataclasses.replace(config, **changes))
-    for field, value in defaults.of(dataset).items():
+    usual = defaults.of(dataset) | defaults.BY_ALGORITHM.get(changes["algorithm"], {})
+    for field, value in usual.items():
         if changes[field] is None:
             changes[field] = value
     resolved = dataclasses.replace(config, **changes)

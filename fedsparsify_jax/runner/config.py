@@ -74,6 +74,9 @@ class TrainConfig:
     """Where the data set's files are, or your npz or store."""
     train_subset: Annotated[int | None, at_least(1), _optional()] = None
     """Use only so many training examples, the same number of each class."""
+    validation_fraction: Annotated[float, BELOW_ONE] = 0.0
+    """Share of the training examples, the same of each class, that no client gets: a
+    validation set to make choices on, evaluated as the test set is."""
     augmentation: Annotated[str, _choice(_SWITCH)] = "on"
     """Whether training images are cropped and flipped, where the data set does that."""
     model: Annotated[str | None, _choice(models.NAMES), _by_dataset("model")] = None
@@ -131,6 +134,11 @@ class TrainConfig:
     """Round t0 after which purging starts."""
     initial_sparsity: Annotated[float, BELOW_ONE] = 0.0
     """Sparsity in round t0."""
+    server_ema: Annotated[
+        float | None, BELOW_ONE, _optional("DECAY", "default: off")
+    ] = None
+    """Evaluate and save a moving average of the global model with this decay, below 1;
+    training and the bytes sent stay as they are. Every algorithm takes it."""
     purge_share: Annotated[float, BELOW_ONE] = 0.05
     """Share of what remains that a purge removes, for the multiplicative schedule."""
     fine_tune_rounds: Annotated[int | None, at_least(0), _of("fine_tune_rounds")] = None

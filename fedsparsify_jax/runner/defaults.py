@@ -42,6 +42,9 @@ BY_DATASET: dict[str, dict[str, Any]] = {
     "hf": _OWN,
 }
 
+BY_ALGORITHM: dict[str, dict[str, Any]] = {"fedsparsify-plus": {"momentum": 0.9}}
+"""What an algorithm of ours wants instead, whatever the data set."""
+
 
 def of(dataset: str) -> dict[str, Any]:
     """The defaults for a data set; all ``hf:`` names share one row.
@@ -56,8 +59,8 @@ def hint(field: str) -> str:
     """``(default: 50; fashion_mnist 200, ...)`` for the help text."""
     others = (
         f"{name} {row[field]}"
-        for name, row in BY_DATASET.items()
-        if row[field] != _OWN[field]
+        for name, row in (BY_DATASET | BY_ALGORITHM).items()
+        if row.get(field, _OWN[field]) != _OWN[field]
     )
     listed = ", ".join(others)
     return f"(default: {_OWN[field]}{'; ' if listed else ''}{listed})"

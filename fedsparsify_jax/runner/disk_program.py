@@ -20,15 +20,18 @@ from fedsparsify_jax import data
 from fedsparsify_jax.cohort import AXIS
 from fedsparsify_jax.data.population_header import HEADER
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.metrics import Evaluation
 from fedsparsify_jax.runner.devices import Placement
 from fedsparsify_jax.runner.federation import Federation
 from fedsparsify_jax.runner.prefetch import Prefetcher
-from fedsparsify_jax.runner.program import RoundProgram, round_key
+from fedsparsify_jax.runner.program import (
+    Evaluations,
+    Held,
+    RoundProgram,
+    round_key,
+)
 from fedsparsify_jax.sampling import cohort_size
 from fedsparsify_jax.types import (
     ClientData,
-    Examples,
     Key,
     RoundInfo,
     Scouts,
@@ -123,8 +126,8 @@ class DiskProgram(RoundProgram):
         assert step is not None
 
         def federated_rounds(
-            key: Key, state: State, cohorts: _Cohorts, scouts: Scouts, test: Examples
-        ) -> tuple[State, RoundInfo, Evaluation]:
+            key: Key, state: State, cohorts: _Cohorts, scouts: Scouts, held: Held
+        ) -> tuple[State, RoundInfo, Evaluations]:
             def play(state: State, cohort: _Cohorts) -> tuple[State, RoundInfo]:
                 self.traces += 1
                 key_now = round_key(key, state.round)
@@ -136,7 +139,7 @@ class DiskProgram(RoundProgram):
                 infos = jax.tree.map(lambda leaf: leaf[None], info)
             else:
                 state, infos = jax.lax.scan(play, state, cohorts)
-            return state, infos, self._evaluate(algorithm.model(state), test)
+            return state, infos, self._evaluate(algorithm.model(state), held)
 
         start = time.perf_counter()
         everywhere, by_client = self._placement.everywhere, self._by_client
@@ -203,7 +206,7 @@ class DiskProgram(RoundProgram):
 
     def __call__(
         self, state: State, rounds: int = 1
-    ) -> tuple[State, RoundInfo, Evaluation]:
+    ) -> tuple[State, RoundInfo, Evaluations]:
         """Plays rounds; the old state is donated."""
         self.compile(state, rounds)
         completed = int(state.round)

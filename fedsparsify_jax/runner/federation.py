@@ -162,6 +162,7 @@ def assemble(
         dataset, parts = population.dataset, population.parts
     else:
         dataset = load(config) if dataset is None else dataset
+        dataset = data.hold_out(dataset, config.validation_fraction, config.seed)
         parts = partition(config, dataset.train.y)
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)

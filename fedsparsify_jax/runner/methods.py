@@ -25,6 +25,7 @@ _BUILDERS: dict[str, Callable[..., FederatedAlgorithm]] = {
     "fedopt": algorithms.fedopt,
     "fedsparsify-global": algorithms.fedsparsify_global,
     "fedsparsify-local": algorithms.fedsparsify_local,
+    "fedsparsify-plus": algorithms.fedsparsify_plus,
     "random-pruning": algorithms.random_pruning,
     "one-shot": algorithms.one_shot,
     "snip": algorithms.snip,
@@ -182,6 +183,7 @@ def build_algorithm(
         "small_form": small_form,
         "clip_norm": options["clip_norm"],
         "attack": _attack(options, num_classes),
+        "server_ema": options["server_ema"],
     }
     if options["faults"] is not None:
         chosen["faults"] = fault_options.parse(options["faults"])

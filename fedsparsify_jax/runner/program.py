@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from fedsparsify_jax.cohort import CohortMap, chunked, sharded
+from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.metrics import Evaluation, evaluate
 from fedsparsify_jax.runner.devices import Placement
 from fedsparsify_jax.runner.federation import Federation
@@ -26,6 +27,20 @@ from fedsparsify_jax.types import (
 def evaluation_batch(shape: tuple[int, ...]) -> int:
     """Test examples computed at a time: 2^18 numbers of input, at most 1000."""
     return max(1, min(1000, 2**18 // math.prod(shape)))
+
+
+Held = dict[str, Examples]
+"""Examples that nobody trains on: ``test``, and ``validation`` where there is one."""
+Evaluations = dict[str, Evaluation]
+"""The model on each of them, by the name that metrics.jsonl has for it."""
+
+
+def held_examples(dataset: Dataset) -> Held:
+    """What the model is evaluated on."""
+    held = {"test": dataset.test}
+    if dataset.validation is not None:
+        held["validation"] = dataset.validation
+    return {name: Examples(*map(np.asarray, part)) for name, part in held.items()}
 
 
 def round_key(key: Key, completed: jax.Array) -> Key:
@@ -54,9 +69,9 @@ class RoundProgram:
         self.traces = 0
         self.compile_seconds = 0.0
         self._federation, self._placement = federation, placement
-        test = Examples(*map(np.asarray, federation.dataset.test))
         self._key = placement.repeat(key)
-        self._data = (placement.put_clients(federation.clients), placement.repeat(test))
+        held = placement.repeat(held_examples(federation.dataset))
+        self._data = (placement.put_clients(federation.clients), held)
         self._compiled: dict[tuple[int, Any], Any] = {}
 
     @property
@@ -69,20 +84,23 @@ class RoundProgram:
         """The clients' data where the program wants it."""
         return self._data[0]
 
-    def _evaluate(self, variables: Any, test: Examples) -> Evaluation:
+    def _evaluate(self, variables: Any, held: Held) -> Evaluations:
         federation, mesh = self._federation, self._placement.mesh
         batches: CohortMap = chunked(1)
         if mesh.size > 1:
             batches = sharded(mesh, batches)
-        return evaluate(
-            federation.model.apply,
-            federation.task.loss_fn,
-            variables,
-            test,
-            metric_fn=federation.task.metric_fn,
-            batch_size=evaluation_batch(test.x.shape[1:]),
-            batches=batches,
-        )
+        return {
+            name: evaluate(
+                federation.model.apply,
+                federation.task.loss_fn,
+                variables,
+                examples,
+                metric_fn=federation.task.metric_fn,
+                batch_size=evaluation_batch(examples.x.shape[1:]),
+                batches=batches,
+            )
+            for name, examples in held.items()
+        }
 
     def compile(self, state: State, rounds: int) -> None:
         """Makes the program of that many rounds, unless it is there already.
@@ -96,8 +114,8 @@ class RoundProgram:
         algorithm = self._algorithm
 
         def federated_round(
-            key: Key, state: State, clients: ClientData, test: Examples
-        ) -> tuple[State, RoundInfo, Evaluation]:
+            key: Key, state: State, clients: ClientData, held: Held
+        ) -> tuple[State, RoundInfo, Evaluations]:
             def play(state: State, _: None) -> tuple[State, RoundInfo]:
                 self.traces += 1
                 return algorithm.step(round_key(key, state.round), state, clients)
@@ -107,7 +125,7 @@ class RoundProgram:
                 infos = jax.tree.map(lambda leaf: leaf[None], info)
             else:
                 state, infos = jax.lax.scan(play, state, length=rounds)
-            return state, infos, self._evaluate(algorithm.model(state), test)
+            return state, infos, self._evaluate(algorithm.model(state), held)
 
         start = time.perf_counter()
         everywhere = self._placement.everywhere
@@ -127,11 +145,11 @@ class RoundProgram:
 
     def __call__(
         self, state: State, rounds: int = 1
-    ) -> tuple[State, RoundInfo, Evaluation]:
+    ) -> tuple[State, RoundInfo, Evaluations]:
         """Plays rounds; the old state is donated.
 
         Returns:
-          The state, what every round reports (``[rounds, ...]``), and the evaluation
+          The state, what every round reports (``[rounds, ...]``), and the evaluations
           after the last of them.
         """
         self.compile(state, rounds)

@@ -29,7 +29,16 @@ def summarize(
     metric, best_of = (
         ("test_mae", min) if "test_mae" in last else ("test_accuracy", max)
     )
-    values = [r[metric] for r in records if r[metric] is not None]
+    validation = metric.replace("test", "validation")
+    measured: Record = {}
+    for name in (metric, validation) if validation in last else (metric,):
+        values = [r[name] for r in records if r[name] is not None]
+        measured |= {
+            name: last[name],
+            f"{name.split('_')[0]}_loss": last[f"{name.split('_')[0]}_loss"],
+            f"best_{name}": best_of(values) if values else None,
+            f"last_10_mean_{name}": statistics.fmean(values[-10:]) if values else None,
+        }
     moved = sum(r["bytes_up"] + r["bytes_down"] for r in records)
     dense = sum(r["bytes_dense"] for r in records)
     messages = dense // (4 * numbers)
@@ -37,10 +46,7 @@ def summarize(
     failed = {field: sum(r.get(field, 0) for r in records) for field in FAILED}
     return {
         "rounds": last["round"],
-        metric: last[metric],
-        "test_loss": last["test_loss"],
-        f"best_{metric}": best_of(values) if values else None,
-        f"last_10_mean_{metric}": statistics.fmean(values[-10:]) if values else None,
+        **measured,
         "sparsity": last["sparsity"],
         "target_sparsity": last["target_sparsity"],
         "parameters": parameters,

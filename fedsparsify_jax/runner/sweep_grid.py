@@ -29,6 +29,7 @@ TRACED = (
     "clip_norm",
     "attackers",
     "attack_scale",
+    "server_ema",
 )
 """Options that may differ within a program: they enter it as traced numbers."""
 
@@ -111,6 +112,11 @@ def cells(given: Mapping[str, Sequence[Any]]) -> list[Cell]:
     return list(found.values())
 
 
+def _examples_by_seed(config: TrainConfig) -> bool:
+    """Whether the seed decides which examples are there to be divided."""
+    return config.train_subset is not None or config.validation_fraction > 0
+
+
 def _program(config: TrainConfig) -> tuple[Any, ...]:
     """What two cells must agree in to share a program; hashable."""
     parts: list[Any] = []
@@ -118,8 +124,8 @@ def _program(config: TrainConfig) -> tuple[Any, ...]:
         if field in TRACED:
             absent = field in _ABSENT_AT_ZERO and value == 0
             parts.append((field, value is None or absent))
-        elif field != "seed" or config.train_subset is not None:
-            parts.append((field, value))  # the seed draws the subset of the examples
+        elif field != "seed" or _examples_by_seed(config):
+            parts.append((field, value))
     return tuple(parts)
 
 

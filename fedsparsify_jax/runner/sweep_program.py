@@ -12,10 +12,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fedsparsify_jax import cohort, sweeps
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.metrics import Evaluation, evaluate
+from fedsparsify_jax.metrics import evaluate
 from fedsparsify_jax.runner.federation import Federation, partition
 from fedsparsify_jax.runner.methods import build_algorithm
-from fedsparsify_jax.runner.program import evaluation_batch, round_key
+from fedsparsify_jax.runner.program import (
+    Evaluations,
+    Held,
+    evaluation_batch,
+    held_examples,
+    round_key,
+)
 from fedsparsify_jax.runner.strategy import cohort_map
 from fedsparsify_jax.runner.sweep_grid import Cell, traced
 from fedsparsify_jax.runner.sweep_strategy import clients_together, over_devices
@@ -48,7 +54,7 @@ class Shared(NamedTuple):
 
     rounds: jax.Array  # int32 scalar: how many to play now, at most AT_MOST
     train: Examples
-    test: Examples
+    held: Held
 
 
 def algorithm_of(
@@ -181,8 +187,7 @@ class GroupProgram:
         divided = NamedSharding(mesh, PartitionSpec(cohort.AXIS if apart else None))
         dataset = federation.dataset
         train = Examples(*map(np.asarray, dataset.train))
-        test = Examples(*map(np.asarray, dataset.test))
-        shared = Shared(jnp.int32(1), train, test)
+        shared = Shared(jnp.int32(1), train, held_examples(dataset))
         self._shared: Shared = jax.device_put(shared, everywhere)
         self._columns = jax.device_put(_columns(federation, self._group), divided)
         state = sweeps.stack_states([self._first_state(cell) for cell in self._group])
@@ -218,10 +223,10 @@ class GroupProgram:
         federation, clients = self._clients(column, shared.train)
         algorithm = algorithm_of(federation, cell, self._together, **column.hyper)
 
-        def one_round(state: State) -> tuple[State, tuple[RoundInfo, Evaluation]]:
+        def one_round(state: State) -> tuple[State, tuple[RoundInfo, Evaluations]]:
             key = round_key(column.key, state.round)
             state, info = algorithm.step(key, state, clients)
-            seen = self._evaluate(state.round, algorithm.model(state), shared.test)
+            seen = self._evaluate(state.round, algorithm.model(state), shared.held)
             return state, (info, seen)
 
         def play(number: jax.Array, carry: Any) -> Any:
@@ -238,22 +243,25 @@ class GroupProgram:
         return jax.lax.fori_loop(0, shared.rounds, play, (state, reports))
 
     def _evaluate(
-        self, completed: jax.Array, variables: Variables, test: Examples
-    ) -> Evaluation:
+        self, completed: jax.Array, variables: Variables, held: Held
+    ) -> Evaluations:
         """Of the rounds that `train` evaluates too; zero for the others."""
         model, task = self._federation.model, self._federation.task
         config = self._group[0].config
 
-        def now() -> Evaluation:
-            return evaluate(
-                model.apply,
-                task.loss_fn,
-                variables,
-                test,
-                metric_fn=task.metric_fn,
-                batch_size=evaluation_batch(test.x.shape[1:]),
-                batches=self._batches,
-            )
+        def now() -> Evaluations:
+            return {
+                name: evaluate(
+                    model.apply,
+                    task.loss_fn,
+                    variables,
+                    examples,
+                    metric_fn=task.metric_fn,
+                    batch_size=evaluation_batch(examples.x.shape[1:]),
+                    batches=self._batches,
+                )
+                for name, examples in held.items()
+            }
 
         if config.evaluate_every == 1:
             return now()
@@ -265,7 +273,7 @@ class GroupProgram:
             lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
         )
 
-    def __call__(self, rounds: int) -> tuple[RoundInfo, Evaluation]:
+    def __call__(self, rounds: int) -> tuple[RoundInfo, Evaluations]:
         """Plays ``rounds`` more rounds (at most `AT_MOST`) of every cell.
 
         Returns:
@@ -275,7 +283,7 @@ class GroupProgram:
         now = jax.device_put(jnp.int32(rounds), self._everywhere)
         shared = self._shared._replace(rounds=now)
         self.state, results = self._compiled(self.state, shared, self._columns)
-        reported: tuple[RoundInfo, Evaluation] = jax.device_get(results)
+        reported: tuple[RoundInfo, Evaluations] = jax.device_get(results)
         return reported
 
     def finished(self, number: int) -> State:

@@ -143,13 +143,13 @@ class _Sweep:
             seconds = (time.perf_counter() - start) / (now * len(group))
             for index, run in enumerate(runs):
                 for t in range(now):
-                    info, evaluation = jax.tree.map(
+                    info, evaluations = jax.tree.map(
                         lambda leaf, at=(index, t): leaf[at], (infos, seen)
                     )
                     last = completed + t + 1
                     due = last % config.evaluate_every == 0 or last == total
                     record = round_record(
-                        info, evaluation if due else None, metric, dense, seconds
+                        info, evaluations, metric, dense, seconds, due=due
                     )
                     run.append(record)
                     records[index].append(record)

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from fedsparsify_jax import data, masks, trees
 from fedsparsify_jax.metrics import (
-    Evaluation,
     inference_flops,
     layer_flops,
     training_flops,
@@ -27,7 +26,7 @@ from fedsparsify_jax.runner.disk_program import DiskProgram
 from fedsparsify_jax.runner.federation import Federation, assemble
 from fedsparsify_jax.runner.methods import prunable, unused
 from fedsparsify_jax.runner.model_files import save_model
-from fedsparsify_jax.runner.program import RoundProgram
+from fedsparsify_jax.runner.program import Evaluations, RoundProgram
 from fedsparsify_jax.runner.progress import duration, reporter
 from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
 from fedsparsify_jax.runner.summary import COUNTED, show, summarize
@@ -61,16 +60,21 @@ def _number(value: Any) -> float | None:
 
 def round_record(
     info: RoundInfo,
-    evaluation: Evaluation | None,
+    evaluations: Evaluations,
     metric: str,
     dense: int,
     seconds: float,
+    *,
+    due: bool = True,
 ) -> Record:
-    """One line of ``metrics.jsonl``; without an evaluation its values are null."""
+    """One line of ``metrics.jsonl``; if no evaluation was due, its values are null."""
+    measured: Record = {}
+    for name, seen in evaluations.items():
+        measured[f"{name}_{metric}"] = _number(seen.metric) if due else None
+        measured[f"{name}_loss"] = _number(seen.loss) if due else None
     return {
         "round": int(info.round),
-        f"test_{metric}": _number(evaluation.metric) if evaluation else None,
-        "test_loss": _number(evaluation.loss) if evaluation else None,
+        **measured,
         "train_loss": _number(info.loss),
         "sparsity": _number(info.sparsity),
         "target_sparsity": _number(info.target_sparsity),
@@ -132,13 +136,15 @@ def _loop(
             program.look(state, total - completed)
             program.compile(state, stop - completed)
             start = time.perf_counter()
-            state, infos, evaluation = program(state, stop - completed)
-            infos, evaluation = jax.device_get((infos, evaluation))
+            state, infos, evaluations = program(state, stop - completed)
+            infos, evaluations = jax.device_get((infos, evaluations))
             seconds = (time.perf_counter() - start) / (stop - completed)
             for index in range(stop - completed):
                 info = jax.tree.map(lambda leaf, index=index: leaf[index], infos)
-                seen = evaluation if completed + index + 1 == stop else None
-                record = round_record(info, seen, metric, dense, seconds)
+                due = completed + index + 1 == stop
+                record = round_record(
+                    info, evaluations, metric, dense, seconds, due=due
+                )
                 if distributed.is_first():
                     directory.append(record)
                 records.append(record)

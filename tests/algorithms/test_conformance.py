@@ -29,6 +29,10 @@ METHODS: dict[str, tuple[Callable[..., Any], float | None]] = {
         partial(algorithms.fedsparsify_local, final_sparsity=TARGET, rounds=3),
         None,
     ),
+    "fedsparsify_plus": (
+        partial(algorithms.fedsparsify_plus, final_sparsity=TARGET, rounds=3),
+        TARGET,
+    ),
     "random": (
         partial(algorithms.random_pruning, final_sparsity=TARGET, rounds=3),
         TARGET,

@@ -12,7 +12,7 @@ from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.config import TrainConfig
 from fedsparsify_jax.runner.federation import assemble
 from fedsparsify_jax.runner.methods import ALGORITHMS, takes
-from fedsparsify_jax.runner.program import round_key
+from fedsparsify_jax.runner.program import held_examples, round_key
 from fedsparsify_jax.runner.sweep_grid import TRACED, Cell, groups, traced
 from fedsparsify_jax.runner.sweep_program import LOOKS_AT_EXAMPLES, GroupProgram
 from fedsparsify_jax.runner.training import Keys
@@ -31,8 +31,9 @@ VALUES = {
     "server_learning_rate": (0.01, 0.1),
     "prune_at": (1, 2),
     "replace_share": (0.5, 0.2),
+    "server_ema": (0.5, 0.9),
 }
-EVERYBODYS = ("learning_rate", "momentum")
+EVERYBODYS = ("learning_rate", "momentum", "server_ema")
 # Together they take every option of VALUES and have every hook that differs.
 TRIED = (
     "fedprox",
@@ -68,19 +69,22 @@ def alone(cell):
     """What `train` computes, round by round, and the last model."""
     federation = assemble(cell.config, jax.devices()[:1])
     keys = Keys.from_seed(cell.config.seed)
-    algorithm, test = federation.algorithm, federation.dataset.test
+    algorithm, held = federation.algorithm, held_examples(federation.dataset)
     state = algorithm.init(keys.state, federation.model.init(keys.model))
     step, reports = jax.jit(algorithm.step), []
     for _ in range(cell.config.rounds):
         key = round_key(keys.rounds, state.round)
         state, info = step(key, state, federation.clients)
-        seen = evaluate(
-            federation.model.apply,
-            federation.task.loss_fn,
-            algorithm.model(state),
-            test,
-            metric_fn=federation.task.metric_fn,
-        )
+        seen = {
+            name: evaluate(
+                federation.model.apply,
+                federation.task.loss_fn,
+                algorithm.model(state),
+                examples,
+                metric_fn=federation.task.metric_fn,
+            )
+            for name, examples in held.items()
+        }
         reports.append((info, seen))
     return state, reports
 
@@ -161,11 +165,12 @@ def test_seeds_whose_clients_differ_in_length(file):
 
 def test_a_cell_alone_has_all_devices(file):
     """Fewer cells than devices: these share the clients of a cell instead."""
-    check(make(file, [{"seed": 3}], num_clients=4), 0)
+    group = make(file, [{"seed": 3}], num_clients=4, validation_fraction=0.2)
+    check(group, 0)
 
 
 def test_only_due_rounds_are_evaluated(file):
     group = make(file, [{"seed": 0}, {"seed": 1}], evaluate_every=2)
     federation = assemble(group[0].config, jax.devices()[:1])
     _, seen = GroupProgram(federation, group, jax.devices()[:1])(3)
-    assert (seen.loss[:, :3] != 0).tolist() == [[False, True, True]] * 2
+    assert (seen["test"].loss[:, :3] != 0).tolist() == [[False, True, True]] * 2

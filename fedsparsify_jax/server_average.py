@@ -1,0 +1,145 @@
+"""A moving average of the global model, kept on the server beside the training.
+
+After round t, with the model w_t and the masks m_t of any algorithm and the decay d,
+
+    a_t  =  m_t * ((1 - r_t) a_{t-1} + r_t w_t),    r_t = (1 - d) / (1 - d^t)
+
+so a_1 = w_1: the bias towards the start is corrected, and the first, random model has
+no part in it. Under masks that only shrink, a_t is the weighted mean of w_1 ... w_t
+with weights d^(t-s), and exactly as sparse as w_t; a weight that was pruned and grows
+again starts from zero, as it does in training.
+
+Training goes on from w_t and no client ever sees a_t, so the bytes sent are the same.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from fedsparsify_jax import masks, trees
+from fedsparsify_jax.types import (
+    ClientData,
+    FederatedAlgorithm,
+    Key,
+    PyTree,
+    RoundInfo,
+    Scouts,
+    State,
+    Variables,
+    nothing_more,
+)
+
+
+class Averaged(NamedTuple):
+    """``State.server`` of an algorithm whose global model is averaged."""
+
+    method: PyTree  # what the algorithm itself keeps on the server
+    average: Variables  # a_t
+
+
+def moving_average(
+    average: Variables, variables: Variables, decay: ArrayLike, t: ArrayLike
+) -> Variables:
+    """One step of the bias-corrected average; the masks come after it.
+
+    Leaves that are not floats (counters) are taken as they are.
+
+    Args:
+      average: a_{t-1}; does not matter for t = 1.
+      variables: w_t, the same structure.
+      decay: d in [0, 1); may be traced.
+      t: the round, from 1.
+
+    Example:
+      >>> step = moving_average({"w": jnp.ones(1)}, {"w": jnp.zeros(1)}, 0.5, 2)
+      >>> step["w"].round(4)
+      Array([0.3333], dtype=float32)
+    """
+    d = jnp.asarray(decay, jnp.float32)
+    rate = (1 - d) / (1 - d ** jnp.asarray(t, jnp.float32))
+
+    def mix(old: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(new.dtype, jnp.floating):
+            return new
+        return ((1 - rate) * old + rate * new).astype(new.dtype)
+
+    mixed: Variables = jax.tree.map(mix, average, variables)
+    return mixed
+
+
+def averaged(algorithm: FederatedAlgorithm, decay: ArrayLike) -> FederatedAlgorithm:
+    """The algorithm with the average of its global model as its ``model``.
+
+    Its own ``model`` hook is applied to the average of what it trains, and its
+    ``finish`` starts from the average: post-training works on what is taken away.
+
+    Args:
+      algorithm: any.
+      decay: d in [0, 1); 0 is the algorithm as it is. May be traced.
+
+    Raises:
+      ValueError: for a decay outside [0, 1), if it is not traced.
+
+    Example:
+      >>> from fedsparsify_jax import algorithms, data, models
+      >>> digits = data.load("digits")
+      >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
+      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      >>> smooth = averaged(algorithms.fedavg(model.apply, local_epochs=1), 0.9)
+      >>> state = smooth.init(jax.random.key(0), model.init(jax.random.key(1)))
+      >>> state, info = jax.jit(smooth.step)(jax.random.key(2), state, clients)
+      >>> jax.tree.structure(smooth.model(state)) == jax.tree.structure(state.variables)
+      True
+    """
+    if isinstance(decay, int | float) and not 0 <= decay < 1:
+        raise ValueError(f"server_ema is {decay}: it must be at least 0 and below 1")
+
+    def own(state: State) -> State:
+        """The state as the algorithm itself knows it."""
+        return state._replace(server=state.server.method)
+
+    def on_average(state: State) -> State:
+        return own(state)._replace(variables=state.server.average)
+
+    def init(key: Key, variables: Variables) -> State:
+        state = algorithm.init(key, variables)
+        # Copied: a donated state may not hold an array twice.
+        average = jax.tree.map(jnp.copy, state.variables)
+        return state._replace(server=Averaged(state.server, average))
+
+    def after(state: State, new: State, info: RoundInfo) -> State:
+        old = state.server.average
+        mixed = moving_average(old, new.variables, decay, new.round)
+        # A round that nobody's upload survived changes nothing.
+        average = trees.where(info.merged > 0, masks.apply(new.masks, mixed), old)
+        return new._replace(server=Averaged(new.server, average))
+
+    def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
+        new, info = algorithm.step(key, own(state), clients)
+        return after(state, new, info), info
+
+    def play(
+        key: Key,
+        state: State,
+        cohort: jax.Array,
+        data: ClientData,
+        scouts: Scouts | None = None,
+    ) -> tuple[State, RoundInfo]:
+        assert algorithm.play is not None
+        new, info = algorithm.play(key, own(state), cohort, data, scouts)
+        return after(state, new, info), info
+
+    def finish(key: Key, state: State, clients: ClientData) -> State:
+        done = algorithm.finish(key, on_average(state), clients)
+        average = jax.tree.map(jnp.copy, done.variables)
+        return done._replace(server=Averaged(done.server, average))
+
+    return algorithm._replace(
+        init=init,
+        step=step,
+        model=lambda state: algorithm.model(on_average(state)),
+        finish=algorithm.finish if algorithm.finish is nothing_more else finish,
+        play=None if algorithm.play is None else play,
+    )
