@@ -51,6 +51,8 @@ _AT_LEAST = {
     "prune_at": 1,
     "interval": 1,
     "checkpoint_every": 1,
+    "keep_last": 1,
+    "keep_best": 0,
     "evaluate_every": 1,
     "chunk_size": 1,
     "devices": 1,
@@ -112,6 +114,10 @@ def _check_together(config: TrainConfig) -> None:
         )
     if config.resume and config.out is None:
         raise InputError("--resume needs --out DIR: which run is to be continued?")
+    if config.allow_changes and not config.resume:
+        raise InputError(
+            "--allow-changes needs --resume: it is about a run to continue"
+        )
     distributed.check(config.coordinator, config.num_processes, config.process_id)
     if (config.fine_tune_rounds or 0) >= config.rounds:
         raise InputError(

@@ -168,8 +168,14 @@ class TrainConfig:
     """Run directory to write."""
     resume: bool = False
     """Continue the run in --out, or start it when there is none."""
+    allow_changes: bool = False
+    """Let a resumed run change options that its state fits, such as --rounds."""
     checkpoint_every: int = 10
     """Rounds between checkpoints; the last round is always saved."""
+    keep_last: int = 2
+    """How many of the latest checkpoints stay."""
+    keep_best: int = 0
+    """How many of the best checkpoints on the test set stay besides."""
     show_partition: bool = False
     """Print how many examples of each class every client holds."""
     compilation_cache: Annotated[
@@ -184,7 +190,10 @@ class TrainConfig:
 NOT_COMPARED = (
     "out",
     "resume",
+    "allow_changes",
     "checkpoint_every",
+    "keep_last",
+    "keep_best",
     "show_partition",
     "verbose",
     "compilation_cache",

@@ -105,7 +105,7 @@ class _Sweep:
         runs = [self._directory.run(cell) for cell in group]
         for run in runs:
             run.claim()
-            run.rewind(0)
+            run.rewind([])
         numbers = [self._number[id(cell)] for cell in group]
         records = self._rounds(federation, program, group, numbers, reporter)
         for index, cell in enumerate(group):
