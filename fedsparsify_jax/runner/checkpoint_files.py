@@ -10,11 +10,12 @@ checkpoints/
   damaged-20/       did not stand its check and was set aside; never removed
 """
 
+import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +61,7 @@ def finish(
     config: dict[str, Any],
     records: Iterable[Record],
     value: float | None,
+    layout: Sequence[str] = (),
 ) -> None:
     """Makes a checkpoint of what was written to `place_of`.
 
@@ -69,13 +71,14 @@ def finish(
       config: the content of ``config.json``.
       records: of all rounds.
       value: what the round is judged by, None if it was not evaluated.
+      layout: the arrays of the state with their dtypes and shapes.
     """
     place = place_of(directory, completed)
     (place / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (place / METRICS).write_text(lines, encoding="utf-8")
     about = {"round": completed, "value": value, "run": config.get("run")}
-    manifest.seal(place, about)
+    manifest.seal(place, about | {"state": list(layout)})
     os.rename(place, directory / str(completed))
     manifest.to_disk(directory)
 
@@ -188,6 +191,25 @@ def kept(
     judged = [(sign * v, number) for number, v in values.items() if v is not None]
     latest = sorted(values)[len(values) - min(last, len(values)) :]
     return {*latest, *(number for _, number in sorted(judged)[:best])}
+
+
+def other_layout(directory: Path, completed: int, layout: Sequence[str]) -> str:
+    """The first array in which a checkpoint differs from ``layout``; "" if none does.
+
+    Args:
+      directory: of all checkpoints.
+      completed: rounds of the one meant, which is whole.
+      layout: as for `finish`.
+    """
+    content = manifest.read(directory / str(completed))
+    if isinstance(content, str):
+        return content
+    has = content["about"].get("state", [])
+    both = itertools.zip_longest(has, layout, fillvalue="nothing")
+    for one, other in both:
+        if one != other:
+            return f"has {one} where this run has {other}"
+    return ""
 
 
 def _value(path: Path) -> float | None:

@@ -32,6 +32,15 @@ def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
+def _layout(state: State) -> list[str]:
+    """Every array of a state: its place, dtype and shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return [
+        f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    ]
+
+
 def _reason(error: BaseException) -> str:
     """What went wrong, in a few words; libraries say it in many."""
     text = str(error)
@@ -102,7 +111,7 @@ class Checkpoints:
           InputError: if an earlier one could not be saved, or this one not begun.
         """
         self.wait()
-        records = list(records)
+        records, layout = list(records), _layout(state)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             place = files.place_of(self._directory, completed)
@@ -113,7 +122,9 @@ class Checkpoints:
         def finish() -> None:
             written.result()
             if distributed.is_first():
-                files.finish(self._directory, completed, self._config, records, value)
+                files.finish(
+                    self._directory, completed, self._config, records, value, layout
+                )
                 files.thin_out(self._directory, *self._policy)
 
         self._pending = completed, self._thread.submit(finish)
@@ -156,12 +167,16 @@ class Checkpoints:
           InputError: if it cannot be read or belongs to another model.
         """
         path = self._directory / str(completed)
-        try:
-            restored: Any = ocp.load(path / files.STATE, jax.tree.map(_abstract, like))
-        except Exception as error:
-            raise InputError(
-                f"the checkpoint {path} is whole but does not fit this run "
-                f"({_reason(error)}): resume it with the versions and options in its "
-                f"{files.CONFIG}, or name another --out"
-            ) from error
-        return restored
+        wrong = files.other_layout(self._directory, completed, _layout(like))
+        if not wrong:
+            try:
+                abstract = jax.tree.map(_abstract, like)
+                restored: Any = ocp.load(path / files.STATE, abstract)
+                return restored
+            except Exception as error:
+                wrong = f"cannot be read: {_reason(error)}"
+        raise InputError(
+            f"the checkpoint {path} is whole but does not fit this run ({wrong}): "
+            f"resume it with the versions and options in its {files.CONFIG}, or name "
+            "another --out"
+        )
