@@ -4,14 +4,18 @@ import contextlib
 import functools
 import io
 import re
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import tyro
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner import SweepConfig, TrainConfig, distributed, sweep, train
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
+from fedsparsify_jax.runner.signals import Stopped, catching
 
 app = tyro.extras.SubcommandApp()
 
@@ -102,28 +106,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: the words after the program's name; those of the process by default.
 
     Returns:
-      The exit status: 0; 2 for bad input, after one line on standard error; 130 when
-      interrupted. A process that is one of several ends here if it fails: with these
-      or, when another one was lost, with 1.
+      The exit status: 0; 2 for bad input, after one line on standard error; 143 and
+      130 after SIGTERM and SIGINT, see `signals`. A process that is one of several ends
+      here if it fails: with these or, when another one was lost, with 1.
     """
     status = _run(sys.argv[1:] if arguments is None else arguments)
     distributed.leave(status)
     return status
 
 
+def _again(arguments: Sequence[str], out: Path | None) -> str:
+    """The command line that goes on with what was stopped.
+
+    >>> _again(["train", "--rounds", "9"], Path("runs/one"))
+    'fedsparsify train --rounds 9 --out runs/one --resume'
+    """
+    words = ["fedsparsify", *arguments]
+    given = {word.split("=")[0].replace("_", "-") for word in arguments}
+    if arguments[:1] == ["train"]:
+        if "--out" not in given:
+            words += ["--out", str(out or "DIR")]
+        if "--resume" not in given:
+            words.append("--resume")
+    return shlex.join(words)
+
+
 def _run(arguments: Sequence[str]) -> int:
     try:
-        _parse(arguments)()
+        with catching(at_once=True):
+            _parse(arguments)()
     except InputError as error:
         print(f"fedsparsify: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        again = "the same command with --out DIR --resume continues from the last "
-        again += "checkpoint"
-        if arguments[0] == "sweep":
-            again = "the same command continues with the runs that are not finished"
-        print(f"fedsparsify: interrupted; {again}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        stop = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        if distributed.is_first():
+            again = _again(arguments, stop.out)
+            print(f"fedsparsify: {stop}; to go on: {again}", file=sys.stderr)
+        return stop.status
     except Exception as error:
         if distributed.alone():
             raise

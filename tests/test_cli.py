@@ -243,5 +243,6 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
     monkeypatch.setattr("fedsparsify_jax.cli.train", interrupted)
     assert main(["train"]) == 130
     shown = capsys.readouterr().err
-    assert shown.startswith("fedsparsify: interrupted") and "--resume" in shown
+    assert shown.startswith("fedsparsify: stopped by SIGINT; to go on: ")
+    assert shown.endswith("fedsparsify train --out DIR --resume\n")
     assert shown.count("\n") == 1

@@ -345,7 +345,7 @@ def test_save_restore_continue_equals_uninterrupted(row, clients, tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state)
     with Checkpoints(tmp_path) as checkpoints:
-        state = checkpoints.restore(start(algorithm))
+        state = checkpoints.restore(1, start(algorithm))
     for key in rest:
         state, _ = step(key, state, clients)
     chex.assert_trees_all_equal(state, whole)

@@ -160,33 +160,53 @@ def model_bytes(run):
     return (run / "model" / "model.safetensors").read_bytes()
 
 
-def killed_after(completed, arguments, directory, run):
-    """Kills a run as soon as it has completed so many rounds."""
+def ended(number, arguments, directory, ready):
+    """Starts a run and sends it a signal as soon as it is ``ready``."""
     process = start(arguments, directory)
-    path = run / "metrics.jsonl"
     deadline = time.monotonic() + 240
     try:
-        while not path.exists() or path.read_bytes().count(b"\n") < completed:
-            assert process.poll() is None, "the run ended before it could be killed"
+        while not ready():
+            assert process.poll() is None, "the run ended before it could be stopped"
             assert time.monotonic() < deadline, "the run does not get on"
             time.sleep(0.002)
+        process.send_signal(number)
+        status, _, err = finished(process)
     finally:
-        process.send_signal(signal.SIGKILL)
-        status, _, _ = finished(process)
-    assert status == -signal.SIGKILL
+        process.kill()
+    return status, err
 
 
-def test_a_killed_run_resumes_to_the_same_end(runs):
+def test_a_run_that_is_killed_again_and_again_ends_the_same(runs):
     """The job's own command line starts it, and starts it again."""
     directory, run = runs[0], runs[0] / "killed"
     command = [*DIGITS, "--checkpoint-every", "1", "--out", "killed", "--resume"]
-    killed_after(3, command, directory, run)
-    assert 3 <= len((run / "metrics.jsonl").read_bytes().splitlines()) < ROUNDS
-    assert not (run / "model").exists()
+
+    def rounds():
+        path = run / "metrics.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def saving():
+        return rounds() > before and any((run / "checkpoints").glob("saving-*"))
+
+    assert ended(signal.SIGKILL, command, directory, lambda: rounds() >= 3)[0] == -9
+    assert (run / ".lock").exists() and not (run / "model").exists()
+    before = rounds()
+    assert ended(signal.SIGKILL, command, directory, saving)[0] == -9
+
+    before = rounds()
+    status, err = ended(signal.SIGTERM, command, directory, lambda: rounds() > before)
+    *_, line = err.splitlines()
+    stopped = re.fullmatch(
+        r"fedsparsify: stopped by SIGTERM after round (\d+); to go on: fedsparsify "
+        r"train .* --out killed --resume",
+        line,
+    )
+    assert status == 143 and stopped is not None
+    assert rounds() == int(stopped[1]) < ROUNDS and not (run / ".lock").exists()
+
     status, out, err = finished(start(command, directory))
-    assert status == 0, err[-2000:]
-    after = re.search(r"resuming after round (\d+)", out)
-    assert after is not None and 2 <= int(after[1]) < ROUNDS
+    assert (status, err) == (0, "")
+    assert f"resuming after round {stopped[1]}" in out.splitlines()
     assert without_seconds(run) == without_seconds(directory / "one")
     assert model_bytes(run) == model_bytes(directory / "one")
 

@@ -27,6 +27,10 @@ def _check_together(config: TrainConfig) -> None:
         )
     if config.resume and config.out is None:
         raise InputError("--resume needs --out DIR: which run is to be continued?")
+    if config.allow_changes and not config.resume:
+        raise InputError(
+            "--allow-changes needs --resume: it is about a run to continue"
+        )
     distributed.check(config.coordinator, config.num_processes, config.process_id)
     _check_hostile(config)
     if config.chunk_size is not None and config.cohort == "vmap":

@@ -256,8 +256,15 @@ class TrainConfig:
     """Run directory to write."""
     resume: bool = False
     """Continue the run in --out, or start it when there is none."""
+    allow_changes: bool = False
+    """Let a resumed run change options that its state fits, such as --rounds."""
     checkpoint_every: Annotated[int, at_least(1)] = 10
     """Rounds between checkpoints; the last round is always saved."""
+    keep_last: Annotated[int, at_least(1)] = 2
+    """How many of the latest checkpoints stay."""
+    keep_best: Annotated[int, at_least(0)] = 0
+    """How many of the best checkpoints stay besides: best on the validation set if there
+    is one, else on the test set."""
     show_partition: bool = False
     """Print how many examples of each class every client holds."""
     compilation_cache: Annotated[
@@ -272,7 +279,10 @@ class TrainConfig:
 NOT_COMPARED = (
     "out",
     "resume",
+    "allow_changes",
     "checkpoint_every",
+    "keep_last",
+    "keep_best",
     "show_partition",
     "verbose",
     "compilation_cache",

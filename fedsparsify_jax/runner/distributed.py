@@ -160,6 +160,17 @@ def from_first(tree: PyTree) -> PyTree:
     return multihost_utils.broadcast_one_to_all(tree)
 
 
+def largest(number: int) -> int:
+    """The largest of the processes' numbers, in all of them; they call it together.
+
+    >>> largest(3)
+    3
+    """
+    if alone():
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+
+
 def to_host(tree: PyTree) -> PyTree:
     """Arrays that are spread over the processes as whole NumPy arrays in each.
 

@@ -21,7 +21,10 @@ Words = tuple[str, ...]
 SINGLE = (
     "out",
     "resume",
+    "allow_changes",
     "checkpoint_every",
+    "keep_last",
+    "keep_best",
     "show_partition",
     "verbose",
     "devices",

@@ -2,6 +2,7 @@
 
 NAME/          the run of a cell, as ``fedsparsify train`` writes it
 sweep.json     the options' values and the versions of the latest start
+groups/        while cells are trained, see `sweep_checkpoints`
 sweep.jsonl    a JSON object a finished cell: directory, what sets it apart, summary
 
 A cell is found by its configuration, not by its name: a sweep can be started again, or
@@ -17,6 +18,7 @@ from typing import Any
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig, to_json
+from fedsparsify_jax.runner.lock import LOCK, refuse_if_locked
 from fedsparsify_jax.runner.run_directory import RunDirectory, versions, write_whole
 from fedsparsify_jax.runner.sweep_grid import Cell
 
@@ -46,7 +48,8 @@ def default_path(given: Mapping[str, Sequence[Any]]) -> Path:
     return Path("runs") / "-".join(["sweep", *names, digest])
 
 
-def _compared(options: Mapping[str, Any]) -> str:
+def compared(options: Mapping[str, Any]) -> str:
+    """The options that decide results, as text."""
     kept = {key: value for key, value in options.items() if key not in NOT_COMPARED}
     return json.dumps(kept, sort_keys=True)
 
@@ -69,7 +72,8 @@ class SweepDirectory:
       every: all cells.
 
     Raises:
-      InputError: if something else is there, or it cannot be written.
+      InputError: if something else is there, another process is at work in it, or it
+        cannot be written.
     """
 
     def __init__(
@@ -77,9 +81,10 @@ class SweepDirectory:
     ):
         self.path = path
         self._given, self._every = given, list(every)
+        refuse_if_locked(path)
         there = [entry.name for entry in path.iterdir()] if path.is_dir() else []
         # A start that was killed inside its `claim` leaves no more than this.
-        used = any(name != f"{_OPTIONS}.partial" for name in there)
+        used = bool({*there} - {f"{_OPTIONS}.partial", LOCK})
         if used and _OPTIONS not in there:
             raise InputError(
                 f"--out {path} is not empty and holds no sweep (no {_OPTIONS}): name "
@@ -89,7 +94,7 @@ class SweepDirectory:
             RunDirectory(path, TrainConfig()).check(resume=False)
         found = self._found() if used else {}
         self._runs = {
-            id(cell): found.get(_compared(to_json(cell.config)), path / cell.name)
+            id(cell): found.get(compared(to_json(cell.config)), path / cell.name)
             for cell in self._every
         }
         for cell in self._every:
@@ -101,7 +106,7 @@ class SweepDirectory:
         for config in sorted(self.path.glob("*/config.json")):
             options = (_read(config) or {}).get("options")
             if isinstance(options, dict):
-                runs[_compared(options)] = config.parent
+                runs[compared(options)] = config.parent
         return runs
 
     def config(self, cell: Cell) -> TrainConfig:

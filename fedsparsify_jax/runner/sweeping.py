@@ -2,7 +2,7 @@
 
 Cells that differ in traced numbers and seeds alone are a group, one program, and are
 trained side by side; groups follow one another. A cell that is finished is never run
-again; a group that was interrupted starts its unfinished cells anew.
+again; a group that was interrupted goes on from its last checkpoint.
 """
 
 import functools
@@ -17,12 +17,20 @@ from fedsparsify_jax import data
 from fedsparsify_jax.cohort import vmapped
 from fedsparsify_jax.metrics.communication import dense_bytes
 from fedsparsify_jax.runner.compilation_cache import use
-from fedsparsify_jax.runner.config import TrainConfig
+from fedsparsify_jax.runner.config import TrainConfig, to_json
 from fedsparsify_jax.runner.devices import choose
 from fedsparsify_jax.runner.federation import Federation, assemble, load
+from fedsparsify_jax.runner.fingerprints import fingerprints
+from fedsparsify_jax.runner.lock import locked
 from fedsparsify_jax.runner.progress import duration
+from fedsparsify_jax.runner.signals import Stop, Stopped, catching
+from fedsparsify_jax.runner.sweep_checkpoints import GroupCheckpoints
 from fedsparsify_jax.runner.sweep_config import values
-from fedsparsify_jax.runner.sweep_directory import SweepDirectory, default_path
+from fedsparsify_jax.runner.sweep_directory import (
+    SweepDirectory,
+    compared,
+    default_path,
+)
 from fedsparsify_jax.runner.sweep_grid import Cell, cells, groups
 from fedsparsify_jax.runner.sweep_program import (
     AT_MOST,
@@ -36,7 +44,7 @@ from fedsparsify_jax.runner.sweep_progress import (
     results,
     sweep_reporter,
 )
-from fedsparsify_jax.runner.training import Record, complete, round_record
+from fedsparsify_jax.runner.training import Keys, Record, complete, round_record
 
 _CALL_SECONDS = 2.0
 """Wanted between two signs of life, if the rounds of a cell are short enough."""
@@ -63,8 +71,10 @@ class _Sweep:
         every: list[Cell],
         directory: SweepDirectory,
         devices: list[Any],
+        signal: Stop,
     ):
         self._every, self._directory, self._devices = every, directory, devices
+        self._signal = signal
         summaries = {n: directory.summary(cell) for n, cell in enumerate(every)}
         done = {n: found for n, found in summaries.items() if found is not None}
         self._number = {id(cell): number for number, cell in enumerate(every)}
@@ -103,23 +113,55 @@ class _Sweep:
         federation = self._assemble(group[0])
         program = GroupProgram(federation, group, self._devices)
         runs = [self._directory.run(cell) for cell in group]
-        for run in runs:
-            run.claim()
-            run.rewind(0)
-        numbers = [self._number[id(cell)] for cell in group]
-        records = self._rounds(federation, program, group, numbers, reporter)
+        records: list[list[Record]] = [[] for _ in group]
+        with self._checkpoints(federation, program, group) as saved:
+            found = saved.restore(program.state)
+            if found is not None:
+                program.state, records = found
+            for run, rows in zip(runs, records, strict=True):
+                run.claim()
+                run.rewind(rows)
+            numbers = [self._number[id(cell)] for cell in group]
+            with self._signal.gentle():
+                self._rounds(
+                    federation, program, group, numbers, reporter, records, saved
+                )
+            self._write(federation, program, group, records)
+            saved.remove()
+        self.grid.finished(numbers)
+        reporter.changed(numbers)
+        self._directory.write_table()
+
+    def _checkpoints(
+        self, federation: Federation, program: GroupProgram, group: Sequence[Cell]
+    ) -> GroupCheckpoints:
+        """Those of a group; other cells, data or numbers of devices have others."""
+        keys = [key for c in group for key in Keys.from_seed(c.config.seed)]
+        side_by_side = jax.tree.leaves(program.state.variables)[0].shape[0]
+        decisive = [
+            [compared(to_json(cell.config)) for cell in group],
+            fingerprints(federation, keys),
+            side_by_side,
+        ]
+        return GroupCheckpoints(self._directory.path, decisive)
+
+    def _write(
+        self,
+        federation: Federation,
+        program: GroupProgram,
+        group: Sequence[Cell],
+        records: Sequence[list[Record]],
+    ) -> None:
+        """Models and summaries of a group that is over."""
         for index, cell in enumerate(group):
             algorithm = algorithm_of(federation, cell, vmapped())
             complete(
                 self._directory.config(cell),
                 federation._replace(algorithm=algorithm),
-                runs[index],
+                self._directory.run(cell),
                 program.finished(index),
                 records[index],
             )
-        self.grid.finished(numbers)
-        reporter.changed(numbers)
-        self._directory.write_table()
 
     def _rounds(
         self,
@@ -128,13 +170,14 @@ class _Sweep:
         group: Sequence[Cell],
         numbers: Sequence[int],
         reporter: SweepReporter,
-    ) -> list[list[Record]]:
-        """Plays all rounds of a group; returns every cell's records."""
+        records: list[list[Record]],
+        saved: GroupCheckpoints,
+    ) -> None:
+        """Plays the rounds that are left of a group; adds to every cell's records."""
         runs = [self._directory.run(cell) for cell in group]
-        records: list[list[Record]] = [[] for _ in group]
         config, metric = group[0].config, federation.task.metric
         dense = dense_bytes(jax.eval_shape(federation.model.init, jax.random.key(0)))
-        total, completed, now = config.rounds or 0, 0, 1
+        total, completed, now = config.rounds or 0, len(records[0]), 1
         while completed < total:
             now = min(now, total - completed, AT_MOST)
             start = time.perf_counter()
@@ -158,7 +201,14 @@ class _Sweep:
             self.grid.played({number: rows[-1] for number, rows in latest})
             reporter.changed(numbers)
             now = max(1, int(_CALL_SECONDS / max(seconds * len(group), 1e-6)))
-        return records
+            ended = self._signal.number
+            saved.save(program.state, records, now=ended > 0)
+            if ended:
+                reached = f"{self._finished_now()} of {len(self._every)} runs finished"
+                raise Stopped(ended, self._directory.path, reached)
+
+    def _finished_now(self) -> int:
+        return sum(self._directory.summary(cell) is not None for cell in self._every)
 
 
 def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
@@ -173,6 +223,7 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
 
     Raises:
       InputError: one line that says what is wrong and what to do.
+      Stopped: a `KeyboardInterrupt`, after SIGTERM or SIGINT and saving.
     """
     console = console or Console(highlight=False)
     given = values(config)
@@ -182,15 +233,17 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
     directory = SweepDirectory(out, given, every)
     devices = choose(config.devices)
     use(config.compilation_cache)
-    going = _Sweep(every, directory, devices)
-    going.check()
-    console.print(going.describe(), soft_wrap=True)
-    directory.claim()
-    start = time.perf_counter()
-    with sweep_reporter(console, going.grid) as reporter:
-        for group in going.groups:
-            going.play(group, reporter)
-    directory.write_table()
+    with catching() as signal:
+        going = _Sweep(every, directory, devices, signal)
+        going.check()
+        console.print(going.describe(), soft_wrap=True)
+        start = time.perf_counter()
+        with locked(out):
+            directory.claim()
+            with sweep_reporter(console, going.grid) as reporter:
+                for group in going.groups:
+                    going.play(group, reporter)
+            directory.write_table()
     summaries = [directory.summary(cell) or {} for cell in every]
     console.print("\n" + results(every, summaries), soft_wrap=True, markup=False)
     console.print(

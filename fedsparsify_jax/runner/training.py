@@ -1,5 +1,6 @@
 """The training loop: one compiled program, called once an evaluation."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -24,11 +25,13 @@ from fedsparsify_jax.runner.config import TrainConfig, option
 from fedsparsify_jax.runner.devices import choose
 from fedsparsify_jax.runner.disk_program import DiskProgram
 from fedsparsify_jax.runner.federation import Federation, assemble
+from fedsparsify_jax.runner.fingerprints import Fingerprints, fingerprints
 from fedsparsify_jax.runner.methods import prunable, unused
 from fedsparsify_jax.runner.model_files import save_model
 from fedsparsify_jax.runner.program import Evaluations, RoundProgram
 from fedsparsify_jax.runner.progress import duration, reporter
 from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
+from fedsparsify_jax.runner.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.summary import COUNTED, show, summarize
 from fedsparsify_jax.types import Key, RoundInfo, State
 
@@ -120,17 +123,17 @@ def _loop(
     program: RoundProgram,
     metric: str,
     state: State,
+    records: list[Record],
     directory: RunDirectory,
     checkpoints: Checkpoints,
     console: Console,
-) -> tuple[State, list[Record]]:
-    """Plays the rounds that are left; returns all rounds' records."""
+    signal: Stop,
+) -> State:
+    """Plays the rounds that are left, and adds their records to ``records``."""
     total, completed = config.rounds, int(state.round)
     assert total is not None
     dense = dense_bytes(state.variables)
-    records: list[Record] = []
-    distributed.first_decides(lambda: records.extend(directory.rewind(completed)))
-    with reporter(console, total, completed) as progress:
+    with signal.gentle(), reporter(console, total, completed) as progress:
         while completed < total:
             stop = _stop(config, completed)
             program.look(state, total - completed)
@@ -151,9 +154,15 @@ def _loop(
                 progress.round(record)
             due = stop // config.checkpoint_every > completed // config.checkpoint_every
             completed = stop
-            if due or completed == total:
-                checkpoints.save(completed, state)
-    return state, records
+            ended = distributed.largest(signal.number)
+            if due or completed == total or ended:
+                judge = "validation" if config.validation_fraction else "test"
+                value = records[-1][f"{judge}_{metric}"]
+                checkpoints.save(completed, state, records, value)
+            checkpoints.wait(only_if_done=not ended)
+            if ended:
+                raise Stopped(ended, directory.path, f"after round {completed}")
+    return state
 
 
 def _describe(console: Console, config: TrainConfig, federation: Federation) -> None:
@@ -249,11 +258,11 @@ def complete(
         numbers=trees.size(state.variables),
     )
     summary |= _flops(federation, state, records[-1]["kept"])
-    save_model(
-        directory.model,
-        federation.algorithm.model(state),
-        _model_description(config, federation, summary),
-    )
+    model = federation.algorithm.model(state)
+    with directory.writing():
+        save_model(
+            directory.model, model, _model_description(config, federation, summary)
+        )
     directory.write_summary(summary)
     return summary
 
@@ -273,22 +282,36 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
 
     Raises:
       InputError: one line that says what is wrong and what to do.
+      Stopped: a `KeyboardInterrupt`, after SIGTERM or SIGINT and saving; `signals` says
+        what these do when.
     """
     config = resolve(config)
+    config = dataclasses.replace(config, out=config.out or default_path(config))
+    with catching() as signal:
+        try:
+            return _train(config, console, signal)
+        except Stopped as stopped:
+            stopped.out = config.out
+            raise
+
+
+def _train(
+    config: TrainConfig, console: Console | None, signal: Stop
+) -> dict[str, Any]:
+    """`train` with everything settled that can be before JAX is used."""
+    assert config.out is not None
     distributed.join(config.coordinator, config.num_processes, config.process_id)
     devices = choose(config.devices)
     console = console or Console(highlight=False, quiet=not distributed.is_first())
-    out = config.out or default_path(config)
-    config = dataclasses.replace(config, out=out)
-    directory = RunDirectory(out, config)
-    resuming = bool(
-        distributed.first_decides(lambda: directory.check(resume=config.resume))
-    )
+    directory = RunDirectory(config.out, config)
+    distributed.first_decides(lambda: directory.check(resume=config.resume))
     use(config.compilation_cache)
     federation = assemble(config, devices)
+    keys = Keys.from_seed(config.seed)
+    prints = fingerprints(federation, keys)
+    distributed.first_decides(lambda: directory.refuse_other_data(prints))
     _describe(console, config, federation)
 
-    keys = Keys.from_seed(config.seed)
     algorithm, placement = federation.algorithm, federation.placement
     state = algorithm.init(keys.state, federation.model.init(keys.model))
     state = placement.put_state(state)
@@ -297,30 +320,69 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     if config.verbose:
         console.print(f"compiled in {duration(program.compile_seconds)}")
 
-    distributed.first_decides(directory.claim)
-    with (
-        program.reading(directory.clients),
-        Checkpoints(directory.checkpoints) as checkpoints,
-    ):
-        if resuming:
-            state = checkpoints.restore(state) or state
-            console.print(f"resuming after round {int(state.round)}")
-        state, records = _loop(
+    with contextlib.ExitStack() as stack:
+        distributed.first_decides(lambda: stack.enter_context(directory.held()))
+        completed, records = _begin(config, directory, prints, console)
+        stack.enter_context(program.reading(directory.clients))
+        checkpoints = stack.enter_context(_checkpoints(config, directory, federation))
+        if completed:
+            state = checkpoints.restore(completed, state)
+        state = _loop(
             config,
             program,
             federation.task.metric,
             state,
+            records,
             directory,
             checkpoints,
             console,
+            signal,
         )
-    key = placement.repeat(keys.of_finish())
-    state = distributed.to_host(algorithm.finish(key, state, program.clients))
-    if not distributed.is_first():
-        return {}
-
-    summary = complete(config, federation, directory, state, records)
-    show(console, summary, str(out))
+        checkpoints.wait()
+        key = placement.repeat(keys.of_finish())
+        state = distributed.to_host(algorithm.finish(key, state, program.clients))
+        if not distributed.is_first():
+            return {}
+        summary = complete(config, federation, directory, state, records)
+    show(console, summary, str(config.out))
     if config.verbose:
         console.print(_counted(program))
     return summary
+
+
+def _begin(
+    config: TrainConfig,
+    directory: RunDirectory,
+    prints: Fingerprints,
+    console: Console,
+) -> tuple[int, list[Record]]:
+    """The rounds that a checkpoint has seen, and, in the first process, their records.
+
+    Writes the first files.
+    """
+    records: list[Record] = []
+
+    def begin() -> int:
+        assert config.rounds is not None
+        found = directory.begin(prints, resume=config.resume, rounds=config.rounds)
+        records.extend(found.records if found else [])
+        return found.round if found else 0
+
+    completed = distributed.first_decides(begin)
+    for note in directory.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    if completed:
+        console.print(f"resuming after round {completed}")
+    return completed, records
+
+
+def _checkpoints(
+    config: TrainConfig, directory: RunDirectory, federation: Federation
+) -> Checkpoints:
+    return Checkpoints(
+        directory.checkpoints,
+        directory.content,
+        keep_last=config.keep_last,
+        keep_best=config.keep_best,
+        higher_is_better=federation.task.higher_is_better,
+    )

@@ -2,14 +2,19 @@
 
 import io
 import json
+import signal
 from pathlib import Path
 
+import chex
+import jax
+import numpy as np
 import pytest
 from rich.console import Console
 
 from fedsparsify_jax.cli import main
 from fedsparsify_jax.runner import sweeping
 from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig
+from fedsparsify_jax.runner.lock import locked
 from fedsparsify_jax.runner.model_files import load_model
 from fedsparsify_jax.runner.sweep_config import OPTIONS, SweepConfig, values
 from fedsparsify_jax.runner.sweep_grid import cells, groups, traced
@@ -22,6 +27,7 @@ from fedsparsify_jax.runner.sweep_progress import (
 )
 
 SMALL = ["--rounds", "2", "--local-epochs", "1", "--num-clients", "4"]
+METRICS = "metrics.jsonl"
 GRID = ["--final-sparsity", "0.5,0.8", "--seeds", "2", "--compilation-cache", "off"]
 SWEEP = ["sweep", *SMALL, *GRID, "--out", "grid"]
 
@@ -240,7 +246,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(capsys, monkeypatch):
     monkeypatch.setattr("fedsparsify_jax.cli.sweep", interrupted)
     assert main(["sweep"]) == 130
     shown = capsys.readouterr().err
-    assert shown.startswith("fedsparsify: interrupted") and "--resume" not in shown
+    assert shown == "fedsparsify: stopped by SIGINT; to go on: fedsparsify sweep\n"
 
 
 def record(t, accuracy, **more):
@@ -295,3 +301,55 @@ def test_what_is_for_train_alone_is_refused(options, capsys):
     assert main([*SWEEP, *options]) == 2
     assert f"{options[0]}" in capsys.readouterr().err
     assert not Path("grid").exists()
+
+
+def test_a_stopped_group_goes_on_where_it_was(monkeypatch, capsys):
+    """A signal after the first call; the rest is what the whole sweep gives."""
+    plain, made = sweeping.GroupProgram, []
+    played = []
+
+    def once(*group):
+        """Both sweeps have the program that the first one compiles."""
+        if not made:
+            program = plain(*group)
+            places = jax.tree.map(lambda leaf: leaf.sharding, program.state)
+            made.extend((program, jax.tree.map(np.array, program.state), places))
+        program, first, places = made
+        program.state = jax.device_put(first, places)
+        return program
+
+    def stopping(self, rounds):
+        reports = call(self, rounds)
+        played.append(rounds)
+        if len(played) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return reports
+
+    call = plain.__call__
+    monkeypatch.setattr(plain, "__call__", stopping)
+    monkeypatch.setattr(sweeping, "GroupProgram", once)
+    command = ["sweep", *SMALL, "--seeds", "2", "--compilation-cache", "off"]
+    command += ["--algorithm", "fedavg", "--rounds", "3", "--out", "stopped"]
+    assert main(command) == 143
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "stopped by SIGTERM 0 of 2 runs finished; to go on: fedsparsify " in said
+    assert [path.name for path in Path("stopped/groups").glob("*/*")] == ["1"]
+    with locked(Path("stopped")):
+        assert main(command) == 2
+    assert "--out stopped is in use by process" in capsys.readouterr().err
+    assert main(command) == 0
+    assert sum(played) == 3
+    assert {path.name for path in Path("stopped").iterdir()} == {
+        "seed=0",
+        "seed=1",
+        "sweep.json",
+        "sweep.jsonl",
+    }
+    program, first, places = made
+    resumed = jax.tree.map(np.array, program.state)
+    program.state = jax.device_put(first, places)
+    infos, _ = call(program, 3)
+    chex.assert_trees_all_equal(program.state, resumed)
+    for seed in (0, 1):
+        found = [row["train_loss"] for row in lines(f"stopped/seed={seed}/{METRICS}")]
+        assert np.array_equal(np.float32(found), infos.loss[seed, :3])

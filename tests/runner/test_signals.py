@@ -1,0 +1,110 @@
+"""SIGTERM and SIGINT: gentle once, at once the second time, and nothing left behind."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from fedsparsify_jax.runner import signals
+from fedsparsify_jax.runner.signals import Stopped, catching
+
+BOTH = (signal.SIGTERM, signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_the_first_signal_is_only_noted_inside_a_round(number):
+    with catching() as stop, stop.gentle():
+        signal.raise_signal(number)
+        assert stop.number == number
+
+
+@pytest.mark.parametrize(("number", "status"), [(BOTH[0], 143), (BOTH[1], 130)])
+def test_elsewhere_it_raises(number, status):
+    with pytest.raises(Stopped) as caught, catching() as stop:
+        with stop.gentle():
+            pass
+        signal.raise_signal(number)
+    assert caught.value.status == status
+    assert str(caught.value) == f"stopped by {number.name}"
+    assert isinstance(caught.value, KeyboardInterrupt)
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in BOTH]
+    threads = threading.active_count()
+    with pytest.raises(ValueError, match="inside"), catching():
+        assert [signal.getsignal(number) for number in BOTH] != before
+        raise ValueError("inside")
+    assert [signal.getsignal(number) for number in BOTH] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert threading.active_count() == threads
+
+
+def test_the_inner_one_is_the_outer_one():
+    with catching() as outer:
+        with catching() as inner:
+            assert inner is outer
+        assert signal.getsignal(signal.SIGTERM) == outer.handle
+
+
+def test_what_a_caller_installed_stays():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with catching() as stop, stop.gentle():
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.number == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]
+
+
+def test_other_threads_install_nothing():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def inside():
+        with catching() as stop:
+            seen.append((stop.number, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [(0, before)]
+
+
+def test_a_librarys_second_sigint_is_the_usual_interrupt(monkeypatch):
+    monkeypatch.setattr(signals, "SAME", 0.0)
+    with pytest.raises(KeyboardInterrupt) as caught, catching() as stop, stop.gentle():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert not isinstance(caught.value, Stopped)
+
+
+# The module needs nothing but the standard library: a process without JAX does.
+BUSY = """
+import hashlib, runpy, sys
+module = runpy.run_path(sys.argv[1])
+with module["catching"](at_once=True) as stop, stop.gentle():
+    print("ready", flush=True)
+    # One instruction for minutes, as a compiled round is: no handler runs meanwhile.
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_the_second_signal_ends_at_once(number):
+    command = [sys.executable, "-c", BUSY, signals.__file__]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        process.send_signal(number)  # as `timeout` does: still the first
+        assert "finishing the round" in process.stderr.readline()
+        time.sleep(3 * signals.SAME)
+        assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 128 + number
