@@ -1,0 +1,214 @@
+"""What is said in rows and columns."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from fedsparsify_jax.report.figures_of_run import layer_name, layer_sparsity, measure
+from fedsparsify_jax.report.reading import Run, number
+from fedsparsify_jax.report.scales import text
+from fedsparsify_jax.report.settings import Setting, mean_and_deviation, plain
+
+LAST = 10
+"""Evaluations that the late mean is of."""
+CLIENTS = 50
+"""Rows of a client table."""
+
+
+class Cell(NamedTuple):
+    """A cell: what is read, what it sorts by, and a share in [0, 1] to tint it by."""
+
+    words: str
+    value: float | None = None
+    share: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first column names its row."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    sortable: bool = False
+
+
+def final(run: Run) -> float | None:
+    """What the last evaluation says."""
+    return next(reversed(run.evaluated), None)
+
+
+def best(run: Run) -> float | None:
+    """The best evaluation, which only the test set can tell."""
+    pick = min if run.metric == "mae" else max
+    return pick(run.evaluated, default=None)
+
+
+def late(run: Run) -> float | None:
+    """The mean of the last evaluations."""
+    values = run.evaluated[-LAST:]
+    return sum(values) / len(values) if values else None
+
+
+def sparsity(run: Run) -> float | None:
+    """What the last round achieved."""
+    return number(run.records[-1].get("sparsity")) if run.records else None
+
+
+def total(run: Run, *fields: str) -> float | None:
+    """Fields added up over all rounds, None if one is missing."""
+    found = [number(record.get(field)) for record in run.records for field in fields]
+    known = [value for value in found if value is not None]
+    return sum(known) if found and len(known) == len(found) else None
+
+
+def all_bytes(run: Run) -> float | None:
+    """Bytes up and down in all rounds."""
+    return total(run, "bytes_up", "bytes_down")
+
+
+def saving(run: Run) -> float | None:
+    """How many times the bytes a dense federation moves."""
+    moved, dense = all_bytes(run), total(run, "bytes_dense")
+    return dense / moved if moved and dense is not None else None
+
+
+def spoken(values: Sequence[float], kind: str) -> Cell:
+    """Mean and standard deviation of a figure over runs.
+
+    >>> spoken([0.8, 0.9], "percent").words, spoken([], "count").words
+    ('85.00 ± 7.07 %', '–')
+    """
+    found = mean_and_deviation(values)
+    if found is None:
+        return Cell("–")  # noqa: RUF001
+    mean, deviation = found
+    if kind == "times":
+        return Cell(f"{mean:.2f} x", mean)
+    if deviation is None:
+        return Cell(text(mean, kind), mean)
+    if kind == "percent":
+        return Cell(f"{100 * mean:.2f} ± {100 * deviation:.2f} %", mean)
+    if kind == "megabytes" or deviation == 0:
+        return Cell(text(mean, kind), mean)
+    return Cell(f"{mean:.4g} ± {deviation:.2g}", mean)
+
+
+Figure = tuple[str, Callable[[Run], float | None], str]
+
+
+def columns(metric: str, kind: str) -> list[Figure]:
+    """What is said of every setting: a heading, a figure of a run, and its kind."""
+    name = "accuracy" if metric == "accuracy" else "MAE"
+    return [
+        (f"Final {name}", final, kind),
+        (f"Last {LAST}", late, kind),
+        ("Best", best, kind),
+        ("Sparsity", sparsity, "percent"),
+        ("Moved", all_bytes, "megabytes"),
+        ("Saving", saving, "times"),
+    ]
+
+
+def comparison(settings: Sequence[Setting]) -> Table:
+    """A row a setting: what sets it apart, and its figures.
+
+    Args:
+      settings: of one metric.
+    """
+    kind, _ = measure(settings[0])
+    figures = columns(settings[0].metric, kind)
+    fields = list(settings[0].values)
+    named = bool(fields) and len({s.label for s in settings}) == len(
+        {tuple(map(plain, s.values.values())) for s in settings}
+    )
+    head = [field.replace("_", " ").capitalize() for field in fields] if named else []
+    rows = []
+    for setting in settings:
+        apart = [Cell(plain(v), number(v)) for v in setting.values.values()]
+        done = sum(run.finished for run in setting.runs)
+        count = f"{done}" if done == len(setting.runs) else f"{done}/{len(setting.runs)}"
+        cells = [spoken(setting.values_of(pick), k) for _, pick, k in figures]
+        first = apart if named else [Cell(setting.label)]
+        rows.append((*first, Cell(count, done), *cells))
+    head = [*(head or ["Setting"]), "Runs", *(name for name, _, _ in figures)]
+    several = any(len(setting.shown) > 1 for setting in settings)
+    note = "Mean ± standard deviation over seeds. " if several else ""
+    note += "Bytes are non-zeros x 32 bit, up and down. "
+    note += "Best is chosen on the test set, so it flatters."
+    return Table("Results", tuple(head), tuple(rows), note, sortable=True)
+
+
+def every_run(runs: Sequence[Run]) -> Table:
+    """A row a run directory."""
+    rows = []
+    for run in runs:
+        kind = "percent" if run.metric == "accuracy" else "number"
+        cells = []
+        for _, pick, own in columns(run.metric, kind):
+            value = pick(run)
+            cells.append(spoken([] if value is None else [value], own))
+        rounds = run.records[-1]["round"] if run.records else 0
+        rows.append((Cell(run.name), Cell(f"{rounds}", rounds), *cells))
+    heads = [name for name, _, _ in columns("accuracy", "percent")]
+    if all(run.metric == "mae" for run in runs):
+        heads[0] = "Final MAE"
+    return Table("Every run", ("Run", "Rounds", *heads), tuple(rows), sortable=True)
+
+
+def options(values: dict[str, Any], title: str) -> Table:
+    """Options and their values."""
+    rows = [
+        (Cell("--" + field.replace("_", "-")), Cell(plain(value)))
+        for field, value in values.items()
+    ]
+    return Table(title, ("Option", "Value"), tuple(rows))
+
+
+def layers(setting: Setting) -> Table | None:
+    """What every tensor has left at the end; None if it is not known."""
+    found = layer_sparsity(setting)
+    sizes = setting.shown[0].sizes if setting.shown else {}
+    rows = []
+    for name, points in found.items():
+        share, size = points[-1][1], sizes[name]
+        kept = round((1 - share) * size)
+        rows.append(
+            (
+                Cell(layer_name(name)),
+                Cell(f"{size:,}", size),
+                Cell(f"{kept:,}", kept),
+                Cell(f"{100 * share:.2f} %", share),
+            )
+        )
+    head = ("Tensor", "Numbers", "Kept", "Sparsity")
+    title = "Tensors after the last round"
+    return Table(title, head, tuple(rows), sortable=True) if rows else None
+
+
+def clients(run: Run) -> Table | None:
+    """The examples of each class that every client holds, as the run wrote it down."""
+    found = run.partition or {}
+    sizes, counts, total = (found.get(key) for key in ("sizes", "counts", "clients"))
+    if not isinstance(sizes, list) or not all(isinstance(n, int) for n in sizes):
+        return None
+    whole = isinstance(counts, list) and len(counts) == len(sizes)
+    table = counts if whole and all(map(_is_counts, counts)) else [[] for _ in sizes]
+    classes = max(map(len, table), default=0)
+    most = max((n for row in table for n in row), default=0) or 1
+    rows = []
+    for client, (row, size) in enumerate(zip(table, sizes, strict=True)):
+        if client == CLIENTS:
+            break
+        cells = [Cell(f"{n:,}", n, n / most if n else None) for n in row]
+        cells += [Cell("")] * (classes - len(row))
+        rows.append((Cell(str(client), client), *cells, Cell(f"{size:,}", size)))
+    count = total if isinstance(total, int) else len(sizes)
+    note = f"{len(rows)} of {count:,} clients." if count > len(rows) else ""
+    head = ("Client", *map(str, range(classes)), "All")
+    return Table("Examples of each class", head, tuple(rows), note)
+
+
+def _is_counts(row: Any) -> bool:
+    return isinstance(row, list) and all(isinstance(n, int) for n in row)
