@@ -83,7 +83,7 @@ def test_a_run_leaves_the_files_of_the_contract(runs):
     run = runs[0] / "one"
     names = {path.name for path in run.iterdir()}
     wanted = {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "model"}
-    assert names == wanted
+    assert names == wanted | {"partition.json"}
     records = metrics(run)
     assert [record["round"] for record in records] == list(range(1, ROUNDS + 1))
     assert all(record.keys() >= KEYS for record in records)
@@ -222,7 +222,7 @@ def test_bad_input_ends_with_status_2_and_one_line(runs, tmp_path):
     commands = {
         "is not empty: add --resume": ([*DIGITS, "--out", str(used)], MODULE),
         "--rounds: expected INT, not 'abc'": (["train", "--rounds", "abc"], script()),
-        "error: Expected one of {train, sweep, costs}. (see": ([], MODULE),
+        "error: Expected one of {train, sweep, costs, report}. (see": ([], MODULE),
     }
     processes = {
         message: start(arguments, tmp_path, command)

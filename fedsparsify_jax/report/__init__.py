@@ -4,6 +4,6 @@
 `figures` and `tables` say what is shown, and `page`, `markdown`, `svg` and `png` how.
 """
 
+from fedsparsify_jax.report.command import ReportConfig, report
 
-
-
+__all__ = ["ReportConfig", "report"]

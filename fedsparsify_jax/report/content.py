@@ -12,6 +12,8 @@ from fedsparsify_jax.report.tables import Table
 from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig
 from fedsparsify_jax.runner.progress import duration
 
+Tile = tuple[str, str, str]  # name, value, remark
+
 _PARTITIONS = 4  # client tables
 _MISSING = 12  # kinds of what is missing
 _MAPS = 4  # heat maps
@@ -44,7 +46,7 @@ class Report:
 
     title: str
     subtitle: str
-    tiles: tuple[tuple[str, str, str], ...]  # name, value, remark
+    tiles: tuple[Tile, ...]
     sections: tuple[Section, ...]
     runs: tuple[Run, ...]
 
@@ -94,14 +96,13 @@ def _in_blocks(charts: Mapping[str, Sequence[Figure]]) -> tuple[Block, ...]:
 
 
 def _trade_offs(settings: Sequence[Setting]) -> list[Section]:
-    """What is judged against sparsity and bytes, where the final sparsity was varied."""
+    """Against sparsity and bytes, where the final sparsity was varied."""
     found = []
     for metric in _by_metric(settings):
-        sparsities = {s.values.get("final_sparsity") for s in metric} - {None}
         shown = [setting for setting in metric if setting.shown]
-        if len(sparsities) < 2 or not shown:
+        if not panels.varied(shown, "final_sparsity"):
             continue
-        kind, name = figures_of_run.measure(shown[0])
+        _, name = figures_of_run.measure(shown[0])
         late = f"{name.capitalize()}, mean of the last {tables.LAST} rounds"
         drawn = {}
         for title, pick in {late: tables.late, f"Final {name}": tables.final}.items():
@@ -126,8 +127,8 @@ def _trade_offs(settings: Sequence[Setting]) -> list[Section]:
 def _curves(settings: Sequence[Setting]) -> list[Section]:
     if len(settings) == 1:
         charts = tuple(figures_of_run.run_charts(settings[0]))
-        words = () if charts else ("There is no round to draw.",)
-        return [Section("curves", "Curves", words, (Block(figures=charts),))]
+        empty = () if charts else ("There is no round to draw.",)
+        return [Section("curves", "Curves", empty, (Block(figures=charts),))]
     found = []
     for metric in _by_metric([setting for setting in settings if setting.shown]):
         layout = panels.lay_out(metric)
@@ -144,21 +145,21 @@ def _curves(settings: Sequence[Setting]) -> list[Section]:
 
 
 def _layers(settings: Sequence[Setting]) -> Section:
-    blocks, known = [], 0
+    blocks: list[Block] = []
+    alone = len(settings) == 1
     for setting in settings:
-        alone = len(settings) == 1
         title = "Sparsity of every tensor" if alone else setting.label
-        chart = figures_of_run.heat_map(setting, title)
-        table = tables.layers(setting)
-        if chart is None or table is None:
-            continue
-        known += 1
-        if known <= _MAPS:
-            blocks.append(Block("" if alone else title, known > 1, (chart,), (table,)))
+        chart, table = figures_of_run.heat_map(setting, title), tables.layers(setting)
+        if chart is not None and table is not None:
+            block = Block("" if alone else title, bool(blocks), (chart,), (table,))
+            blocks.append(block)
+        if len(blocks) == _MAPS:
+            break
     words = ["Share of each tensor that is zero, round by round."]
-    if known > _MAPS:
+    if len(settings) > len(blocks) > 0:
         words.append(
-            f"The first {_MAPS} of {known} settings; name one run for a report of it."
+            f"Of {len(blocks)} of the {len(settings)} settings; name one run for a "
+            "report of its own."
         )
     if not blocks:
         words = [
@@ -194,8 +195,8 @@ def _clients(runs: Sequence[Run]) -> Section:
 def _configuration(runs: Sequence[Run]) -> Section:
     same, differ = common_options(runs)
     if not same and not differ:
-        words = ("No run has a readable config.json.",)
-        return Section("configuration", "Configuration", words)
+        unknown = ("No run has a readable config.json.",)
+        return Section("configuration", "Configuration", unknown)
     default = TrainConfig()
     given = {
         field: value
@@ -228,12 +229,16 @@ def _configuration(runs: Sequence[Run]) -> Section:
     return Section("configuration", "Configuration", tuple(words), blocks)
 
 
-def _tiles(settings: Sequence[Setting], runs: Sequence[Run]) -> list[tuple[str, ...]]:
+def _tiles(settings: Sequence[Setting], runs: Sequence[Run]) -> list[Tile]:
     """The few figures that stand above all."""
     if len(settings) > 1:
         done = sum(run.finished for run in runs)
         tiles = [
-            ("settings", f"{len(settings):,}", "runs that differ in their seed are one"),
+            (
+                "settings",
+                f"{len(settings):,}",
+                "runs that differ in their seed are one",
+            ),
             ("runs", f"{len(runs):,}", f"{done:,} finished"),
         ]
         for metric in _by_metric([s for s in settings if s.shown]):
@@ -251,15 +256,21 @@ def _tiles(settings: Sequence[Setting], runs: Sequence[Run]) -> list[tuple[str, 
     late = say(setting.values_of(tables.late), kind).words
     times = say(setting.values_of(tables.saving), "times").words
     rounds = [run.records[-1]["round"] for run in runs if run.records]
-    seconds = sum(tables.total(run, "seconds") or 0.0 for run in runs)
+    seconds = sum(run.totals.get("seconds", 0.0) for run in runs)
     target = runs[0].options.get("final_sparsity")
     aim = f"final target {text(target, 'percent')}" if isinstance(target, float) else ""
     return [
-        (f"final {name}", say(setting.values_of(tables.final), kind).words,
-         f"last {tables.LAST} rounds {late}"),
+        (
+            f"final {name}",
+            say(setting.values_of(tables.final), kind).words,
+            f"last {tables.LAST} rounds {late}",
+        ),
         ("sparsity", say(setting.values_of(tables.sparsity), "percent").words, aim),
-        ("bytes moved", say(setting.values_of(tables.all_bytes), "megabytes").words,
-         f"{times} fewer than dense"),
+        (
+            "bytes moved",
+            say(setting.values_of(tables.all_bytes), "megabytes").words,
+            f"{times} fewer than dense",
+        ),
         ("rounds", f"{max(rounds, default=0):,}", f"in {duration(seconds)}"),
     ]
 
@@ -292,7 +303,7 @@ def compose(runs: Sequence[Run], title: str) -> Report:
     return Report(
         title,
         _subtitle(runs),
-        tuple((a, b, c) for a, b, c in _tiles(settings, runs)),
+        tuple(_tiles(settings, runs)),
         tuple(section for section in sections if section is not None),
         tuple(runs),
     )

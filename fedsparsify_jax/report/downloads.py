@@ -13,8 +13,8 @@ ROUNDS = 4000
 
 
 def _short(value: float) -> float | int:
-    """Five digits: enough for any tip."""
-    short = float(f"{value:.5g}")
+    """As many digits as a tip shows."""
+    short = float(f"{value:.{4 if abs(value) < 1 else 5}g}")
     return int(short) if short == int(short) else short
 
 

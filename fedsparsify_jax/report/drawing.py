@@ -150,9 +150,7 @@ def draw_chart(chart: Chart, *, alone: bool = False) -> Drawing:
     xs = [a for series in chart.series for a, _ in series.points if not series.level]
     top = _TOP + (44 if alone else 22)
     bottom = top + _PLOT
-    x = scale(
-        xs, _LEFT + 6, WIDTH - _RIGHT, kind=chart.x_kind, at_most=5, tight=True
-    )
+    x = scale(xs, _LEFT + 6, WIDTH - _RIGHT, kind=chart.x_kind, at_most=5, tight=True)
     y = scale(ys, bottom, top, kind=chart.y_kind)
     shapes: list[Shape] = []
     if alone:
@@ -162,7 +160,7 @@ def draw_chart(chart: Chart, *, alone: bool = False) -> Drawing:
     for series in chart.series:
         shapes.extend(_line(series, x, y))
     height = bottom + 40
-    if alone:
+    if alone and len(chart.series) > 1:
         keys = list(_legend(chart, height))
         shapes.extend(keys)
         lowest = [key.y + 8 for key in keys if isinstance(key, Text)]
@@ -170,7 +168,9 @@ def draw_chart(chart: Chart, *, alone: bool = False) -> Drawing:
     return Drawing(height, shapes, x, y)
 
 
-def _strip(points: Sequence[tuple[float, float]], x: Scale, top: float) -> Iterator[Box]:
+def _strip(
+    points: Sequence[tuple[float, float]], x: Scale, top: float
+) -> Iterator[Box]:
     """One row: neighbours of the same colour are one box."""
     starts = [x(a) for a, _ in points]
     ends = [*starts[1:], x.stop]

@@ -5,7 +5,7 @@ from itertools import accumulate
 from typing import Any
 
 from fedsparsify_jax.report.charts import Chart, HeatMap, Series, thinned
-from fedsparsify_jax.report.reading import Record, Run, number
+from fedsparsify_jax.report.reading import Record, Run
 from fedsparsify_jax.report.settings import Points, Setting
 
 LAYERS = 24
@@ -16,7 +16,7 @@ _POINTS = 300  # of a line
 
 def moved(record: Record) -> float | None:
     """The bytes of a round, up and down."""
-    up, down = number(record.get("bytes_up")), number(record.get("bytes_down"))
+    up, down = record.get("bytes_up"), record.get("bytes_down")
     return None if up is None or down is None else up + down
 
 
@@ -50,7 +50,7 @@ def against(setting: Setting, x: str, y: str) -> Points:
     return [(by_round[at], b) for at, b in setting.curve(y)[0] if at in by_round]
 
 
-Field = Callable[[Record], Any] | str
+Field = Callable[[Record], float | None] | str
 
 
 def over_rounds(

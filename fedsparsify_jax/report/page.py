@@ -112,8 +112,9 @@ def _legend(series: Sequence[Series]) -> str:
         gaps = " ".join(f"{gap:g}" for gap in dashes(one))
         dashed = f' stroke-dasharray="{gaps}"' if gaps else ""
         line = (
-            f'<svg class="c" viewBox="0 0 20 8" aria-hidden="true"><polyline '
-            f'class="{colour(one)}" points="0,4 20,4" stroke-width="2.5"{dashed}/></svg>'
+            '<svg class="c" viewBox="0 0 20 8" aria-hidden="true"><polyline '
+            f'class="{colour(one)}" points="0,4 20,4" stroke-width="2.5"{dashed}/>'
+            "</svg>"
         )
         button = (
             f'<li><button type="button" aria-pressed="true" data-tone="{one.tone}">'
@@ -151,16 +152,14 @@ def _table(table: Table) -> str:
             text = f'<button type="button">{text}</button>'
         head.append(f'<th scope="col" class="{kind}">{text}</th>')
     rows = "".join(
-        "<tr>"
-        + "".join(_cell(c, n, numbers[n]) for n, c in enumerate(row))
-        + "</tr>"
+        "<tr>" + "".join(_cell(c, n, numbers[n]) for n, c in enumerate(row)) + "</tr>"
         for row in table.rows
     )
     title = escape(table.title)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return (
-        f'<div><div class="wide" role="region" aria-label="{title}" tabindex="0"><table>'
-        f"<caption>{title}</caption><thead><tr>{''.join(head)}</tr></thead>"
+        f'<div><div class="wide" role="region" aria-label="{title}" tabindex="0">'
+        f"<table><caption>{title}</caption><thead><tr>{''.join(head)}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>{note}</div>"
     )
 

@@ -25,7 +25,6 @@ LINES = 8
 PANELS = 12
 """Panels of a measure; what is beyond is counted."""
 COLOURS = 16
-_POINTS = 60  # of a line
 _COSTS = {"percent": "sparsity", "megabytes": "bytes"}
 _BANDS = 3  # lines in a panel that can have their ranges shown
 
@@ -44,6 +43,11 @@ class Layout:
 
     panels: list[Panel]
     left_out: int  # settings that no panel shows
+
+    @property
+    def points(self) -> int:
+        """Points of a line: fewer where there are many lines."""
+        return 60 if len(self.panels) <= 4 else 40
 
     @property
     def metric(self) -> str:
@@ -93,7 +97,9 @@ def lay_out(settings: Sequence[Setting], *, along: str | None = None) -> Layout:
         dict.fromkeys(label_of(setting.values, [coloured]) for setting in settings)
     )
     keys = [_key(setting.values, others) for setting in settings]
-    full = list(dict.fromkeys(key for key in keys if all(v is not None for _, v in key)))
+    full = list(
+        dict.fromkeys(key for key in keys if all(v is not None for _, v in key))
+    )
     panels, seen = [], set()
     for panel in (full or list(dict.fromkeys(keys)))[:PANELS]:
         members = []
@@ -104,6 +110,15 @@ def lay_out(settings: Sequence[Setting], *, along: str | None = None) -> Layout:
                 seen.add(id(setting))
         panels.append(Panel(label_of(dict(panel), others), members))
     return Layout(panels, sum(id(setting) not in seen for setting in settings))
+
+
+def varied(settings: Sequence[Setting], field: str) -> bool:
+    """Do some settings differ in this option alone?"""
+    if not settings or field not in settings[0].values:
+        return False
+    others = [name for name in settings[0].values if name != field]
+    used = [setting for setting in settings if setting.values[field] is not None]
+    return len({_key(setting.values, others) for setting in used}) < len(used)
 
 
 def _coloured(settings: Sequence[Setting], fields: Sequence[str]) -> str:
@@ -145,15 +160,15 @@ def curves(layout: Layout) -> dict[str, list[Chart]]:
     for title, (field, label, y_kind) in fields.items():
         for panel in layout.panels:
             made = (over_rounds(s, field, own, n) for own, n, s in panel.members)
-            lines = [_plain(line, panel) for line in made if line is not None]
-            chart = _chart(
-                panel, title, lines, ("round", label), ("count", y_kind)
-            )
+            lines = [
+                _plain(line, panel, layout.points) for line in made if line is not None
+            ]
+            chart = _chart(panel, title, lines, ("round", label), ("count", y_kind))
             found.setdefault(title, []).extend([chart] if chart else [])
     title = f"Test {name} against bytes"
     for panel in layout.panels:
         lines = [
-            thinned(Series(own, n, points), _POINTS)
+            thinned(Series(own, n, points), layout.points)
             for own, n, setting in panel.members
             if (points := against_bytes(setting))
         ]
@@ -163,10 +178,10 @@ def curves(layout: Layout) -> dict[str, list[Chart]]:
     return {title: charts for title, charts in found.items() if charts}
 
 
-def _plain(line: Series, panel: Panel) -> Series:
+def _plain(line: Series, panel: Panel, points: int) -> Series:
     few = len(panel.members) <= _BANDS
     line = line if few else dataclasses.replace(line, spread=())
-    return thinned(line, 4 * _POINTS if len(panel.members) == 1 else _POINTS)
+    return thinned(line, points)
 
 
 def trade_offs(

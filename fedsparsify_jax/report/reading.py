@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,24 @@ class Run:
         """What the evaluations said, in order."""
         found = (number(record.get(f"test_{self.metric}")) for record in self.records)
         return [value for value in found if value is not None]
+
+    def column(
+        self, field: Callable[[Record], float | None] | str
+    ) -> Iterator[tuple[int, float | None]]:
+        """Round and value of a field, or of what is computed from a record."""
+        for record in self.records:
+            value = record.get(field) if isinstance(field, str) else field(record)
+            yield record["round"], value
+
+    @functools.cached_property
+    def totals(self) -> dict[str, float]:
+        """What the rounds add up to, of the fields that every round has."""
+        found = {}
+        for field in ("bytes_up", "bytes_down", "bytes_dense", "seconds"):
+            values = [value for _, value in self.column(field) if value is not None]
+            if values and len(values) == len(self.records):
+                found[field] = sum(values)
+        return found
 
     @property
     def finished(self) -> bool:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fedsparsify_jax.report.reading import Record, Run, number
-from fedsparsify_jax.runner.config import NOT_COMPARED
+from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig
 from fedsparsify_jax.runner.methods import unused
 
 Points = list[tuple[float, float]]
 
+_DEFAULTS = dataclasses.asdict(TrainConfig())
+_LONG = 48  # letters of a label; names of single runs are better than more
 # Values of these say by themselves what they are.
 _SPEAKING = ("algorithm", "dataset", "model", "partition")
 
@@ -63,7 +65,9 @@ class Setting:
         finished = [run for run in self.runs if run.finished and run.records]
         return finished or [run for run in self.runs if run.records]
 
-    def curve(self, field: Callable[[Record], Any] | str) -> tuple[Points, Points]:
+    def curve(
+        self, field: Callable[[Record], float | None] | str
+    ) -> tuple[Points, Points]:
         """A quantity's mean over the runs, and its range, round by round.
 
         Args:
@@ -73,16 +77,17 @@ class Setting:
           ``(round, mean)`` and, for several runs, ``(lowest, highest)``; rounds that a
           run lacks are left out.
         """
-        pick = (lambda record: record.get(field)) if isinstance(field, str) else field
         columns = []
         for run in self.shown:
-            found = {record["round"]: number(pick(record)) for record in run.records}
-            columns.append({at: y for at, y in found.items() if y is not None})
+            columns.append({at: y for at, y in run.column(field) if y is not None})
         if not columns:
             return [], []
         rounds = sorted(set.intersection(*(set(column) for column in columns)))
         rows = [[column[at] for column in columns] for at in rounds]
-        points = [(at, statistics.fmean(row)) for at, row in zip(rounds, rows)]
+        points = [
+            (float(at), statistics.fmean(row))
+            for at, row in zip(rounds, rows, strict=True)
+        ]
         spread = [(min(row), max(row)) for row in rows] if len(columns) > 1 else []
         return points, spread
 
@@ -117,6 +122,11 @@ def _key(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def _value(options: Mapping[str, Any], field: str) -> Any:
+    """An option's value; the default where a run is older than the option."""
+    return options.get(field, _DEFAULTS.get(field)) if options else None
+
+
 def common_options(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     """The options that all runs agree in, and the names of the others.
 
@@ -127,9 +137,9 @@ def common_options(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     fields = list(dict.fromkeys(field for options in known for field in options))
     same, differ = {}, []
     for field in fields:
-        values = {_key(options.get(field)) for options in known}
+        values = {_key(_value(options, field)) for options in known}
         if len(values) == 1:
-            same[field] = known[0].get(field)
+            same[field] = _value(known[0], field)
         elif field not in NOT_COMPARED:
             differ.append(field)
     return same, differ
@@ -166,7 +176,8 @@ def group(runs: Sequence[Run]) -> list[Setting]:
     for run in runs:
         idle = _idle(run.options)
         values = {
-            field: None if field in idle else run.options.get(field) for field in fields
+            field: None if field in idle else _value(run.options, field)
+            for field in fields
         }
         key: Any = (_key(values), run.metric, run.name if not run.options else "")
         seeds = [other.options.get("seed") for other in found.get(key, ({}, []))[1]]
@@ -174,10 +185,15 @@ def group(runs: Sequence[Run]) -> list[Setting]:
             key = (*key, run.name)
         found.setdefault(key, (values, []))[1].append(run)
     labels = [label_of(values) for values, _ in found.values()]
+    single = all(len(members) == 1 for _, members in found.values())
+    named = single and max(map(len, labels), default=0) > _LONG
     settings = []
     for values, members in _in_order(list(found.values())):
         label = label_of(values)
         alone = label and labels.count(label) == 1
+        if named:
+            settings.append(Setting(members[0].name, values, members))
+            continue
         name = label if alone else f"{label} · {members[0].name}".removeprefix(" · ")
         settings.append(Setting(name, values, members))
     return settings

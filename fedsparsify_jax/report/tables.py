@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from fedsparsify_jax.report.figures_of_run import layer_name, layer_sparsity, measure
 from fedsparsify_jax.report.reading import Run, number
 from fedsparsify_jax.report.scales import text
-from fedsparsify_jax.report.settings import Setting, mean_and_deviation, plain
+from fedsparsify_jax.report.settings import Setting, label_of, mean_and_deviation, plain
 
 LAST = 10
 """Evaluations that the late mean is of."""
@@ -56,21 +56,15 @@ def sparsity(run: Run) -> float | None:
     return number(run.records[-1].get("sparsity")) if run.records else None
 
 
-def total(run: Run, *fields: str) -> float | None:
-    """Fields added up over all rounds, None if one is missing."""
-    found = [number(record.get(field)) for record in run.records for field in fields]
-    known = [value for value in found if value is not None]
-    return sum(known) if found and len(known) == len(found) else None
-
-
 def all_bytes(run: Run) -> float | None:
     """Bytes up and down in all rounds."""
-    return total(run, "bytes_up", "bytes_down")
+    up, down = run.totals.get("bytes_up"), run.totals.get("bytes_down")
+    return None if up is None or down is None else up + down
 
 
 def saving(run: Run) -> float | None:
     """How many times the bytes a dense federation moves."""
-    moved, dense = all_bytes(run), total(run, "bytes_dense")
+    moved, dense = all_bytes(run), run.totals.get("bytes_dense")
     return dense / moved if moved and dense is not None else None
 
 
@@ -120,19 +114,21 @@ def comparison(settings: Sequence[Setting]) -> Table:
     kind, _ = measure(settings[0])
     figures = columns(settings[0].metric, kind)
     fields = list(settings[0].values)
-    named = bool(fields) and len({s.label for s in settings}) == len(
-        {tuple(map(plain, s.values.values())) for s in settings}
-    )
-    head = [field.replace("_", " ").capitalize() for field in fields] if named else []
+    # Labels say what the options say, unless there are too many, or repetitions.
+    named = any(s.label != label_of(s.values) for s in settings)
+    head = ["Setting"] * named
+    head += [field.replace("_", " ").capitalize() for field in fields]
     rows = []
     for setting in settings:
         apart = [Cell(plain(v), number(v)) for v in setting.values.values()]
         done = sum(run.finished for run in setting.runs)
-        count = f"{done}" if done == len(setting.runs) else f"{done}/{len(setting.runs)}"
+        count = (
+            f"{done}" if done == len(setting.runs) else f"{done}/{len(setting.runs)}"
+        )
         cells = [spoken(setting.values_of(pick), k) for _, pick, k in figures]
-        first = apart if named else [Cell(setting.label)]
-        rows.append((*first, Cell(count, done), *cells))
-    head = [*(head or ["Setting"]), "Runs", *(name for name, _, _ in figures)]
+        first = [Cell(setting.label)] * named
+        rows.append((*first, *apart, Cell(count, done), *cells))
+    head += ["Runs", *(name for name, _, _ in figures)]
     several = any(len(setting.shown) > 1 for setting in settings)
     note = "Mean ± standard deviation over seeds. " if several else ""
     note += "Bytes are non-zeros x 32 bit, up and down. "
@@ -188,17 +184,24 @@ def layers(setting: Setting) -> Table | None:
 
 
 def clients(run: Run) -> Table | None:
-    """The examples of each class that every client holds, as the run wrote it down."""
+    """The examples of each class that every client holds, as the run wrote it down.
+
+    Args:
+      run: with what its ``partition.json`` holds; None if that is of no use.
+    """
     found = run.partition or {}
-    sizes, counts, total = (found.get(key) for key in ("sizes", "counts", "clients"))
-    if not isinstance(sizes, list) or not all(isinstance(n, int) for n in sizes):
+    sizes, total = _counts(found.get("sizes")), found.get("clients")
+    if sizes is None:
         return None
-    whole = isinstance(counts, list) and len(counts) == len(sizes)
-    table = counts if whole and all(map(_is_counts, counts)) else [[] for _ in sizes]
-    classes = max(map(len, table), default=0)
-    most = max((n for row in table for n in row), default=0) or 1
+    given = found.get("counts")
+    table = [_counts(row) for row in given] if isinstance(given, list) else []
+    known = [row for row in table if row is not None]
+    if len(known) != len(sizes):
+        known = [[] for _ in sizes]
+    classes = max(map(len, known), default=0)
+    most = max((n for row in known for n in row), default=0) or 1
     rows = []
-    for client, (row, size) in enumerate(zip(table, sizes, strict=True)):
+    for client, (row, size) in enumerate(zip(known, sizes, strict=True)):
         if client == CLIENTS:
             break
         cells = [Cell(f"{n:,}", n, n / most if n else None) for n in row]
@@ -207,8 +210,11 @@ def clients(run: Run) -> Table | None:
     count = total if isinstance(total, int) else len(sizes)
     note = f"{len(rows)} of {count:,} clients." if count > len(rows) else ""
     head = ("Client", *map(str, range(classes)), "All")
-    return Table("Examples of each class", head, tuple(rows), note)
+    title = "Examples of each class" if classes else "Examples"
+    return Table(title, head, tuple(rows), note)
 
 
-def _is_counts(row: Any) -> bool:
-    return isinstance(row, list) and all(isinstance(n, int) for n in row)
+def _counts(row: Any) -> list[int] | None:
+    """A list of whole numbers, None for anything else."""
+    whole = isinstance(row, list) and all(type(n) is int and n >= 0 for n in row)
+    return row if whole else None

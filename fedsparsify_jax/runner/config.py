@@ -172,6 +172,11 @@ class TrainConfig:
     """Rounds between checkpoints; the last round is always saved."""
     show_partition: bool = False
     """Print how many examples of each class every client holds."""
+    logger: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="csv|tensorboard|wandb", help_behavior_hint="(optional)"),
+    ] = ()
+    """Where to write the rounds besides metrics.jsonl; several may be named."""
     compilation_cache: Annotated[
         str | None, _optional("DIR|off", "default: in the user's cache directory")
     ] = None
@@ -187,6 +192,7 @@ NOT_COMPARED = (
     "checkpoint_every",
     "show_partition",
     "verbose",
+    "logger",
     "compilation_cache",
     "client_data",
     # These change the order of sums, so the results to some 1e-5.

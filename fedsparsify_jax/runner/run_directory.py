@@ -1,6 +1,7 @@
 """The run directory: who may use it, and the small files in it.
 
 config.json     the resolved options and the versions they ran with
+partition.json  what the clients hold, see `partition_file`
 metrics.jsonl   one JSON object a round
 summary.json    written at the end
 checkpoints/    see `checkpoints`
@@ -146,6 +147,10 @@ class RunDirectory:
 
     def _write_json(self, name: str, content: Any) -> None:
         write_whole(self.path / name, json.dumps(content, indent=2) + "\n")
+
+    def write_partition(self, content: dict[str, Any]) -> None:
+        """Writes ``partition.json``, on one line: it is a table."""
+        write_whole(self.path / "partition.json", json.dumps(content) + "\n")
 
     def append(self, record: Record) -> None:
         """Adds a round to ``metrics.jsonl``."""

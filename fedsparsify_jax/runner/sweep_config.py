@@ -27,6 +27,7 @@ SINGLE = (
     "checkpoint_every",
     "show_partition",
     "verbose",
+    "logger",
     "devices",
     "compilation_cache",
     # Examples are in memory, training is dense, and one process does it all.

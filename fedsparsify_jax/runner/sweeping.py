@@ -20,6 +20,7 @@ from fedsparsify_jax.runner.compilation_cache import use
 from fedsparsify_jax.runner.config import TrainConfig
 from fedsparsify_jax.runner.devices import choose
 from fedsparsify_jax.runner.federation import Federation, assemble, load
+from fedsparsify_jax.runner.partition_file import describe_partition
 from fedsparsify_jax.runner.progress import duration
 from fedsparsify_jax.runner.sweep_config import values
 from fedsparsify_jax.runner.sweep_directory import SweepDirectory, default_path
@@ -103,8 +104,12 @@ class _Sweep:
         federation = self._assemble(group[0])
         program = GroupProgram(federation, group, self._devices)
         runs = [self._directory.run(cell) for cell in group]
-        for run in runs:
+        divided = partitions(group, federation.dataset.train.y)
+        for cell, run in zip(group, runs, strict=True):
             run.claim()
+            parts = divided[cell.config.seed]
+            said = describe_partition(federation.dataset.train.y, parts)
+            run.write_partition(said)
             run.rewind(0)
         numbers = [self._number[id(cell)] for cell in group]
         records = self._rounds(federation, program, group, numbers, reporter)

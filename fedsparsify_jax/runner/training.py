@@ -17,16 +17,17 @@ from fedsparsify_jax.metrics import (
     training_flops,
 )
 from fedsparsify_jax.metrics.communication import dense_bytes
-from fedsparsify_jax.runner import distributed
+from fedsparsify_jax.runner import distributed, loggers
 from fedsparsify_jax.runner.checkpoints import Checkpoints
 from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.compilation_cache import use
-from fedsparsify_jax.runner.config import TrainConfig, option
+from fedsparsify_jax.runner.config import TrainConfig, option, to_json
 from fedsparsify_jax.runner.devices import choose
 from fedsparsify_jax.runner.disk_program import DiskProgram
 from fedsparsify_jax.runner.federation import Federation, assemble
 from fedsparsify_jax.runner.methods import prunable, unused
 from fedsparsify_jax.runner.model_files import save_model
+from fedsparsify_jax.runner.partition_file import describe_partition
 from fedsparsify_jax.runner.program import RoundProgram
 from fedsparsify_jax.runner.progress import duration, reporter
 from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
@@ -125,7 +126,13 @@ def _loop(
     dense = dense_bytes(state.variables)
     records: list[Record] = []
     distributed.first_decides(lambda: records.extend(directory.rewind(completed)))
-    with reporter(console, total, completed) as progress:
+    named = config.logger if distributed.is_first() else ()
+    with (
+        reporter(console, total, completed) as progress,
+        loggers.logging(
+            named, directory.path, to_json(config), records, console
+        ) as log,
+    ):
         while completed < total:
             stop = _stop(config, completed)
             program.look(state, total - completed)
@@ -142,6 +149,7 @@ def _loop(
                     directory.append(record)
                 records.append(record)
                 progress.round(record)
+                log(record)
             due = stop // config.checkpoint_every > completed // config.checkpoint_every
             completed = stop
             if due or completed == total:
@@ -268,6 +276,7 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
       InputError: one line that says what is wrong and what to do.
     """
     config = resolve(config)
+    loggers.check(config.logger)
     distributed.join(config.coordinator, config.num_processes, config.process_id)
     devices = choose(config.devices)
     console = console or Console(highlight=False, quiet=not distributed.is_first())
@@ -291,6 +300,9 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
         console.print(f"compiled in {duration(program.compile_seconds)}")
 
     distributed.first_decides(directory.claim)
+    if distributed.is_first():
+        said = describe_partition(federation.dataset.train.y, federation.parts)
+        directory.write_partition(said)
     with (
         program.reading(directory.clients),
         Checkpoints(directory.checkpoints) as checkpoints,
