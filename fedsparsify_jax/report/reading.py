@@ -153,8 +153,9 @@ def _missing(
     if not records:
         yield "metrics.jsonl has no readable round: it has no curves"
     if damaged:
-        lines = "line" if damaged == 1 else "lines"
-        yield f"{damaged} {lines} of metrics.jsonl cannot be read and are left out"
+        some = "1 line" if damaged == 1 else f"{damaged} lines"
+        verb = "is" if damaged == 1 else "are"
+        yield f"{some} of metrics.jsonl cannot be read and {verb} left out"
     if summary is None:
         of = f" of {rounds}" if number(rounds) is not None else ""
         done = records[-1]["round"] if records else 0

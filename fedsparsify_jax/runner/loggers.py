@@ -126,7 +126,7 @@ class _Wandb:
             name=self._run_path.resolve().name,
             resume="allow",
             config=self._options,
-            settings=wandb.Settings(silent=True),
+            settings=wandb.Settings(silent=True, console="off"),
         )
         for record in records:
             self.round(record)
