@@ -99,7 +99,7 @@ def _trade_offs(settings: Sequence[Setting]) -> list[Section]:
     """Against sparsity and bytes, where the final sparsity was varied."""
     found = []
     for metric in _by_metric(settings):
-        shown = [setting for setting in metric if setting.shown]
+        shown = [setting for setting in metric if setting.finished]
         if not panels.varied(shown, "final_sparsity"):
             continue
         _, name = figures_of_run.measure(shown[0])
@@ -114,8 +114,8 @@ def _trade_offs(settings: Sequence[Setting]) -> list[Section]:
         )
         blocks = _in_blocks(drawn)
         words = (
-            "A dot a final sparsity; bars are the standard deviation over seeds. "
-            "Dashed lines are settings that do not prune.",
+            "Of finished runs. A dot a final sparsity; bars are the standard deviation "
+            "over seeds. Dashed lines are settings that do not prune.",
         )
         title = f"{name.capitalize()} against sparsity and bytes"
         found.append(
@@ -188,7 +188,7 @@ def _clients(runs: Sequence[Run]) -> Section:
         keys = ("partition", "num_clients", "seed")
         said = [f"{k.replace('_', ' ')} {plain(run.options.get(k))}" for k in keys]
         title = ", ".join(said)
-        blocks.append(Block(title, folded=len(table.rows) > 12, tables=(table,)))
+        blocks.append(Block(title, folded=len(table.rows) > 20, tables=(table,)))
     return Section("clients", "Clients", tuple(words), tuple(blocks))
 
 
@@ -201,8 +201,7 @@ def _configuration(runs: Sequence[Run]) -> Section:
     given = {
         field: value
         for field, value in same.items()
-        if value != getattr(default, field, None)
-        and (field not in NOT_COMPARED or len(runs) == 1)
+        if value != getattr(default, field, None) and field not in NOT_COMPARED
     }
     words = []
     if differ:
@@ -220,7 +219,7 @@ def _configuration(runs: Sequence[Run]) -> Section:
             for name, version in run.versions.items()
         ),
     )
-    title = "Options other than the default" + (", in all runs" if differ else "")
+    title = "Options in all runs" if differ else "Options"
     every = (tables.options(same, "All options"), versions_table)
     blocks = (
         Block(tables=(tables.options(given, title),)),
@@ -241,7 +240,8 @@ def _tiles(settings: Sequence[Setting], runs: Sequence[Run]) -> list[Tile]:
             ),
             ("runs", f"{len(runs):,}", f"{done:,} finished"),
         ]
-        for metric in _by_metric([s for s in settings if s.shown]):
+        told = [s for s in settings if s.finished] or [s for s in settings if s.shown]
+        for metric in _by_metric(told):
             kind, name = figures_of_run.measure(metric[0])
             pick = min if metric[0].metric == "mae" else max
             means = [(tables.spoken(s.values_of(tables.late), kind), s) for s in metric]

@@ -53,22 +53,25 @@ class _Page:
     def __init__(self) -> None:
         self.charts: dict[str, Any] = {}
 
-    def figure(self, figure: Figure, shared: bool) -> str:
+    def figure(self, figure: Figure, shared: bool, above: str) -> str:
         name = f"c{len(self.charts)}"
         drawing = draw(figure)
         self.charts[name] = chart_data(figure, drawing)
-        own = ""
+        # What the block's title says already is not said again.
+        title, own = figure.title.removeprefix(f"{above}: "), ""
         if isinstance(figure, Chart) and len(figure.series) > 1 and not shared:
             own = _legend(figure.series)
         return (
-            f"<figure data-legend><figcaption>{escape(figure.title)}</figcaption>{own}"
+            f"<figure data-legend><figcaption>{escape(title)}</figcaption>{own}"
             f'<div class="plot" data-chart="{name}" role="group" aria-label="'
             f'{escape(figure.title)}: arrow keys read values">'
             f"{inline(drawing, _said(figure))}</div></figure>"
         ).replace(" data-legend", "" if shared else " data-legend")
 
     def block(self, block: Block, shared: bool) -> str:
-        figures = "".join(self.figure(figure, shared) for figure in block.figures)
+        figures = "".join(
+            self.figure(figure, shared, block.title) for figure in block.figures
+        )
         body = f'<div class="charts">{figures}</div>' if figures else ""
         body += "".join(map(_table, block.tables))
         if len(block.figures) == 1 and block.tables:

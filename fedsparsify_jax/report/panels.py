@@ -116,9 +116,11 @@ def varied(settings: Sequence[Setting], field: str) -> bool:
     """Do some settings differ in this option alone?"""
     if not settings or field not in settings[0].values:
         return False
-    others = [name for name in settings[0].values if name != field]
+    fields = list(settings[0].values)
+    others = [name for name in fields if name != field]
     used = [setting for setting in settings if setting.values[field] is not None]
-    return len({_key(setting.values, others) for setting in used}) < len(used)
+    full = {_key(setting.values, fields) for setting in used}
+    return len({_key(setting.values, others) for setting in used}) < len(full)
 
 
 def _coloured(settings: Sequence[Setting], fields: Sequence[str]) -> str:

@@ -60,6 +60,11 @@ class Setting:
         return self.runs[0].metric
 
     @property
+    def finished(self) -> bool:
+        """Whether one of its runs is."""
+        return any(run.finished and run.records for run in self.runs)
+
+    @property
     def shown(self) -> list[Run]:
         """The runs that means are of: the finished ones, if there are any."""
         finished = [run for run in self.runs if run.finished and run.records]

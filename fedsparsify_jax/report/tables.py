@@ -131,9 +131,11 @@ def comparison(settings: Sequence[Setting]) -> Table:
     head += ["Runs", *(name for name, _, _ in figures)]
     several = any(len(setting.shown) > 1 for setting in settings)
     note = "Mean ± standard deviation over seeds. " if several else ""
+    if not all(run.finished for setting in settings for run in setting.runs):
+        note += "Of runs that go on, figures are those of the rounds there are. "
     note += "Bytes are non-zeros x 32 bit, up and down. "
     note += "Best is chosen on the test set, so it flatters."
-    return Table("Results", tuple(head), tuple(rows), note, sortable=True)
+    return Table("Figures by setting", tuple(head), tuple(rows), note, sortable=True)
 
 
 def every_run(runs: Sequence[Run]) -> Table:

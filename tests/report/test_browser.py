@@ -19,6 +19,7 @@ FLAGS = [
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
+    # No attempt to reach anybody: it costs time where there is no network.
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",

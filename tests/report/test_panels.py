@@ -5,8 +5,16 @@ import itertools
 import pytest
 
 from fedsparsify_jax.report import tables
+from fedsparsify_jax.report.content import compose
 from fedsparsify_jax.report.figures_of_run import against_bytes, heat_map, run_charts
-from fedsparsify_jax.report.panels import COLOURS, PANELS, curves, lay_out, trade_offs
+from fedsparsify_jax.report.panels import (
+    COLOURS,
+    PANELS,
+    curves,
+    lay_out,
+    trade_offs,
+    varied,
+)
 from fedsparsify_jax.report.reading import read
 from fedsparsify_jax.report.settings import group
 
@@ -108,3 +116,24 @@ def test_the_charts_of_one_run(write_run, tmp_path):
     labels = [label for label, _ in found.rows]
     assert labels == ["Dense_0 / kernel · 800", "Dense_0 / bias · 200"]
     assert found.rows[0][1][-1] == pytest.approx((10, 0.9))
+
+
+def test_repetitions_do_not_vary_anything(write_run, write_sweep, tmp_path):
+    for name, dataset in {"a": "digits", "b": "digits", "c": "fashion_mnist"}.items():
+        sparsity = 0.9 if dataset == "digits" else 0.8
+        write_run(tmp_path / name, dataset=dataset, final_sparsity=sparsity)
+    settings = group(read([tmp_path]))
+    assert len(settings) == 3 and not varied(settings, "final_sparsity")
+    assert not varied(settings, "momentum") and not varied([], "final_sparsity")
+    swept = group(read([write_sweep(tmp_path / "sweep")]))
+    assert varied(swept, "final_sparsity") and not varied(swept, "algorithm")
+
+
+def test_unfinished_runs_are_judged_by_no_trade_off(write_sweep, tmp_path):
+    sweep = write_sweep(tmp_path / "sweep")
+    names = [section.name for section in compose(read([sweep]), "").sections]
+    assert "sparsity-accuracy" in names and "missing" not in names
+    for path in sweep.glob("*/summary.json"):
+        path.unlink()
+    names = [section.name for section in compose(read([sweep]), "").sections]
+    assert "sparsity-accuracy" not in names and "missing" in names
