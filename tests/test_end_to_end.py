@@ -1,5 +1,6 @@
 """The real command line in processes of its own: runs, repeats, kills, resumes."""
 
+import csv
 import json
 import os
 import re
@@ -180,6 +181,7 @@ def test_a_killed_run_resumes_to_the_same_end(runs):
     """The job's own command line starts it, and starts it again."""
     directory, run = runs[0], runs[0] / "killed"
     command = [*DIGITS, "--checkpoint-every", "1", "--out", "killed", "--resume"]
+    command += ["--logger", "csv", "tensorboard"]
     killed_after(3, command, directory, run)
     assert 3 <= len((run / "metrics.jsonl").read_bytes().splitlines()) < ROUNDS
     assert not (run / "model").exists()
@@ -189,6 +191,14 @@ def test_a_killed_run_resumes_to_the_same_end(runs):
     assert after is not None and 2 <= int(after[1]) < ROUNDS
     assert without_seconds(run) == without_seconds(directory / "one")
     assert model_bytes(run) == model_bytes(directory / "one")
+    # What was logged before the kill is not there twice.
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = ("round", "test_accuracy", "train_loss")
+    assert [[float(row[name]) for name in names] for row in rows] == [
+        [record[name] for name in names] for record in metrics(run)
+    ]
+    assert len(list((run / "tensorboard").iterdir())) == 1
 
 
 def test_fashion_mnist_with_a_hundred_clients(tmp_path):

@@ -79,6 +79,7 @@ def _by_metric(settings: Sequence[Setting]) -> list[list[Setting]]:
 
 def _results(settings: Sequence[Setting], runs: Sequence[Run]) -> Section:
     blocks = [Block(tables=(tables.comparison(s),)) for s in _by_metric(settings)]
+    blocks.append(Block("Bytes", folded=True, tables=(tables.traffic(settings),)))
     if len(runs) > len(settings):
         every = Block("Every run", folded=True, tables=(tables.every_run(runs),))
         blocks.append(every)

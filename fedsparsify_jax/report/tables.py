@@ -138,6 +138,34 @@ def comparison(settings: Sequence[Setting]) -> Table:
     return Table("Figures by setting", tuple(head), tuple(rows), note, sortable=True)
 
 
+def _summed(run: Run, field: str) -> float | None:
+    return number((run.summary or {}).get(field))
+
+
+def traffic(settings: Sequence[Setting]) -> Table:
+    """What was moved, as the summaries count it; a row a setting."""
+    fields = {
+        "Up": "bytes_up",
+        "Down": "bytes_down",
+        "With masks": "bytes_with_masks",
+        "With indices": "bytes_with_indices",
+        "Dense": "bytes_dense",
+    }
+    rows = []
+    for setting in settings:
+        cells = [Cell(setting.label)]
+        for field in fields.values():
+            found = [_summed(run, field) for run in setting.shown]
+            known = [value for value in found if value is not None]
+            cells.append(spoken(known, "megabytes"))
+        rows.append(tuple(cells))
+    note = (
+        "Means over finished runs. Up and down: non-zeros x 32 bit. With masks: a bit "
+        "more a parameter and message; with indices: 32 bit more a non-zero."
+    )
+    return Table("Bytes", ("Setting", *fields), tuple(rows), note, sortable=True)
+
+
 def every_run(runs: Sequence[Run]) -> Table:
     """A row a run directory."""
     rows = []

@@ -108,6 +108,14 @@ def test_bytes_are_added_up(write_run, tmp_path):
     assert [x for x, _ in against_bytes(setting)] == list(itertools.accumulate(moved))
 
 
+def test_bytes_are_those_of_the_summaries(write_run, tmp_path):
+    for seed, moved in enumerate((2_000_000, 4_000_000)):
+        path = write_run(tmp_path / f"{seed}", seed=seed)
+        (path / "summary.json").write_text(f'{{"bytes_up": {moved}}}')
+    (row,) = tables.traffic(group(read([tmp_path]))).rows
+    assert [cell.words for cell in row[1:3]] == ["3.00 MB", "–"]  # noqa: RUF001
+
+
 def test_the_charts_of_one_run(write_run, tmp_path):
     (setting,) = group(read([write_run(tmp_path / "run", metric="mae")]))
     titles = [chart.title for chart in run_charts(setting)]

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import struct
 import sys
 import types
@@ -134,29 +133,3 @@ def test_loggers_are_checked_before_anything_is_done(tmp_path, capsys, monkeypat
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_run_is_logged_and_goes_on_with_other_loggers(tmp_path):
-    command = ["train", "--rounds", "3", "--local-epochs", "1", "--num-clients", "3"]
-    command += ["--train-subset", "60", "--checkpoint-every", "2", "--out"]
-    run = tmp_path / "run"
-    assert main([*command, str(run), "--logger", "csv"]) == 0
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    with (run / "metrics.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert [float(row["test_accuracy"]) for row in table] == [
-        row["test_accuracy"] for row in rows
-    ]
-    assert [int(row["kept/params/Dense_0/kernel"]) for row in table] == [
-        row["kept"]["params/Dense_0/kernel"] for row in rows
-    ]
-    again = ["--resume", "--logger", "tensorboard", "csv"]
-    assert main([*command, str(run), *again]) == 0
-    found = {
-        step: y for tag, step, y in events(run / "tensorboard") if tag == "train_loss"
-    }
-    assert found == pytest.approx({row["round"]: row["train_loss"] for row in rows})
-    partition = json.loads((run / "partition.json").read_text())
-    assert partition["sizes"] == [20, 20, 20]
-    assert [sum(row) for row in partition["counts"]] == [20, 20, 20]
