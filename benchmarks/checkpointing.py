@@ -29,8 +29,9 @@ from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.config import TrainConfig, to_json
 from fedsparsify_jax.runner.devices import choose
 from fedsparsify_jax.runner.federation import assemble
+from fedsparsify_jax.runner.keys import Keys
 from fedsparsify_jax.runner.program import RoundProgram
-from fedsparsify_jax.runner.training import Keys, round_record
+from fedsparsify_jax.runner.records import round_record
 from fedsparsify_jax.types import State
 
 EVERY = 10

@@ -38,8 +38,8 @@ from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.devices import choose
 from fedsparsify_jax.runner.disk_program import DiskProgram
 from fedsparsify_jax.runner.federation import assemble
+from fedsparsify_jax.runner.keys import Keys
 from fedsparsify_jax.runner.program import RoundProgram
-from fedsparsify_jax.runner.training import Keys
 
 COHORT, SHORTEST, LONGEST, CLASSES = 100, 16, 24, 10
 KINDS = ("memory", "disk")

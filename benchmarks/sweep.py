@@ -38,10 +38,10 @@ from common import ROOT, write_result
 from fedsparsify_jax.runner.compilation_cache import use
 from fedsparsify_jax.runner.devices import choose
 from fedsparsify_jax.runner.federation import assemble
+from fedsparsify_jax.runner.keys import Keys
 from fedsparsify_jax.runner.program import RoundProgram
 from fedsparsify_jax.runner.sweep_grid import Cell, cells, groups
 from fedsparsify_jax.runner.sweep_program import GroupProgram
-from fedsparsify_jax.runner.training import Keys
 
 SEEDS, SPARSITIES, ROUNDS, AT_ONCE = (0, 1, 2, 3), (0.9, 0.95), 10, 2
 GOAL = 0.95

@@ -13,6 +13,7 @@ from pathlib import Path
 import tyro
 
 from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.report import ReportConfig, report
 from fedsparsify_jax.runner import SweepConfig, TrainConfig, distributed, sweep, train
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
 from fedsparsify_jax.runner.signals import Stopped, catching
@@ -48,6 +49,15 @@ def _costs(config: CostsConfig) -> Callable[[], object]:
     Without options: the FashionMNIST federation of the paper.
     """
     return functools.partial(show_costs, config)
+
+
+@app.command(name="report")
+def _report(config: ReportConfig) -> Callable[[], object]:
+    """Write a report of runs and sweeps: curves, tables, and what differs.
+
+    One HTML page that needs no network, in report.html; or Markdown, or figures.
+    """
+    return functools.partial(report, config)
 
 
 def _one_line(boxed: str) -> str:

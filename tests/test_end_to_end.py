@@ -1,5 +1,6 @@
 """The real command line in processes of its own: runs, repeats, kills, resumes."""
 
+import csv
 import json
 import os
 import re
@@ -83,7 +84,7 @@ def test_a_run_leaves_the_files_of_the_contract(runs):
     run = runs[0] / "one"
     names = {path.name for path in run.iterdir()}
     wanted = {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "model"}
-    assert names == wanted
+    assert names == wanted | {"partition.json"}
     records = metrics(run)
     assert [record["round"] for record in records] == list(range(1, ROUNDS + 1))
     assert all(record.keys() >= KEYS for record in records)
@@ -180,6 +181,7 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(runs):
     """The job's own command line starts it, and starts it again."""
     directory, run = runs[0], runs[0] / "killed"
     command = [*DIGITS, "--checkpoint-every", "1", "--out", "killed", "--resume"]
+    command += ["--logger", "csv", "tensorboard"]
 
     def rounds():
         path = run / "metrics.jsonl"
@@ -209,6 +211,14 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(runs):
     assert f"resuming after round {stopped[1]}" in out.splitlines()
     assert without_seconds(run) == without_seconds(directory / "one")
     assert model_bytes(run) == model_bytes(directory / "one")
+    # What was logged before the kill is not there twice.
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = ("round", "test_accuracy", "train_loss")
+    assert [[float(row[name]) for name in names] for row in rows] == [
+        [record[name] for name in names] for record in metrics(run)
+    ]
+    assert len(list((run / "tensorboard").iterdir())) == 1
 
 
 def test_fashion_mnist_with_a_hundred_clients(tmp_path):
@@ -242,7 +252,7 @@ def test_bad_input_ends_with_status_2_and_one_line(runs, tmp_path):
     commands = {
         "is not empty: add --resume": ([*DIGITS, "--out", str(used)], MODULE),
         "--rounds: expected INT, not 'abc'": (["train", "--rounds", "abc"], script()),
-        "error: Expected one of {train, sweep, costs}. (see": ([], MODULE),
+        "error: Expected one of {train, sweep, costs, report}. (see": ([], MODULE),
     }
     processes = {
         message: start(arguments, tmp_path, command)

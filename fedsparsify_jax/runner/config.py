@@ -14,7 +14,7 @@ import tyro
 from fedsparsify_jax import merges, models
 from fedsparsify_jax.attacks import NAMES as ATTACKS
 from fedsparsify_jax.merges import WITHSTANDING
-from fedsparsify_jax.runner import defaults, schema
+from fedsparsify_jax.runner import defaults, loggers, schema
 from fedsparsify_jax.runner.grammars import CLIENT_SIZES, DATA_SET, FAULTS
 from fedsparsify_jax.runner.methods import ALGORITHMS, takers
 from fedsparsify_jax.runner.schema import (
@@ -263,10 +263,12 @@ class TrainConfig:
     keep_last: Annotated[int, at_least(1)] = 2
     """How many of the latest checkpoints stay."""
     keep_best: Annotated[int, at_least(0)] = 0
-    """How many of the best checkpoints stay besides: best on the validation set if there
-    is one, else on the test set."""
+    """How many of the best checkpoints stay besides: best on the validation set, or on
+    the test set if there is none."""
     show_partition: bool = False
     """Print how many examples of each class every client holds."""
+    logger: Annotated[tuple[str, ...], _choice(loggers.LOGGERS), _optional()] = ()
+    """Where to write the rounds besides metrics.jsonl; several may be named."""
     compilation_cache: Annotated[
         str | None, _optional("DIR|off", "default: in the user's cache directory")
     ] = None
@@ -285,6 +287,7 @@ NOT_COMPARED = (
     "keep_best",
     "show_partition",
     "verbose",
+    "logger",
     "compilation_cache",
     "client_data",
     # These change the order of sums, so the results to some 1e-5.

@@ -2,6 +2,7 @@
 
 config.json     the resolved options, the versions they ran with, fingerprints of the
                 data, and what a resumed run was allowed to change
+partition.json  what the clients hold, see `partition_file`
 metrics.jsonl   one JSON object a round
 summary.json    written at the end
 checkpoints/    see `checkpoint_files`
@@ -299,6 +300,11 @@ class RunDirectory:
                 f"cannot write in {self.path} ({error.strerror}): once that is mended, "
                 "the same command with --resume goes on from the last checkpoint"
             ) from error
+
+    def write_partition(self, content: dict[str, Any]) -> None:
+        """Writes ``partition.json``, on one line: it is a table."""
+        with self.writing():
+            write_whole(self.path / "partition.json", json.dumps(content) + "\n")
 
     def append(self, record: Record) -> None:
         """Adds a round to ``metrics.jsonl``."""

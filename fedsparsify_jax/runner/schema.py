@@ -178,6 +178,7 @@ class Option(NamedTuple):
     default: Any
     help: str
     rules: tuple[Rule | Choice | Grammar, ...]
+    several: bool = False  # a tuple of such values
 
     @property
     def metavar(self) -> str | None:
@@ -188,6 +189,11 @@ class Option(NamedTuple):
             if isinstance(rule, Grammar):
                 return rule.metavar
         return _METAVARS[self.kind]
+
+    @property
+    def type(self) -> type:
+        """That of its values, once they are checked."""
+        return tuple if self.several else self.kind
 
     def check(self, value: Any) -> Any:
         """The value in the option's type and known spelling.
@@ -206,6 +212,13 @@ class Option(NamedTuple):
         """
         if value is None and self.optional:
             return None
+        if not self.several:
+            return self._one(value)
+        if not isinstance(value, tuple | list):
+            raise self.refusal(value, "a list of values")
+        return tuple(dict.fromkeys(self._one(entry) for entry in value))
+
+    def _one(self, value: Any) -> Any:
         checked = self._typed(value)
         for rule in (*_OF_KIND.get(self.kind, ()), *self.rules):
             if isinstance(rule, Rule):
@@ -288,16 +301,18 @@ def read(cls: Any) -> Mapping[str, Option]:
         extras: tuple[Any, ...] = ()
         if get_origin(hint) is Annotated:
             hint, extras = hint.__origin__, hint.__metadata__
-        kinds = [hint]
+        several = get_origin(hint) is tuple
+        kinds = [get_args(hint)[0] if several else hint]
         if get_origin(hint) in (Union, types.UnionType):
             kinds = [kind for kind in get_args(hint) if kind is not type(None)]
         found[field.name] = Option(
             field.name,
             kinds[0],
-            kinds[0] is not hint,
+            kinds[0] is not hint and not several,
             field.default,
             helps.get(field.name, ""),
             tuple(x for x in extras if isinstance(x, Rule | Choice | Grammar)),
+            several,
         )
     return found
 

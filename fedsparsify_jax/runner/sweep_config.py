@@ -27,6 +27,7 @@ SINGLE = (
     "keep_best",
     "show_partition",
     "verbose",
+    "logger",
     "devices",
     "compilation_cache",
     # Examples are in memory, training is dense, and one process does it all.

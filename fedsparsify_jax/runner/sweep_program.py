@@ -14,6 +14,7 @@ from fedsparsify_jax import cohort, sweeps
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.metrics import evaluate
 from fedsparsify_jax.runner.federation import Federation, partition
+from fedsparsify_jax.runner.keys import Keys
 from fedsparsify_jax.runner.methods import build_algorithm
 from fedsparsify_jax.runner.program import (
     Evaluations,
@@ -25,7 +26,6 @@ from fedsparsify_jax.runner.program import (
 from fedsparsify_jax.runner.strategy import cohort_map
 from fedsparsify_jax.runner.sweep_grid import Cell, traced
 from fedsparsify_jax.runner.sweep_strategy import clients_together, over_devices
-from fedsparsify_jax.runner.training import Keys
 from fedsparsify_jax.types import (
     ClientData,
     Examples,

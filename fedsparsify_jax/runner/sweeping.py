@@ -17,12 +17,16 @@ from fedsparsify_jax import data
 from fedsparsify_jax.cohort import vmapped
 from fedsparsify_jax.metrics.communication import dense_bytes
 from fedsparsify_jax.runner.compilation_cache import use
+from fedsparsify_jax.runner.completion import complete
 from fedsparsify_jax.runner.config import TrainConfig, to_json
 from fedsparsify_jax.runner.devices import choose
 from fedsparsify_jax.runner.federation import Federation, assemble, load
 from fedsparsify_jax.runner.fingerprints import fingerprints
+from fedsparsify_jax.runner.keys import Keys
 from fedsparsify_jax.runner.lock import locked
+from fedsparsify_jax.runner.partition_file import describe_partition
 from fedsparsify_jax.runner.progress import duration
+from fedsparsify_jax.runner.records import Record, round_record
 from fedsparsify_jax.runner.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.sweep_checkpoints import GroupCheckpoints
 from fedsparsify_jax.runner.sweep_config import values
@@ -44,7 +48,6 @@ from fedsparsify_jax.runner.sweep_progress import (
     results,
     sweep_reporter,
 )
-from fedsparsify_jax.runner.training import Keys, Record, complete, round_record
 
 _CALL_SECONDS = 2.0
 """Wanted between two signs of life, if the rounds of a cell are short enough."""
@@ -118,8 +121,13 @@ class _Sweep:
             found = saved.restore(program.state)
             if found is not None:
                 program.state, records = found
-            for run, rows in zip(runs, records, strict=True):
+            divided = partitions(group, federation.dataset.train.y)
+            for cell, run, rows in zip(group, runs, records, strict=True):
                 run.claim()
+                parts = divided[cell.config.seed]
+                run.write_partition(
+                    describe_partition(federation.dataset.train.y, parts)
+                )
                 run.rewind(rows)
             numbers = [self._number[id(cell)] for cell in group]
             with self._signal.gentle():

@@ -2,93 +2,35 @@
 
 import contextlib
 import dataclasses
-import math
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from fedsparsify_jax import data, masks, trees
-from fedsparsify_jax.metrics import (
-    inference_flops,
-    layer_flops,
-    training_flops,
-)
+from fedsparsify_jax import data
 from fedsparsify_jax.metrics.communication import dense_bytes
-from fedsparsify_jax.runner import distributed
+from fedsparsify_jax.runner import distributed, loggers
 from fedsparsify_jax.runner.checkpoints import Checkpoints
 from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.compilation_cache import use
-from fedsparsify_jax.runner.config import TrainConfig, option
+from fedsparsify_jax.runner.completion import complete
+from fedsparsify_jax.runner.config import TrainConfig, option, to_json
 from fedsparsify_jax.runner.devices import choose
 from fedsparsify_jax.runner.disk_program import DiskProgram
 from fedsparsify_jax.runner.federation import Federation, assemble
 from fedsparsify_jax.runner.fingerprints import Fingerprints, fingerprints
-from fedsparsify_jax.runner.methods import prunable, unused
-from fedsparsify_jax.runner.model_files import save_model
-from fedsparsify_jax.runner.program import Evaluations, RoundProgram
+from fedsparsify_jax.runner.keys import Keys
+from fedsparsify_jax.runner.methods import unused
+from fedsparsify_jax.runner.partition_file import describe_partition
+from fedsparsify_jax.runner.program import RoundProgram
 from fedsparsify_jax.runner.progress import duration, reporter
+from fedsparsify_jax.runner.records import Record, round_record
 from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
 from fedsparsify_jax.runner.signals import Stop, Stopped, catching
-from fedsparsify_jax.runner.summary import COUNTED, show, summarize
-from fedsparsify_jax.types import Key, RoundInfo, State
-
-Record = dict[str, Any]
-
-
-class Keys(NamedTuple):
-    """The run's sources of randomness, all from its seed."""
-
-    model: Key
-    state: Key
-    rounds: Key
-
-    @classmethod
-    def from_seed(cls, seed: int) -> "Keys":
-        """Keys that depend on the seed alone."""
-        return cls(*jax.random.split(jax.random.key(seed), 3))
-
-    def of_finish(self) -> Key:
-        """The key of what comes after the last round."""
-        return jax.random.fold_in(self.rounds, 0)
-
-
-def _number(value: Any) -> float | None:
-    """A float32 as the shortest decimal that gives it back; None if not finite."""
-    number = float(str(np.float32(value)))
-    return number if math.isfinite(number) else None
-
-
-def round_record(
-    info: RoundInfo,
-    evaluations: Evaluations,
-    metric: str,
-    dense: int,
-    seconds: float,
-    *,
-    due: bool = True,
-) -> Record:
-    """One line of ``metrics.jsonl``; if no evaluation was due, its values are null."""
-    measured: Record = {}
-    for name, seen in evaluations.items():
-        measured[f"{name}_{metric}"] = _number(seen.metric) if due else None
-        measured[f"{name}_loss"] = _number(seen.loss) if due else None
-    return {
-        "round": int(info.round),
-        **measured,
-        "train_loss": _number(info.loss),
-        "sparsity": _number(info.sparsity),
-        "target_sparsity": _number(info.target_sparsity),
-        # Summed on the host: a large cohort's bytes exceed 32 bit.
-        "bytes_up": int(np.sum(info.bytes_up, dtype=np.int64)),
-        "bytes_down": int(np.sum(info.bytes_down, dtype=np.int64)),
-        "bytes_dense": 2 * len(info.cohort) * dense,
-        "kept": {name: int(count) for name, count in info.kept.items()},
-        **{field: int(getattr(info, field)) for field in COUNTED},
-        "seconds": round(seconds, 6),
-    }
+from fedsparsify_jax.runner.summary import show
+from fedsparsify_jax.types import State
 
 
 def _next_stop(completed: int, total: int, every: int) -> int:
@@ -133,7 +75,14 @@ def _loop(
     total, completed = config.rounds, int(state.round)
     assert total is not None
     dense = dense_bytes(state.variables)
-    with signal.gentle(), reporter(console, total, completed) as progress:
+    named = config.logger if distributed.is_first() else ()
+    with (
+        signal.gentle(),
+        reporter(console, total, completed) as progress,
+        loggers.logging(
+            named, directory.path, to_json(config), records, console
+        ) as log,
+    ):
         while completed < total:
             stop = _stop(config, completed)
             program.look(state, total - completed)
@@ -152,6 +101,7 @@ def _loop(
                     directory.append(record)
                 records.append(record)
                 progress.round(record)
+                log(record)
             due = stop // config.checkpoint_every > completed // config.checkpoint_every
             completed = stop
             ended = distributed.largest(signal.number)
@@ -191,22 +141,6 @@ def _describe(console: Console, config: TrainConfig, federation: Federation) -> 
         console.print(f"jax {jax.__version__} on {devices}", soft_wrap=True)
 
 
-def _model_description(
-    config: TrainConfig, federation: Federation, summary: dict[str, Any]
-) -> dict[str, Any]:
-    dataset = federation.dataset
-    return {
-        "model": config.model,
-        "input_shape": list(dataset.train.x.shape[1:]),
-        "num_classes": dataset.num_classes,
-        "normalization": dataclasses.asdict(dataset.normalization),
-        "dataset": dataset.name,
-        "algorithm": config.algorithm,
-        f"test_{federation.task.metric}": summary[f"test_{federation.task.metric}"],
-        "sparsity": summary["sparsity"],
-    }
-
-
 def _counted(program: RoundProgram) -> str:
     """How often the round was traced and compiled, for people."""
     traces, programs = program.traces, program.programs
@@ -214,57 +148,6 @@ def _counted(program: RoundProgram) -> str:
         f"round step: {traces} trace{'s' * (traces != 1)}, "
         f"{programs} compilation{'s' * (programs != 1)}"
     )
-
-
-def _flops(
-    federation: Federation, state: State, kept: dict[str, int]
-) -> dict[str, int]:
-    """FLOPs of one example, dense and at the final masks."""
-    x = federation.dataset.test.x[:1]
-    try:
-        layers = layer_flops(federation.model.apply, state.variables, x.shape, x.dtype)
-    except ValueError:  # a loop of unknown length, say
-        return {}
-    return {
-        "inference_flops_dense": inference_flops(layers),
-        "inference_flops": inference_flops(layers, kept=kept),
-        "training_flops_dense": training_flops(layers),
-        "training_flops": training_flops(layers, kept=kept),
-    }
-
-
-def complete(
-    config: TrainConfig,
-    federation: Federation,
-    directory: RunDirectory,
-    state: State,
-    records: list[Record],
-) -> dict[str, Any]:
-    """Writes the model and the summary of a run that is over; returns the summary.
-
-    Args:
-      config: resolved.
-      federation: what was trained.
-      directory: of the run.
-      state: the last one, after post-training.
-      records: of all rounds.
-    """
-    may_go = prunable(dataclasses.asdict(config))
-    counted = masks.prunable_only(state.masks, may_go)
-    summary = summarize(
-        records,
-        parameters=trees.size(counted),
-        kept=int(trees.nonzeros(counted)),
-        numbers=trees.size(state.variables),
-    )
-    summary |= _flops(federation, state, records[-1]["kept"])
-    model = federation.algorithm.model(state)
-    with directory.writing():
-        save_model(
-            directory.model, model, _model_description(config, federation, summary)
-        )
-    directory.write_summary(summary)
-    return summary
 
 
 def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
@@ -286,6 +169,7 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
         what these do when.
     """
     config = resolve(config)
+    loggers.check(config.logger)
     config = dataclasses.replace(config, out=config.out or default_path(config))
     with catching() as signal:
         try:
@@ -323,6 +207,9 @@ def _train(
     with contextlib.ExitStack() as stack:
         distributed.first_decides(lambda: stack.enter_context(directory.held()))
         completed, records = _begin(config, directory, prints, console)
+        if distributed.is_first():
+            said = describe_partition(federation.dataset.train.y, federation.parts)
+            directory.write_partition(said)
         stack.enter_context(program.reading(directory.clients))
         checkpoints = stack.enter_context(_checkpoints(config, directory, federation))
         if completed:

@@ -100,6 +100,8 @@ def test_a_sweep_writes_what_train_writes_and_never_redoes_it(programs, capsys):
     )
     assert config.keys() == other.keys()
     assert all(config[key] == other[key] for key in config if key not in NOT_COMPARED)
+    said = Path("one/partition.json").read_text()
+    assert Path(f"grid/{name}/partition.json").read_text() == said
     table = lines("grid/sweep.jsonl")
     assert [(row["final_sparsity"], row["seed"]) for row in table] == [
         (0.5, 0),

@@ -11,11 +11,11 @@ from fedsparsify_jax.metrics import evaluate
 from fedsparsify_jax.runner.checks import resolve
 from fedsparsify_jax.runner.config import TrainConfig
 from fedsparsify_jax.runner.federation import assemble
+from fedsparsify_jax.runner.keys import Keys
 from fedsparsify_jax.runner.methods import ALGORITHMS, takes
 from fedsparsify_jax.runner.program import held_examples, round_key
 from fedsparsify_jax.runner.sweep_grid import TRACED, Cell, groups, traced
 from fedsparsify_jax.runner.sweep_program import LOOKS_AT_EXAMPLES, GroupProgram
-from fedsparsify_jax.runner.training import Keys
 
 ROUNDS = 3
 # Two values of every traced option.
