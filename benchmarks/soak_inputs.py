@@ -9,18 +9,20 @@ no label out of range.
 Work: configurations with 1 to 3 options of random types and values, 6 in 10 given to
 `resolve`, 2 to a sweep, 2 to the command line; files of every source of
 `tests/damaged.py`, small and valid, with 1 to 3 accidents to one of them: bits flipped,
-bytes inserted, cut out, copied or overwritten, truncation, a foreign file. An input that takes more
-than 10 seconds counts as hung.
+bytes inserted, cut out, copied or overwritten, truncation, a foreign file. An input
+that takes more than 10 seconds counts as hung.
 
-    python benchmarks/soak_inputs.py --out FILE.json    # about six minutes on a core
+    python benchmarks/soak_inputs.py --jobs 2 --out FILE.json   # about three minutes
     python benchmarks/soak_inputs.py --count 100 --seed 1
 """
 
 import argparse
 import collections
 import contextlib
+import functools
 import io
 import logging
+import multiprocessing
 import random
 import shutil
 import signal
@@ -28,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -52,6 +55,8 @@ SECONDS = 10.0
 # The hub's reader takes 0.1 s a table, everything else a hundredth of that.
 SHARES = {"images in parquet": 0.08, "texts": 0.08, "CIFAR, binary": 0.08}
 Counts = dict[str, Any]
+_OUTCOMES = ("refused", "accepted", "wrong", "hung")
+_SAID = ("count", "seed", "jobs")
 
 
 class Hung(BaseException):
@@ -77,7 +82,7 @@ class Tally:
     """What came of inputs, and of which ones nothing good."""
 
     def __init__(self) -> None:
-        self.counts = collections.Counter(refused=0, accepted=0, wrong=0, hung=0)
+        self.counts = collections.Counter(dict.fromkeys(_OUTCOMES, 0))
         self.examples: list[str] = []
 
     def count(self, what: str, attempt: Callable[[], str]) -> None:
@@ -287,12 +292,39 @@ def files(count: int, seed: int) -> Counts:
     return {**total.result(), "by_source": by_source}
 
 
-def _print(what: str, found: Counts, seconds: float) -> None:
-    counts = ", ".join(
-        f"{found[kind]:,} {kind}" for kind in ("refused", "accepted", "wrong", "hung")
-    )
-    print(f"{what}: {counts} ({seconds:.0f} s)", flush=True)
-    for example in found["examples"]:
+KINDS: dict[str, Callable[[int, int], Counts]] = {
+    "configurations": configurations,
+    "files": files,
+}
+
+
+def _added(one: Any, other: Any) -> Any:
+    """Counts added up, name by name, and lists joined."""
+    if not isinstance(one, dict):
+        return one + other
+    return {name: _added(one[name], other[name]) for name in one}
+
+
+def in_parallel(count: int, seed: int, jobs: int) -> dict[str, Counts]:
+    """Both kinds, each divided among processes.
+
+    Args:
+      count: of each kind.
+      seed: of the first process; the others have the following ones.
+      jobs: processes.
+    """
+    shares = [count // jobs + (job < count % jobs) for job in range(jobs)]
+    seeds = range(seed, seed + jobs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context) as pool:
+        found = {kind: pool.map(soak, shares, seeds) for kind, soak in KINDS.items()}
+        return {kind: functools.reduce(_added, parts) for kind, parts in found.items()}
+
+
+def _print(what: str, found: Counts) -> None:
+    counts = (f"{found[kind]:,} {kind}" for kind in _OUTCOMES)
+    print(f"{what}: {', '.join(counts)}")
+    for example in found["examples"][:20]:
         print(f"  {example}")
 
 
@@ -302,20 +334,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
-    result: dict[str, Any] = {"count": options.count, "seed": options.seed}
-    for what, soak in {"configurations": configurations, "files": files}.items():
-        start = time.perf_counter()
-        found = soak(options.count, options.seed)
-        seconds = time.perf_counter() - start
-        _print(what, found, seconds)
-        result[what] = {**found, "seconds": round(seconds, 1)}
+    result: dict[str, Any] = {name: getattr(options, name) for name in _SAID}
+    start = time.perf_counter()
+    result |= in_parallel(options.count, options.seed, options.jobs)
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    for what in KINDS:
+        _print(what, result[what])
     for name, counts in result["files"]["by_source"].items():
         print(f"  {name}: {counts}")
     if options.out:
         write_result(options.out, result)
-    if any(result[what][kind] for what in ("configurations", "files")
-           for kind in ("wrong", "hung")):  # fmt: skip
+    if any(result[what][bad] for what in KINDS for bad in ("wrong", "hung")):
         sys.exit(1)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from fedsparsify_jax import masks, metrics, models, trees
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.errors import InputError, shown
 from fedsparsify_jax.metrics.communication import FORMULAS
+from fedsparsify_jax.runner.schema import BELOW_ONE, above, at_least, flag
 
 # Shape of an example and number of classes in the paper's (or the authors') data.
 _INPUTS: dict[str, tuple[tuple[int, ...], int]] = {
@@ -46,27 +47,26 @@ class CostsConfig:
     """Print a JSON object in place of tables."""
 
 
+_COUNT = at_least(1, below=2**20)
+_RULES = {
+    "rounds": _COUNT,
+    "num_clients": _COUNT,
+    "final_sparsity": BELOW_ONE,
+    "exponent": above(0),
+}
+
+
 def _check(config: CostsConfig) -> None:
-    for option, number in {
-        "--rounds": config.rounds,
-        "--num-clients": config.num_clients,
-    }.items():
-        if number < 1:
-            raise InputError(f"{option} is {number}: it must be at least 1")
-    for option, values in {
-        "--final-sparsity": config.final_sparsity,
-        "--exponent": config.exponent,
-    }.items():
-        if not values:
-            raise InputError(f"{option} is empty: give at least one number")
-    for sparsity in config.final_sparsity:
-        if not 0 <= sparsity < 1:
-            raise InputError(
-                f"--final-sparsity is {sparsity}: it must be at least 0 and below 1"
-            )
-    for exponent in config.exponent:
-        if not (exponent > 0 and math.isfinite(exponent)):
-            raise InputError(f"--exponent is {exponent}: it must be above 0 and finite")
+    for field, rule in _RULES.items():
+        given = getattr(config, field)
+        numbers = given if isinstance(given, tuple) else (given,)
+        if not numbers:
+            raise InputError(f"{flag(field)} is empty: give at least one number")
+        for number in numbers:
+            if not rule.holds(number):
+                raise InputError(
+                    f"{flag(field)} is {shown(number)}: it must be {rule.allowed}"
+                )
 
 
 def costs(config: CostsConfig) -> dict[str, Any]:
