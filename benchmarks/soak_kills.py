@@ -6,7 +6,7 @@ of the uninterrupted run, to the bit.
 
 Moments are drawn between the start of the process and some time into its rounds, evenly
 among: any time of the start-up, any time after a new round, the middle of a save. The
-digits federation, a checkpoint every second round; the run is as long as the kills
+digits federation, a checkpoint every fourth round; the run is as long as the kills
 need, and whatever is left of it is played at the end.
 
     python benchmarks/soak_kills.py --out benchmarks/results-soak_kills.json
@@ -30,7 +30,7 @@ from typing import Any
 from common import ROOT, write_result
 
 ROUNDS = 600
-OPTIONS = ["--rounds", str(ROUNDS), "--local-epochs", "1", "--checkpoint-every", "2"]
+OPTIONS = ["--rounds", str(ROUNDS), "--local-epochs", "1", "--checkpoint-every", "4"]
 START_UP = 6.0
 """Seconds into which kills during the start-up are spread."""
 
@@ -86,7 +86,7 @@ def _kill(run: Run, moment: str, rng: random.Random) -> str:
         _wait(process, lambda: run.rounds() > before)
         if moment == "save":
             _wait(process, run.saving)
-        time.sleep(rng.uniform(0.0, 0.05 if moment == "save" else 0.5))
+        time.sleep(rng.uniform(0.0, 0.05 if moment == "save" else 1.0))
     process.kill()
     _, said = process.communicate()
     if process.returncode != -9:

@@ -90,7 +90,8 @@ class Checkpoints:
             if error is None:
                 self.wait()
         finally:
-            self._thread.shutdown()
+            # Of a job that has lost a process, what is being saved may never end.
+            self._thread.shutdown(wait=error is None or distributed.alone())
 
     def save(
         self,
