@@ -70,12 +70,7 @@ def test_every_keyword_of_a_builder_can_be_reached():
     # What only code can give: functions and arrays, and fine points of one method.
     code_only = {"layer_time", "fixed_time", "example", "max_density", "droppable"}
     code_only |= {"half_life", "initial_adjustments", "initial_epochs", "iterations"}
-    code_only |= {
-        "purge_until",
-        "temperature",
-        "score_batch_size",
-        "adjust_until",
-    }
+    code_only |= {"temperature", "score_batch_size", "adjust_until", "purge_until"}
     for name, build in methods._BUILDERS.items():
         missing = set(inspect.signature(build).parameters) - reached - code_only
         assert not missing, f"{name}: {missing}"

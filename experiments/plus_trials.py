@@ -1,0 +1,285 @@
+"""Trials behind FedSparsify-Plus: variants of FedSparsify-Global on a validation split.
+
+Claim: none of its own; docs/fedsparsify_plus.md reads its lines. Every trial trains the
+MLP on FashionMNIST, 100 clients at 10 %, T = 100 rounds, seed 0, with 600 training
+images of each class held out, and reports the accuracy on those of the model and of its
+moving average.
+
+    python experiments/plus_trials.py iid '{"momentum": 0.9, "movement": 1.0}' ... \\
+        --out experiments/results/fedsparsify_plus_trials.jsonl
+
+A trial takes 25 to 40 s of one core. All numbers but those of `_STATIC` are traced, so
+trials that agree in these share a program.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedsparsify_jax import data, masks, models, schedules, trees
+from fedsparsify_jax.cohort import chunked
+from fedsparsify_jax.hooks import Method, Upload
+from fedsparsify_jax.metrics import evaluate
+from fedsparsify_jax.objectives import proximal
+from fedsparsify_jax.pruning import prune
+from fedsparsify_jax.rounds import engine
+from fedsparsify_jax.streams import weighted_mean
+from fedsparsify_jax.tasks import cross_entropy
+from fedsparsify_jax.types import Examples
+
+ROUNDS, CLIENTS, COHORT, CLASSES = 100, 100, 10, 10
+DEFAULTS: dict[str, Any] = {
+    "final_sparsity": 0.95,
+    "exponent": 3.0,
+    "purge_until": 1.0,  # share of the rounds
+    "scope": "global",
+    "learning_rate": 0.02,
+    "learning_rate_at_end": 1.0,  # share of it that is left in round T, linearly
+    "momentum": 0.0,  # of the clients
+    "mu": 0.0,  # proximal term
+    "server_momentum": 0.0,
+    "server_learning_rate": 1.0,
+    "server_ema": 0.9,
+    "scores_of_average": 0.0,  # 1: magnitudes of the averaged model decide
+    "movement": 0.0,  # power of |w - w_0| in the scores
+    "moves": 0.0,  # power of the root mean square of recent moves in the scores
+    "moves_decay": 0.9,
+    "calibration": 0.0,  # of the clients' logits by their own class frequencies
+    "calibration_smoothing": 1.0,  # examples added to every class for it
+    "variance_reduction": 0.0,  # FedVARP: 1 replaces absent clients by their last move
+}
+_STATIC = ("scope", "momentum", "mu", "server_momentum", "variance_reduction")
+_TINY = 1e-8
+
+
+def held_out(seed: int) -> tuple[Examples, Examples]:
+    """Training and validation examples: 600 of each class are held out."""
+    train = data.load("fashion_mnist").train
+    rng = np.random.default_rng([seed, 7])
+    rows = [rng.permutation(np.flatnonzero(train.y == c))[:600] for c in range(CLASSES)]
+    held = np.concatenate(rows)
+    rest = np.setdiff1d(np.arange(len(train.y)), held)
+    first, second = (Examples(train.x[part], train.y[part]) for part in (rest, held))
+    return first, second
+
+
+def _without_prior(tree: Any) -> Any:
+    return {name: leaf for name, leaf in tree.items() if name != "prior"}
+
+
+def _method(h: dict[str, Any], static: dict[str, Any]) -> Method:
+    """The hooks of a variant; ``h`` may be traced."""
+
+    def receive(context: Any, client: Any) -> Any:
+        real = jnp.arange(len(client.data.y)) < client.data.count
+        n = jnp.sum(jax.nn.one_hot(client.data.y, CLASSES) * real[:, None], axis=0)
+        smoothed = n + h["calibration_smoothing"]
+        logits = h["calibration"] * jnp.log(smoothed / jnp.sum(smoothed))
+        variables = context.variables | {"prior": {"logits": logits}}
+        ones = jnp.ones(CLASSES, bool)
+        return variables, context.masks | {"prior": {"logits": ones}}
+
+    def gradient(grad_fn: Any, variables: Any, memory: Any, context: Any) -> Any:
+        value, found = grad_fn(variables)
+        past = (context.round - 1) / (ROUNDS - 1)
+        factor = 1 - (1 - h["learning_rate_at_end"]) * past
+        return value, jax.tree.map(lambda g: g * factor, found), memory
+
+    def upload(key: Any, local: Any, context: Any, client: Any) -> Any:
+        del key
+        sent, kept = _without_prior(local.variables), client.state
+        if static["variance_reduction"]:
+            start = context.variables["params"]
+            kept = jax.tree.map(jnp.subtract, sent["params"], start)
+        return Upload(sent, _without_prior(local.masks)), kept
+
+    def zeros(variables: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, variables["params"])
+
+    def server_state(variables: Any, _: Any) -> Any:
+        names = ("momentum", "squares", "mean_move")
+        first = variables["params"]
+        return {"average": first, "first": first} | {n: zeros(variables) for n in names}
+
+    def reduced(move: Any, server: Any, uploads: Any, context: Any) -> Any:
+        """The mean move with those who are absent as they were last seen (FedVARP)."""
+        seen = trees.take(context.clients, uploads.cohort)
+        stale = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), seen)
+        new = jax.tree.map(
+            lambda d, o, y: d - h["variance_reduction"] * (o - y),
+            move,
+            stale,
+            server["mean_move"],
+        )
+        mean = jax.tree.map(
+            lambda y, d, o: y + (d - o) * COHORT / CLIENTS,
+            server["mean_move"],
+            move,
+            stale,
+        )
+        return new, mean
+
+    def score(average: Any, w: Any, first: Any, squares: Any) -> Any:
+        mixed = h["scores_of_average"] * average + (1 - h["scores_of_average"]) * w
+        moved = (jnp.abs(w - first) + _TINY) ** h["movement"]
+        return jnp.abs(mixed) * moved * (jnp.sqrt(squares) + _TINY) ** h["moves"]
+
+    def server_update(
+        key: Any, variables: Any, kept: Any, uploads: Any, context: Any
+    ) -> Any:
+        del key
+        server, start = dict(context.server), context.variables["params"]
+        move = jax.tree.map(jnp.subtract, variables["params"], start)
+        if static["variance_reduction"]:
+            move, server["mean_move"] = reduced(move, server, uploads, context)
+        server["squares"] = jax.tree.map(
+            lambda v, d: h["moves_decay"] * v + (1 - h["moves_decay"]) * d * d,
+            server["squares"],
+            move,
+        )
+        velocity = jax.tree.map(
+            lambda m, d: h["server_momentum"] * m + d, server["momentum"], move
+        )
+        w = jax.tree.map(
+            lambda w, m: w + h["server_learning_rate"] * m, start, velocity
+        )
+        average = jax.tree.map(
+            lambda a, w: h["server_ema"] * a + (1 - h["server_ema"]) * w,
+            server["average"],
+            w,
+        )
+        scores = jax.tree.map(score, average, w, server["first"], server["squares"])
+        kept = prune(
+            {"params": scores}, context.sparsity, scope=static["scope"], within=kept
+        )
+        alive = kept["params"]
+        server["average"] = masks.apply(alive, average)
+        server["momentum"] = masks.apply(alive, velocity)
+        return variables | {"params": masks.apply(alive, w)}, kept, server
+
+    end = h["purge_until"] * ROUNDS
+    method = Method(
+        aggregate=weighted_mean(),
+        schedule=schedules.polynomial(
+            h["final_sparsity"], end=end, exponent=h["exponent"]
+        ),
+        receive=receive,
+        gradient=gradient,
+        upload=upload,
+        server_state=server_state,
+        server_update=server_update,
+    )
+    if static["variance_reduction"]:
+        method = method._replace(client_state=lambda variables, _: zeros(variables))
+    if static["mu"]:
+        method = method._replace(objective=proximal(h["mu"]))
+    return method
+
+
+def _calibrated(model: models.Model) -> Any:
+    """The model whose training outputs are shifted by the client's prior."""
+
+    def apply(variables: Any, x: Any, *, train: bool = False, **more: Any) -> Any:
+        outputs, changed = model.apply(
+            _without_prior(variables), x, train=train, **more
+        )
+        shift = variables["prior"]["logits"] if train else jnp.zeros(CLASSES)
+        return outputs + shift[None], changed
+
+    return apply
+
+
+def _program(model: models.Model, static: dict[str, Any]) -> Any:
+    """All rounds of a trial as one function of what is traced."""
+
+    def algorithm(h: dict[str, Any]) -> Any:
+        return engine(
+            _calibrated(model),
+            _method(h, static),
+            learning_rate=h["learning_rate"],
+            momentum=static["momentum"] or None,
+            num_clients=CLIENTS,
+            participation=COHORT / CLIENTS,
+            cohort=chunked(1),
+        )
+
+    def run(h: Any, keys: Any, start: Any, clients: Any, validation: Any) -> Any:
+        made = algorithm(h)
+
+        def accuracy(params: Any) -> Any:
+            seen = evaluate(model.apply, cross_entropy, {"params": params}, validation)
+            return seen.metric
+
+        def one(state: Any, t: Any) -> Any:
+            state, info = made.step(jax.random.fold_in(keys[1], t), state, clients)
+            both = jax.lax.cond(
+                t > ROUNDS - 10,
+                lambda: (
+                    accuracy(state.variables["params"]),
+                    accuracy(state.server["average"]),
+                ),
+                lambda: (jnp.float32(0), jnp.float32(0)),
+            )
+            sent = jnp.sum(info.bytes_up / 1e6) + jnp.sum(info.bytes_down / 1e6)
+            return state, (*both, info.sparsity, sent)
+
+        rounds = jnp.arange(1, ROUNDS + 1)
+        return jax.lax.scan(one, made.init(keys[0], start), rounds)[1]
+
+    return jax.jit(run)
+
+
+def main() -> None:
+    """Runs the trials of the command line and adds their lines to the file."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("partition", choices=("iid", "label-shards"))
+    parser.add_argument("settings", nargs="+", type=json.loads)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    train, validation = held_out(0)
+    if given.partition == "iid":
+        parts = data.iid(train.y, CLIENTS, 0)
+    else:
+        parts = data.label_shards(train.y, CLIENTS, 2, 0)
+    clients = data.stack(train, parts)
+    shape, norm = train.x.shape[1:], data.load("fashion_mnist").normalization
+    model = models.build("mlp", input_shape=shape, num_classes=10, preprocess=norm)
+    programs: dict[str, Any] = {}
+    for setting in given.settings:
+        chosen = DEFAULTS | setting
+        if len(chosen) > len(DEFAULTS):
+            raise SystemExit(f"unknown settings in {setting}: {', '.join(DEFAULTS)}")
+        static = {name: chosen[name] for name in _STATIC}
+        key = json.dumps(static)
+        run = programs.setdefault(key, _program(model, static))
+        h = {n: jnp.float32(v) for n, v in chosen.items() if n != "scope"}
+        model_key, *keys = jax.random.split(jax.random.key(0), 3)
+        begun = time.process_time()
+        plain, average, sparsity, sent = jax.device_get(
+            run(h, keys, model.init(model_key), clients, validation)
+        )
+        record = {
+            "partition": given.partition,
+            "setting": setting,
+            "last": plain[-1],
+            "last_10_mean": np.mean(plain[-10:]),
+            "last_10_std": np.std(plain[-10:]),
+            "average_last": average[-1],
+            "average_last_10_mean": np.mean(average[-10:]),
+            "sparsity": sparsity[-1],
+            "megabytes": np.sum(sent, dtype=np.float64),
+            "cpu_seconds": time.process_time() - begun,
+        }
+        numbers = {n: round(float(v), 4) for n, v in list(record.items())[2:]}
+        with given.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record | numbers) + "\n")
+
+
+if __name__ == "__main__":
+    main()
