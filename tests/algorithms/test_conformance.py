@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax import algorithms, cohort, masks, models
+from fedsparsify_jax.faults import Faults
 from fedsparsify_jax.types import ClientData
 
 TARGET = 0.6
@@ -172,12 +173,17 @@ def test_a_traced_sparsity_makes_one_program_for_many(clients: Any) -> None:
 
 
 def test_three_rounds_of_a_convolutional_network(method: Any) -> None:
-    """Batch statistics, dropout and convolutions under every method."""
+    """Batch statistics, dropout and convolutions under every method.
+
+    Every round goes on without the third client and with half of the second's steps.
+    """
     network = models.build(
         "cnn", input_shape=(8, 8, 1), num_classes=3, widths=(2, 2, 2), hidden=4
     )
     build, sparsity = method
-    algorithm = partial(build.func, network.apply, *build.args[1:], **build.keywords)()
+    fails = Faults(dropout=jnp.array([0, 0, 1]), straggle=jnp.array([0, 1, 0]))
+    build = partial(build.func, network.apply, *build.args[1:], **build.keywords)
+    algorithm = build(faults=fails)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(3, 5, 8, 8, 1)).astype(np.float32)
     clients = ClientData(
@@ -191,6 +197,8 @@ def test_three_rounds_of_a_convolutional_network(method: Any) -> None:
         old = state
         state, info = step(jax.random.key(number), old, clients)
         chex.assert_trees_all_equal_shapes_and_dtypes(state, old)
+        counts = (info.merged, info.dropped, info.stragglers, info.rejected)
+        assert tuple(map(int, counts)) == (2, 1, 1, 0)
     chex.assert_tree_all_finite((state.variables, info.loss))
     assert all(mask.all() for mask in jax.tree.leaves(state.masks["batch_stats"]))
     chex.assert_trees_all_equal(
