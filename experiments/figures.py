@@ -1,0 +1,199 @@
+"""Results as SVG figures, the same bytes for the same results."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.results import Results, rounds_of
+from fedsparsify_jax.errors import InputError
+
+try:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+except ImportError:  # pragma: no cover
+    raise InputError("figures need matplotlib: pip install '.[experiments]'") from None
+
+_STYLE = {
+    "svg.hashsalt": "fedsparsify_jax",  # names of clip paths
+    "svg.fonttype": "none",  # text as text: small, and selectable
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 1.3,
+}
+_COLORS = matplotlib.color_sequences["tab10"]
+_MARKERS = "osD^vPX<>*hp"
+WINDOW = 10
+"""Rounds in a moving mean."""
+
+PARTITIONS = {"iid": "IID", "label-shards": "non-IID, two classes a client"}
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
+    lines = text.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _look(results: Results, row: str) -> dict[str, Any]:
+    """Colour, line and marker of a row: the same in every figure of a table."""
+    number = [every.key for every in results.table.rows].index(row)
+    dashes = ["-", "--"][results.dense(row)]
+    marker = _MARKERS[number % len(_MARKERS)]
+    return {
+        "color": _COLORS[number % len(_COLORS)],
+        "linestyle": ":" if number >= len(_COLORS) else dashes,
+        "marker": marker,
+        "markersize": 3.5,
+        "label": results.label(row),
+    }
+
+
+def _panels(results: Results, up: str) -> tuple[Figure, list[tuple[str, Any]]]:
+    """A figure with a panel for every partition."""
+    partitions = results.axis("partition")
+    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(partitions), sharey=True))
+    for partition, panel in zip(partitions, axes, strict=True):
+        panel.set_title(PARTITIONS.get(partition, partition))
+    axes[0].set_ylabel(up)
+    return figure, list(zip(partitions, axes, strict=True))
+
+
+def _finish(figure: Figure, panels: Sequence[tuple[str, Any]], across: str) -> str:
+    handles: dict[str, Any] = {}
+    for _, panel in panels:
+        panel.set_xlabel(across)
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if handles:
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside right", frameon=False
+        )
+    return _svg(figure)
+
+
+def accuracy_sparsity(results: Results, measure: str = "last_10") -> str:
+    """Accuracy against final sparsity: means and standard deviations over seeds."""
+    with matplotlib.rc_context(_STYLE):
+        figure, panels = _panels(results, "test accuracy, %")
+        sparsities = results.axis("final_sparsity")
+        places = range(len(sparsities))
+        for partition, panel in panels:
+            for row in results.rows:
+                found = [
+                    list(
+                        results.values(
+                            row, measure, partition=partition, final_sparsity=s
+                        ).values()
+                    )
+                    for s in sparsities
+                ]
+                there = [n for n in places if found[n]]
+                if not there:
+                    continue
+                means = [100 * np.mean(found[n]) for n in there]
+                errors = [
+                    100 * np.std(found[n], ddof=1) if len(found[n]) > 1 else 0.0
+                    for n in there
+                ]
+                panel.errorbar(
+                    there, means, yerr=errors, capsize=2, **_look(results, row)
+                )
+            panel.set_xticks(places, [f"{100 * s:.0f} %" for s in sparsities])
+        return _finish(figure, panels, "final sparsity")
+
+
+def smooth(values: Sequence[float], window: int = WINDOW) -> np.ndarray:
+    """The mean of each value and those before it, ``window`` at most.
+
+    >>> smooth([1.0, 3.0, 5.0], window=2)
+    array([1., 2., 4.])
+    """
+    sums = np.cumsum(np.concatenate([[0.0], np.asarray(values, float)]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def accuracy_over(results: Results, final_sparsity: float, across: str) -> str:
+    """Accuracy against rounds or megabytes: moving means over ten rounds and seeds.
+
+    Args:
+      results: of the table.
+      final_sparsity: of the sparse methods.
+      across: ``"rounds"`` or ``"bytes"``.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, panels = _panels(results, "test accuracy, %")
+        for partition, panel in panels:
+            for row in results.rows:
+                point = {"partition": partition, "final_sparsity": final_sparsity}
+                cells = results.cells(row, **point)
+                if not cells:
+                    continue
+                rounds = rounds_of(next(iter(cells.values())))
+                every = 100 * smooth(results.curve(row, "accuracy", **point))
+                x: Any = rounds
+                if across == "bytes":
+                    x = np.array(results.curve(row, "bytes", **point)) / 1e6
+                look = _look(results, row) | {"markevery": 8}
+                panel.plot(x, every[np.array(rounds) - 1], **look)
+        label = "round" if across == "rounds" else "megabytes moved, both ways"
+        return _finish(figure, panels, label)
+
+
+def layers(results: Results, rows: Sequence[str], final_sparsity: float) -> str:
+    """What share of every layer is left, over the rounds of one run a row.
+
+    Layers go by colour, rows by line. The largest that a layer ever kept counts as
+    all of it, which holds for runs that start dense.
+    """
+    styles = ["-", "--", ":", "-."]
+    with matplotlib.rc_context(_STYLE):
+        figure, panels = _panels(results, "kept of the layer, %")
+        for partition, panel in panels:
+            for row, style in zip(rows, styles, strict=False):
+                point = {"partition": partition, "final_sparsity": final_sparsity}
+                cells = results.cells(row, **point)
+                lines = [c for c in cells.values() if "layers" in c["curves"]]
+                for line in lines[:1]:
+                    _layers(panel, line, results.label(row), style)
+            panel.set_yscale("log")
+        return _finish(figure, panels, "round")
+
+
+def _layers(panel: Any, line: dict[str, Any], label: str, style: str) -> None:
+    rounds = rounds_of(line)
+    kernels = [name for name in line["curves"]["layers"] if name.endswith("kernel")]
+    for number, name in enumerate(kernels):
+        kept = np.array(line["curves"]["layers"][name], float)
+        panel.plot(
+            rounds,
+            100 * kept / kept.max(),
+            color=_COLORS[number],
+            linestyle=style,
+            label=f"{label}, {name.split('/')[-2]}",
+        )
+
+
+def lines(
+    panels: Sequence[tuple[str, dict[str, Sequence[float]]]], across: str, up: str
+) -> str:
+    """Plain curves, a panel a title; all start in round 1."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+        for (title, curves), panel in zip(panels, axes, strict=True):
+            panel.set_title(title)
+            for number, (label, values) in enumerate(curves.items()):
+                rounds = range(1, len(values) + 1)
+                panel.plot(rounds, values, color=_COLORS[number], label=label)
+        axes[0].set_ylabel(up)
+        return _finish(figure, [("", panel) for panel in axes], across)
