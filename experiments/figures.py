@@ -1,7 +1,7 @@
 """Results as SVG figures, the same bytes for the same results."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ _MARKERS = "osD^vPX<>*hp"
 WINDOW = 10
 """Rounds in a moving mean."""
 
-PARTITIONS = {"iid": "IID", "label-shards": "non-IID, two classes a client"}
+PARTITIONS = {"iid": "IID", "label-shards": "non-IID, some classes a client"}
+"""Names for readers."""
 
 
 def _svg(figure: Figure) -> str:
@@ -53,6 +54,10 @@ def _look(results: Results, row: str) -> dict[str, Any]:
         "markersize": 3.5,
         "label": results.label(row),
     }
+
+
+def _what(results: Results) -> str:
+    return "test accuracy, %" if results.metric == "accuracy" else "test error, years"
 
 
 def _panels(results: Results, up: str) -> tuple[Figure, list[tuple[str, Any]]]:
@@ -82,7 +87,7 @@ def _finish(figure: Figure, panels: Sequence[tuple[str, Any]], across: str) -> s
 def accuracy_sparsity(results: Results, measure: str = "last_10") -> str:
     """Accuracy against final sparsity: means and standard deviations over seeds."""
     with matplotlib.rc_context(_STYLE):
-        figure, panels = _panels(results, "test accuracy, %")
+        figure, panels = _panels(results, _what(results))
         sparsities = results.axis("final_sparsity")
         places = range(len(sparsities))
         for partition, panel in panels:
@@ -98,9 +103,11 @@ def accuracy_sparsity(results: Results, measure: str = "last_10") -> str:
                 there = [n for n in places if found[n]]
                 if not there:
                     continue
-                means = [100 * np.mean(found[n]) for n in there]
+                means = [results.scale * np.mean(found[n]) for n in there]
                 errors = [
-                    100 * np.std(found[n], ddof=1) if len(found[n]) > 1 else 0.0
+                    results.scale * np.std(found[n], ddof=1)
+                    if len(found[n]) > 1
+                    else 0.0
                     for n in there
                 ]
                 panel.errorbar(
@@ -116,10 +123,11 @@ def smooth(values: Sequence[float], window: int = WINDOW) -> np.ndarray:
     >>> smooth([1.0, 3.0, 5.0], window=2)
     array([1., 2., 4.])
     """
-    sums = np.cumsum(np.concatenate([[0.0], np.asarray(values, float)]))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    every = np.asarray(values, float)
+    parts = [every[max(0, end - window) : end] for end in range(1, len(every) + 1)]
+    # Rounds that were not evaluated are left out.
+    known = [part[~np.isnan(part)] for part in parts]
+    return np.array([part.mean() if part.size else np.nan for part in known])
 
 
 def accuracy_over(results: Results, final_sparsity: float, across: str) -> str:
@@ -131,7 +139,7 @@ def accuracy_over(results: Results, final_sparsity: float, across: str) -> str:
       across: ``"rounds"`` or ``"bytes"``.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, panels = _panels(results, "test accuracy, %")
+        figure, panels = _panels(results, _what(results))
         for partition, panel in panels:
             for row in results.rows:
                 point = {"partition": partition, "final_sparsity": final_sparsity}
@@ -139,7 +147,9 @@ def accuracy_over(results: Results, final_sparsity: float, across: str) -> str:
                 if not cells:
                     continue
                 rounds = rounds_of(next(iter(cells.values())))
-                every = 100 * smooth(results.curve(row, "accuracy", **point))
+                every = results.scale * smooth(
+                    results.curve(row, results.metric, **point)
+                )
                 x: Any = rounds
                 if across == "bytes":
                     x = np.array(results.curve(row, "bytes", **point)) / 1e6
@@ -183,17 +193,18 @@ def _layers(panel: Any, line: dict[str, Any], label: str, style: str) -> None:
         )
 
 
-def lines(
-    panels: Sequence[tuple[str, dict[str, Sequence[float]]]], across: str, up: str
-) -> str:
-    """Plain curves, a panel a title; all start in round 1."""
+Curves = Mapping[str, tuple[Sequence[float], Any]]
+"""Labels to points: all of x, all of y."""
+
+
+def lines(panels: Sequence[tuple[str, Curves]], across: str, up: str) -> str:
+    """Plain curves, a panel a title."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8.0, 3.2), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
         for (title, curves), panel in zip(panels, axes, strict=True):
             panel.set_title(title)
-            for number, (label, values) in enumerate(curves.items()):
-                rounds = range(1, len(values) + 1)
-                panel.plot(rounds, values, color=_COLORS[number], label=label)
+            for number, (label, (x, y)) in enumerate(curves.items()):
+                panel.plot(x, y, color=_COLORS[number], label=label)
         axes[0].set_ylabel(up)
         return _finish(figure, [("", panel) for panel in axes], across)

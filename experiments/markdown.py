@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.results import Measure, Results
-from experiments.stats import spread
+from experiments.stats import Difference, spread
 
 NOISE = " ≈"
 """Marks what is within noise of the reference."""
@@ -43,7 +43,9 @@ def value(
     found = results.values(row, measure, **point)
     if not found:
         return EMPTY
-    text = spread([found[seed] for seed in sorted(found)], **_scale(results))
+    digits = 1 if results.metric == "accuracy" else 2
+    every = [found[seed] for seed in sorted(found)]
+    text = spread(every, digits, results.scale)
     seeds = len(results.axis("seed"))
     if len(found) < seeds:
         text += f" ({len(found)} of {seeds})"
@@ -52,12 +54,6 @@ def value(
         if gap is not None and gap.noise:
             text += NOISE
     return text
-
-
-def _scale(results: Results) -> dict[str, Any]:
-    """Accuracy in percent; years of age as they are."""
-    mae = any(line["metric"] == "mae" for line in results.lines[:1])
-    return {"digits": 2, "scale": 1.0} if mae else {"digits": 1, "scale": 100.0}
 
 
 def by_sparsity(results: Results, measure: Measure, **point: Any) -> str:
@@ -96,15 +92,19 @@ def differences(results: Results, measure: Measure, **point: Any) -> str:
         cells = []
         for sparsity in sparsities:
             gap = results.difference(row, measure, final_sparsity=sparsity, **point)
-            cells.append(EMPTY if gap is None else points(gap))
+            cells.append(EMPTY if gap is None else points(gap, results.scale))
         rows.append([results.label(row), *cells])
     head = [f"minus {results.label(reference)}", *map(percent, sparsities)]
     return table(head, rows)
 
 
-def points(gap: Any) -> str:
-    """A difference in percentage points with half its interval, marked if noise."""
-    text = f"{100 * gap.mean:+.1f} ± {100 * gap.half:.1f}"
+def points(gap: Difference, scale: float = 100.0) -> str:
+    """A difference in percentage points with half its interval, marked if noise.
+
+    >>> points(Difference(0.01, -0.01, 0.03, seeds=3))
+    '+1.0 ± 2.0 ≈'
+    """
+    text = f"{scale * gap.mean:+.1f} ± {scale * gap.half:.1f}"
     return text + (NOISE if gap.noise else "")
 
 

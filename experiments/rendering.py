@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from experiments import mask_agreement
 from experiments.markdown import still_missing
 from experiments.registry import TABLES
 from experiments.reporting import Report
@@ -84,9 +85,12 @@ def fill(text: str, root: Path = RESULTS, reports: Mapping[str, Report] = {}) ->
         begin, which, name, end = found.groups()
         table, _, preset = which.rpartition("-")
         if which not in made:
-            if table not in TABLES or preset not in TABLES[table][0].presets:
+            if table == mask_agreement.NAME:
+                made[which] = mask_agreement.report(preset, root)
+            elif table in TABLES and preset in TABLES[table][0].presets:
+                made[which] = report_of(table, preset, root)[1]
+            else:
                 raise InputError(f"{begin.strip()}: there is no such table")
-            made[which] = report_of(table, preset, root)[1]
         if name in made[which].blocks:
             body = made[which].blocks[name][1]
         elif name in made[which].figures:
@@ -104,6 +108,9 @@ def everything(root: Path = RESULTS, readme: Path = README) -> dict[Path, str]:
     files: dict[Path, str] = {}
     for name, preset in _known(root):
         files |= table_files(name, preset, root)
+    agreement = mask_agreement.report("paper", root)
+    for key, svg in agreement.figures.items():
+        files[root / f"{mask_agreement.NAME}-paper-{key}.svg"] = svg
     if readme.exists():
         files[readme] = fill(readme.read_text(encoding="utf-8"), root)
     return files

@@ -52,6 +52,16 @@ class Results:
         return list(self._found)
 
     @property
+    def metric(self) -> str:
+        """``accuracy``, or ``mae`` for ages."""
+        return self.lines[0]["metric"] if self.lines else "accuracy"
+
+    @property
+    def scale(self) -> float:
+        """Accuracy is shown in percent, years as they are."""
+        return 100.0 if self.metric == "accuracy" else 1.0
+
+    @property
     def lines(self) -> list[Line]:
         """All lines that the table uses, each once."""
         every = [line for cells in self._found.values() for _, line in cells if line]

@@ -53,8 +53,8 @@ class Table:
     axes: Mapping[str, tuple[Any, ...]]
     presets: Mapping[str, Preset]
     reference: str = "fedsparsify-global"  # the row that others are compared with
-    layers: Options = dataclasses.field(default_factory=lambda: {"seed": 0})
-    """Cells that match keep the curves of their layers."""
+    layers: Options = dataclasses.field(default_factory=lambda: {"seed": ()})
+    """Cells that match keep the curves of their layers; none by default."""
 
     def preset(self, name: str) -> Preset:
         """A preset by name.
