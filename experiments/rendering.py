@@ -24,7 +24,9 @@ def report_of(name: str, preset: str, root: Path = RESULTS) -> tuple[Results, Re
     """A table's results and what they say."""
     table, report = TABLES[name]
     results = Results(table, preset, root)
-    return results, report(results)
+    made = report(results)
+    missing = still_missing(results) or "All cells are there."
+    return results, Report({"missing": ("Cells", missing), **made.blocks}, made.figures)
 
 
 def _page(results: Results, report: Report, name: str) -> str:
@@ -40,8 +42,6 @@ def _page(results: Results, report: Report, name: str) -> str:
         f"{results.label(results.table.reference)}, the 95 % interval of the paired "
         "difference contains 0. -: not run.",
     ]
-    if missing := still_missing(results):
-        parts.append(missing)
     for heading, text in report.blocks.values():
         parts.append(f"## {heading}\n\n{text}")
     for figure in report.figures:
@@ -59,12 +59,12 @@ def table_files(name: str, preset: str, root: Path = RESULTS) -> dict[Path, str]
 
 
 def _known(root: Path) -> list[tuple[str, str]]:
-    """Tables and presets of which there are lines."""
+    """Tables and presets of which there are lines; smoke proves nothing."""
     return [
         (name, preset)
         for name, (table, _) in TABLES.items()
         for preset in table.presets
-        if path_of(name, preset, root).exists()
+        if preset != "smoke" and path_of(name, preset, root).exists()
     ]
 
 

@@ -54,13 +54,13 @@ def test_every_cell_has_a_line_with_its_provenance(home):
         assert curves["bytes"] == [row["bytes"]]
         # 10 clients, both ways, a bit for every parameter in whole bytes.
         assert row["bytes_with_masks"] - row["bytes"] == 5 * 2 * 10 * 14_786
-        assert (row["bytes"] < row["bytes_dense"]) == sparse
+        assert (row["bytes"] < 0.9 * row["bytes_dense"]) == sparse
 
 
 def test_it_writes_a_page_and_figures(home):
     results = home / "results"
     page = (results / "fashion_mnist-smoke.md").read_text()
-    assert "8 runs" in page and "have not been run" not in page
+    assert "8 runs" in page and "All cells are there." in page
     row = next(line for line in page.splitlines() if line.startswith("| FedSparsify"))
     assert row.count("±") == 1
     assert len(list(results.glob("*.svg"))) == 4
