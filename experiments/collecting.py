@@ -7,7 +7,8 @@ parameters, kept, sparsity, target_sparsity
 bytes       both ways, by the authors' formula; bytes_with_masks adds one bit for every
             prunable number of every message; bytes_dense without pruning
 curves      the metric after every round; sparsity and bytes so far every ``every``
-            rounds, and what each layer keeps where a figure needs that
+            rounds, and what each layer keeps (and kept in round 1) where a figure
+            needs that
 """
 
 import itertools
@@ -58,6 +59,7 @@ def _curves(records: Sequence[dict[str, Any]], metric: str, layers: bool) -> Lin
         "bytes": _thinned(list(moved)),
     }
     if layers:
+        curves["layers_first"] = records[0]["kept"]
         curves["layers"] = {
             name: _thinned([record["kept"][name] for record in records])
             for name in records[0]["kept"]

@@ -162,8 +162,8 @@ def accuracy_over(results: Results, final_sparsity: float, across: str) -> str:
 def layers(results: Results, rows: Sequence[str], final_sparsity: float) -> str:
     """What share of every layer is left, over the rounds of one run a row.
 
-    Layers go by colour, rows by line. The largest that a layer ever kept counts as
-    all of it, which holds for runs that start dense.
+    Layers go by colour, rows by line. What a layer keeps in round 1 counts as all of
+    it, which holds for methods that start dense.
     """
     styles = ["-", "--", ":", "-."]
     with matplotlib.rc_context(_STYLE):
@@ -186,7 +186,7 @@ def _layers(panel: Any, line: dict[str, Any], label: str, style: str) -> None:
         kept = np.array(line["curves"]["layers"][name], float)
         panel.plot(
             rounds,
-            100 * kept / kept.max(),
+            100 * kept / line["curves"]["layers_first"][name],
             color=_COLORS[number],
             linestyle=style,
             label=f"{label}, {name.split('/')[-2]}",

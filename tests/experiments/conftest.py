@@ -53,6 +53,7 @@ def make_line(point: dict, accuracy: float) -> dict:
             "every": 5,
             "sparsity": [0.0, sparsity / 2, sparsity],
             "bytes": [1000, 2000, 4000],
+            "layers_first": {"params/Dense_0/kernel": 9},
             "layers": {"params/Dense_0/kernel": [9, 8, 7]},
         },
     }
