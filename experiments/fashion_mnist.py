@@ -51,7 +51,7 @@ TABLE = Table(
         "smoke": Preset(
             "under a minute",
             {
-                "rounds": 5,
+                "rounds": 3,
                 "local_epochs": 1,
                 "final_sparsity": (0.9,),
                 "seed": (0, 1),

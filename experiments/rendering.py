@@ -51,7 +51,11 @@ def _page(results: Results, report: Report, name: str) -> str:
 
 def table_files(name: str, preset: str, root: Path = RESULTS) -> dict[Path, str]:
     """All that is generated of one table: paths to contents."""
-    results, report = report_of(name, preset, root)
+    return _files(*report_of(name, preset, root), root)
+
+
+def _files(results: Results, report: Report, root: Path) -> dict[Path, str]:
+    name, preset = results.table.name, results.preset
     base = f"{name}-{preset}"
     files = {root / f"{base}-{key}.svg": svg for key, svg in report.figures.items()}
     files[root / f"{base}.md"] = _page(results, report, base)
@@ -106,13 +110,15 @@ def fill(text: str, root: Path = RESULTS, reports: Mapping[str, Report] = {}) ->
 def everything(root: Path = RESULTS, readme: Path = README) -> dict[Path, str]:
     """All generated files, paths to contents."""
     files: dict[Path, str] = {}
+    reports: dict[str, Report] = {}
     for name, preset in _known(root):
-        files |= table_files(name, preset, root)
+        results, reports[f"{name}-{preset}"] = report_of(name, preset, root)
+        files |= _files(results, reports[f"{name}-{preset}"], root)
     agreement = mask_agreement.report("paper", root)
     for key, svg in agreement.figures.items():
         files[root / f"{mask_agreement.NAME}-paper-{key}.svg"] = svg
     if readme.exists():
-        files[readme] = fill(readme.read_text(encoding="utf-8"), root)
+        files[readme] = fill(readme.read_text(encoding="utf-8"), root, reports)
     return files
 
 

@@ -7,6 +7,7 @@ seeds differ within one compiled program, each combination of the others is a pr
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,6 +120,12 @@ def identity(options: Options) -> str:
       >>> identity(dense) == identity({**dense, "final_sparsity": 0.8, "devices": 1})
       True
     """
+    return _identity(tuple(sorted(options.items())))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _identity(given: tuple[tuple[str, Any], ...]) -> str:
+    options = dict(given)
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     if strange := sorted(set(options) - known):
         raise InputError(
