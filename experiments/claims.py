@@ -1,0 +1,138 @@
+"""The paper's claims against what was measured: tables and verdicts, no prose by hand.
+
+A comparison holds, or not, by the 95 % interval of the paired difference in the mean
+accuracy of the last ten rounds; where 0 is inside, the two are the same within noise.
+"""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from experiments import markdown
+from experiments.collecting import Line
+from experiments.figures import PARTITIONS
+from experiments.reporting import Report
+from experiments.results import Results
+from experiments.stats import Difference
+from fedsparsify_jax.metrics.communication import saving
+
+MEASURE = "last_10"
+GLOBAL, LOCAL, DENSE = "fedsparsify-global", "fedsparsify-local", "fedavg"
+_SHORT = {"iid": "IID", "label-shards": "non-IID"}
+
+Comparison = tuple[str, Difference]
+
+
+def add(report: Report, results: Results) -> None:
+    """Adds a block for every claim to the report of a table of methods."""
+    report.add("claim-tenth", "Global against dense FedAvg", tenth(results))
+    report.add("claim-local", "Local against Global", local(results))
+    report.add("claim-baselines", "Global against the baselines", baselines(results))
+    report.add("claim-bytes", "Saving in communication", traffic(results))
+    report.add("claim-swings", "Swings of the last ten rounds", swings(results))
+
+
+def _sorted_out(comparisons: Sequence[Comparison], above: str, below: str) -> str:
+    """How many comparisons are clear, and which."""
+    if not comparisons:
+        return "Not measured yet."
+    groups: dict[str, list[str]] = {above: [], "the same within noise": [], below: []}
+    for name, gap in comparisons:
+        kind = above if gap.mean > 0 else below
+        groups["the same within noise" if gap.noise else kind].append(name)
+    return "\n".join(
+        f"* {kind} in {len(names)} of {len(comparisons)}"
+        + (f": {'; '.join(names)}" if names else "")
+        for kind, names in groups.items()
+    )
+
+
+def _against(
+    results: Results, row: str, others: Sequence[str], above: str, below: str
+) -> str:
+    """A row minus others, at all sparsities and on all partitions."""
+    sparsities = results.axis("final_sparsity")
+    rows, comparisons = [], []
+    for partition in results.axis("partition"):
+        for other in others:
+            cells = []
+            for target in sparsities:
+                place = {"partition": partition, "final_sparsity": target}
+                gap = results.difference(row, MEASURE, of=other, **place)
+                cells.append(markdown.EMPTY if gap is None else markdown.points(gap))
+                if gap is not None:
+                    name = f"{_SHORT.get(partition, partition)} "
+                    name += markdown.percent(target)
+                    if len(others) > 1:
+                        name = f"{results.label(other)}, {name}"
+                    comparisons.append((name, gap))
+            label = f"{results.label(other)}, {_SHORT.get(partition, partition)}"
+            rows.append([label, *cells])
+    head = [f"{results.label(row)} minus", *map(markdown.percent, sparsities)]
+    table = markdown.table(head, rows)
+    return f"{table}\n\n{_sorted_out(comparisons, above, below)}"
+
+
+def tenth(results: Results) -> str:
+    """Global against the dense model."""
+    return _against(results, GLOBAL, [DENSE], "better than dense", "worse than dense")
+
+
+def local(results: Results) -> str:
+    """Local against Global."""
+    return _against(
+        results, LOCAL, [GLOBAL], "Local ahead of Global", "Local behind Global"
+    )
+
+
+def baselines(results: Results) -> str:
+    """Global against every other pruning method."""
+    others = [row for row in results.rows if not results.dense(row)]
+    others = [row for row in others if row not in (GLOBAL, LOCAL)]
+    return _against(results, GLOBAL, others, "Global ahead", "Global behind")
+
+
+def traffic(results: Results) -> str:
+    """What was measured beside what the schedule alone says."""
+    rows = []
+    for target in results.axis("final_sparsity"):
+        cells = list(results.cells(GLOBAL, final_sparsity=target).values())
+        if not cells:
+            rows.append([markdown.percent(target), *[markdown.EMPTY] * 3])
+            continue
+        options = cells[0]["options"]
+        clients = round(options["num_clients"] * options["participation"])
+        said = saving(target, options["rounds"], clients, cells[0]["parameters"]).ratio
+        measured = statistics.fmean(map(markdown.saved, cells))
+        masks = statistics.fmean(map(markdown.saved_with_masks, cells))
+        columns = [f"{measured:.3f} x", f"{said:.3f} x", f"{masks:.3f} x"]
+        rows.append([markdown.percent(target), *columns])
+    head = ["final sparsity", "measured", "by the schedule", "with one-bit masks"]
+    return markdown.table(head, rows)
+
+
+def swing(line: Line) -> float:
+    """Best minus worst accuracy among the last ten rounds."""
+    last = [value for value in line["curves"][line["metric"]] if value is not None]
+    return max(last[-10:]) - min(last[-10:])
+
+
+def swings(results: Results) -> str:
+    """How far the accuracy of the last ten rounds goes up and down, in points."""
+    shown = [row for row in (DENSE, "momentum", GLOBAL, LOCAL) if row in results.rows]
+    columns: list[tuple[str, dict[str, Any]]] = []
+    for partition in results.axis("partition"):
+        for target in results.axis("final_sparsity"):
+            name = f"{_SHORT.get(partition, partition)} {markdown.percent(target)}"
+            place = {"partition": partition, "final_sparsity": target}
+            columns.append((name, place))
+    rows = []
+    for row in shown:
+        cells = [
+            markdown.value(results, row, swing, mark=False, **place)
+            for _, place in columns
+        ]
+        rows.append([results.label(row), *cells])
+    names = " and ".join(PARTITIONS[p] for p in results.axis("partition"))
+    table = markdown.table(["method", *(name for name, _ in columns)], rows)
+    return f"{table}\n\nBest minus worst round, in points; {names}."

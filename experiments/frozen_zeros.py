@@ -1,0 +1,73 @@
+"""Pruning before round 1, with and without frozen zeros.
+
+Claim (a reading of the authors' code): masks that are derived as ``w != 0`` before
+training freeze every parameter that starts at zero, all biases here, in SNIP, GraSP and
+PruneFL but not in FedSparsify. Does that widen the gap to these baselines?
+
+    python -m experiments.run frozen_zeros
+
+Expected: 54 runs, 40 minutes on 2 free cores.
+"""
+
+from experiments import markdown
+from experiments.figures import PARTITIONS
+from experiments.reporting import Report
+from experiments.results import Results
+from experiments.tables import Preset, Row, Table
+
+_METHODS = {"snip": "SNIP", "grasp": "GraSP", "prunefl": "PruneFL"}
+
+
+def _rows() -> tuple[Row, ...]:
+    rows = []
+    for key, label in _METHODS.items():
+        rows.append(Row(key, label, {"algorithm": key}, of="fashion_mnist"))
+        frozen = {"algorithm": key, "freeze_zero_initialized": "on"}
+        rows.append(Row(f"{key}-frozen", f"{label}, zeros frozen", frozen))
+    return tuple(rows)
+
+
+TABLE = Table(
+    name="frozen_zeros",
+    title="FashionMNIST, 100 clients at 10 %: frozen zeros",
+    rows=_rows(),
+    options={"dataset": "fashion_mnist", "num_clients": 100, "participation": 0.1},
+    axes={
+        "partition": ("iid", "label-shards"),
+        "final_sparsity": (0.9, 0.95, 0.99),
+        "seed": (0, 1, 2),
+    },
+    presets={"paper": Preset("40 minutes on 2 cores")},
+    reference="snip",
+)
+
+
+def report(results: Results) -> Report:
+    """Accuracy of all, and what freezing does to each."""
+    made = Report()
+    for partition in results.axis("partition"):
+        name = PARTITIONS.get(partition, partition)
+        made.add(
+            f"last_10-{partition}",
+            f"Test accuracy in %, mean of the last ten rounds, {name}",
+            markdown.by_sparsity(results, "last_10", partition=partition),
+        )
+        made.add(
+            f"cost-{partition}",
+            f"Frozen minus not frozen, in points, {name}",
+            _cost(results, partition),
+        )
+    return made
+
+
+def _cost(results: Results, partition: str) -> str:
+    rows = []
+    for key in [row for row in results.rows if f"{row}-frozen" in results.rows]:
+        cells = []
+        for target in results.axis("final_sparsity"):
+            place = {"partition": partition, "final_sparsity": target}
+            gap = results.difference(f"{key}-frozen", "last_10", of=key, **place)
+            cells.append(markdown.EMPTY if gap is None else markdown.points(gap))
+        rows.append([results.label(key), *cells])
+    head = map(markdown.percent, results.axis("final_sparsity"))
+    return markdown.table(["method", *head], rows)

@@ -1,0 +1,74 @@
+"""Plays a table: every row's grid with the library's own sweep.
+
+A row has a directory, ``experiments/runs/TABLE-PRESET/ROW``, that ``fedsparsify sweep``
+writes and continues: a finished cell is never run again.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments import provenance
+from experiments.tables import Row, Table, traced
+from fedsparsify_jax.runner import SweepConfig, sweep
+
+HERE = Path(__file__).resolve().parent
+
+
+def directory(table: Table, preset: str, runs: Path) -> Path:
+    """Where a table's sweeps are."""
+    return runs / f"{table.name}-{preset}"
+
+
+def play(
+    table: Table,
+    preset: str,
+    console: Console,
+    runs: Path = HERE / "runs",
+    data_dir: Path | None = None,
+) -> None:
+    """Trains what is not finished yet.
+
+    Args:
+      table: all of a table, or a part of it.
+      preset: its size.
+      console: where progress goes.
+      runs: the directory for all tables.
+      data_dir: where the data set is, for those that need to be told.
+
+    Raises:
+      InputError: from the sweep.
+    """
+    home = directory(table, preset, runs)
+    for row in table.chosen(preset):
+        if row.of is None:
+            console.print(f"\n{table.name}-{preset}: {row.label}", markup=False)
+            provenance.record(home)
+            sweep(_config(table, row, preset, home / row.key, data_dir), console)
+
+
+def _config(
+    table: Table, row: Row, preset: str, out: Path, data_dir: Path | None
+) -> SweepConfig:
+    grid = table.grid(row, preset)
+    if data_dir is not None:
+        grid["data_dir"] = (data_dir,)
+    words = {field: tuple(map(str, values)) for field, values in grid.items()}
+    return SweepConfig(**words, out=out)
+
+
+def describe(table: Table) -> str:
+    """A table's presets and options, for ``--list``.
+
+    Of options with several values it is said whether they are traced, so that one
+    compiled program has all of them, or static, a program each.
+    """
+    lines = [f"{table.name}: {table.title}"]
+    for name, preset in table.presets.items():
+        cells = len(table.wanted(name))
+        lines.append(f"  --preset {name}: {cells} runs, {preset.time}")
+    lines.append("  rows: " + ", ".join(row.key for row in table.rows))
+    for field, values in table.axes.items():
+        kind = "traced" if traced({field: values}) else "static"
+        lines.append(f"  {field} ({kind}): " + ", ".join(map(str, values)))
+    return "\n".join(lines)

@@ -1,0 +1,93 @@
+"""What a table says: blocks of Markdown and figures, all from committed lines."""
+
+import dataclasses
+from collections.abc import Callable
+
+from experiments import figures, markdown
+from experiments.results import MEASURES, Results
+
+
+@dataclasses.dataclass
+class Report:
+    """Blocks by name, each with its heading, and figures by name."""
+
+    blocks: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    figures: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def add(self, name: str, heading: str, text: str) -> None:
+        """Adds a block."""
+        self.blocks[name] = (heading, text)
+
+
+ReportOf = Callable[[Results], Report]
+
+_NAMES = figures.PARTITIONS
+
+
+def methods(results: Results) -> Report:
+    """Accuracy, differences, sparsity and bytes of methods against final sparsity."""
+    report = Report()
+    for partition in results.axis("partition"):
+        name = _NAMES.get(partition, partition)
+        for measure, text in MEASURES.items():
+            report.add(
+                f"{measure}-{partition}",
+                f"Test accuracy in %, {text}, {name}",
+                markdown.by_sparsity(results, measure, partition=partition),
+            )
+        report.add(
+            f"differences-{partition}",
+            f"Paired differences in points, mean of the last ten rounds, {name}",
+            markdown.differences(results, "last_10", partition=partition),
+        )
+        report.add(
+            f"sparsity-{partition}",
+            f"Sparsity achieved in %, {name}",
+            markdown.sparsity(results, partition=partition),
+        )
+        report.add(
+            f"bytes-{partition}",
+            f"Megabytes moved / with one-bit masks (saving without masks), {name}",
+            markdown.traffic(results, partition=partition),
+        )
+    _figures(report, results)
+    return report
+
+
+def _figures(report: Report, results: Results) -> None:
+    sparsities = results.axis("final_sparsity")
+    shown = 0.95 if 0.95 in sparsities else sparsities[-1]
+    if not results.lines:
+        return
+    report.figures["accuracy-sparsity"] = figures.accuracy_sparsity(results)
+    report.figures["accuracy-rounds"] = figures.accuracy_over(results, shown, "rounds")
+    report.figures["accuracy-bytes"] = figures.accuracy_over(results, shown, "bytes")
+    both = ("fedsparsify-global", "fedsparsify-local")
+    rows = [row for row in both if row in results.rows]
+    report.figures["layers"] = figures.layers(results, rows, shown)
+
+
+def grid(
+    results: Results, measure: str, down: str, across: str, **point: object
+) -> str:
+    """A table of one axis against another; ``"row"`` is an axis too."""
+
+    def values(axis: str) -> list[object]:
+        return list(results.rows if axis == "row" else results.axis(axis))
+
+    def name(axis: str, value: object) -> str:
+        if axis == "row":
+            return results.label(str(value))
+        if axis == "final_sparsity":
+            return markdown.percent(float(str(value)))
+        return f"{axis.replace('_', ' ')} {value}"
+
+    rows = []
+    for left in values(down):
+        cells = []
+        for top in values(across):
+            place = {**point, down: left, across: top}
+            row = str(place.pop("row", results.rows[0]))
+            cells.append(markdown.value(results, row, measure, **place))
+        rows.append([name(down, left), *cells])
+    return markdown.table(["", *(name(across, top) for top in values(across))], rows)

@@ -1,0 +1,103 @@
+"""``python -m experiments.run TABLE``: play a table, collect it, write what it says.
+
+    python -m experiments.run --list
+    python -m experiments.run fashion_mnist --preset smoke
+    python -m experiments.run fashion_mnist --only snip grasp final_sparsity=0.9
+    python -m experiments.run fashion_mnist --collect DIR...
+    python -m experiments.run --render
+
+The same command started again goes on with what is not finished.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments import collecting, playing, rendering
+from experiments.registry import TABLES
+from experiments.results import RESULTS, path_of
+from experiments.tables import restrict
+from fedsparsify_jax.errors import InputError, unknown
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.run", description="Reproduce a table of the paper."
+    )
+    add = parser.add_argument
+    add("table", nargs="?", metavar="TABLE", help="see --list")
+    add("--preset", default="paper", help="its size: smoke, short or paper (default)")
+    add("--only", nargs="+", default=[], metavar="ROW", help="rows, or option=value")
+    add("--data-dir", type=Path, metavar="PATH", help="where the data set is")
+    add("--runs", type=Path, metavar="DIR", default=playing.HERE / "runs")
+    add("--results", type=Path, metavar="DIR", default=RESULTS)
+    add(
+        "--collect",
+        type=Path,
+        nargs="*",
+        metavar="DIR",
+        help="train nothing; take finished runs from the table's directory and these",
+    )
+    add("--render", action="store_true", help="only write tables and README anew")
+    add("--list", action="store_true", help="what there is")
+    return parser
+
+
+def _table(options: argparse.Namespace, console: Console) -> None:
+    name, preset = options.table, options.preset
+    if name not in TABLES:
+        raise unknown("table", name, list(TABLES))
+    table, _ = TABLES[name]
+    part = restrict(table, preset, options.only)
+    sources = [playing.directory(table, preset, options.runs)]
+    if options.collect is None:
+        playing.play(part, preset, console, options.runs, options.data_dir)
+    else:
+        sources = [*options.collect, *sources]
+        for source in options.collect:
+            if not source.is_dir():
+                raise InputError(f"--collect {source}: there is no such directory")
+    path = path_of(name, preset, options.results)
+    found = collecting.collect(table, preset, sources, path)
+    console.print(f"\n{found} of {len(table.wanted(preset))} cells in {path}")
+    if found:
+        files = rendering.table_files(name, preset, options.results)
+        rendering.write(files)
+        page = options.results / f"{name}-{preset}.md"
+        console.print(f"{page} and {len(files) - 1} figures beside it")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns:
+      The exit status: 0; 2 for bad input, after one line on standard error; 130 when
+      interrupted.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    try:
+        if options.list:
+            for table, _ in TABLES.values():
+                console.print(playing.describe(table) + "\n")
+        elif options.table is not None:
+            _table(options, console)
+        elif options.render:
+            rendering.write(rendering.everything(options.results))
+        else:
+            parser.print_help()
+    except InputError as error:
+        print(f"experiments.run: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("experiments.run: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

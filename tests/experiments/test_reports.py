@@ -1,0 +1,137 @@
+"""What tables say, from made-up lines, and that what is committed says the same."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from experiments import claims, figures, markdown, rendering
+from experiments.fashion_mnist import TABLE
+from experiments.registry import TABLES
+from experiments.results import RESULTS, Results, path_of
+from experiments.stats import paired
+from fedsparsify_jax.errors import InputError
+
+# A preset a table; CIFAR-100 is reported as CIFAR-10 is.
+EVERY = {name: next(iter(TABLES[name][0].presets)) for name in TABLES}
+EVERY |= {"fashion_mnist": "paper"}
+del EVERY["cifar100"]
+PLACE = {"partition": "iid", "final_sparsity": 0.9}
+
+
+@pytest.fixture
+def known(made_up):
+    """Global .80, .81, .82 by seed; SNIP a point below; Local as good within noise."""
+    root = made_up(TABLE, "paper")
+    path = path_of("fashion_mnist", "paper", root)
+    rows = [json.loads(row) for row in path.read_text().splitlines()]
+    shift = {
+        "fedsparsify-global": (0.0, 0.0, 0.0),
+        "fedavg": (0.01, 0.011, 0.009),
+        "snip": (-0.01, -0.011, -0.009),
+        "fedsparsify-local": (0.01, -0.01, 0.003),
+    }
+    for row in rows:
+        gaps = shift.get(row["options"]["algorithm"])
+        if gaps and row["options"]["momentum"] == 0:
+            row["last_10"] = 0.80 + 0.01 * row["seed"] + gaps[row["seed"]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Results(TABLE, "paper", root)
+
+
+@pytest.mark.parametrize(("name", "preset"), EVERY.items())
+def test_all_reports_stand_gaps(name, preset, made_up):
+    table, report = TABLES[name]
+    empty = rendering.table_files(name, preset, made_up(table, preset, share=0.0))
+    (page,) = empty.values()
+    assert f"experiments.run {name} --preset {preset} --only" in page
+    part = report(Results(table, preset, made_up(table, preset, share=0.5)))
+    assert all(f"\n## {heading}\n" in page for heading, _ in part.blocks.values())
+    for heading, text in part.blocks.values():
+        assert heading and "nan" not in text
+    for svg in part.figures.values():
+        assert ET.fromstring(svg).tag.endswith("svg")
+
+
+def test_means_spreads_and_noise(known):
+    assert markdown.value(known, "fedsparsify-global", "last_10", **PLACE) == (
+        "81.0 ± 1.0"
+    )
+    assert markdown.value(known, "snip", "last_10", **PLACE) == "80.0 ± 1.1"
+    local = markdown.value(known, "fedsparsify-local", "last_10", **PLACE)
+    assert local.endswith(markdown.NOISE)
+    gap = known.difference("snip", "last_10", **PLACE)
+    # t(0.975, 2) = 4.3027 and s = 0.001.
+    assert gap.mean == pytest.approx(-0.01)
+    assert gap.half == pytest.approx(4.3027 * 0.001 / 3**0.5, rel=1e-4)
+    assert markdown.points(gap) == "-1.0 ± 0.2"
+
+
+def test_claims_go_by_the_interval(known):
+    said = claims.tenth(known)
+    assert "* worse than dense in 10 of 10: IID 80 %" in said
+    assert "* better than dense in 0 of 10" in said
+    assert "the same within noise in 10 of 10" in claims.local(known)
+    assert "Global ahead in 0 of 60" not in claims.baselines(known)
+    # 5 of the 10 SNIP comparisons a partition.
+    ahead = [line for line in claims.baselines(known).splitlines() if "ahead" in line]
+    assert ahead[0].count("SNIP") == 10
+
+
+def test_the_saving_is_the_schedules(known):
+    # 200 rounds of 10 clients and 1,000 parameters, whatever was measured.
+    assert "| 95 % | 2.000 x | 3.4" in claims.traffic(known)
+
+
+def test_missing_seeds_are_counted(known):
+    del known.cells("snip", **PLACE)[0]  # a copy: nothing happens
+    assert known.missing("snip") == 0
+    assert paired({0: 1.0}, {0: 2.0, 1: 3.0}) is None
+
+
+def test_partial_seeds_are_said(made_up):
+    root = made_up(TABLE, "paper")
+    path = path_of("fashion_mnist", "paper", root)
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(row for row in rows if '"seed": 2, "commit"' not in row))
+    results = Results(TABLE, "paper", root)
+    shown = markdown.value(results, "snip", "last_10", mark=False, **PLACE)
+    assert shown.endswith("(2 of 3)")
+    assert results.missing("snip") == 10
+
+
+def test_figures_are_the_same_every_time(known):
+    first = figures.accuracy_sparsity(known)
+    assert first == figures.accuracy_sparsity(known)
+    assert "FedSparsify-Global" in first
+
+
+def test_blocks_of_a_text(made_up):
+    root = made_up(TABLE, "paper")
+    _, report = rendering.report_of("fashion_mnist", "paper", root)
+    known = {"fashion_mnist-paper": report}
+    begin = "<!-- begin fashion_mnist-paper {} -->\nold\n<!-- end -->"
+    filled = rendering.fill(f"a\n{begin.format('last_10-iid')}\nb", root, known)
+    assert filled.startswith("a\n<!-- begin fashion_mnist-paper last_10-iid -->\n| ")
+    assert filled.endswith("|\n<!-- end -->\nb") and "old" not in filled
+    assert rendering.fill(filled, root, known) == filled
+    figure = rendering.fill(begin.format("layers"), root, known)
+    assert f"![layers]({root.name}/fashion_mnist-paper-layers.svg)" in figure
+    agreement = "<!-- begin mask_agreement-paper jaccard -->\n<!-- end -->"
+    assert "Not measured yet." in rendering.fill(agreement, root)
+    with pytest.raises(InputError, match="no block of"):
+        rendering.fill(begin.format("first_10-iid"), root, known)
+    with pytest.raises(InputError, match="no such table"):
+        rendering.fill(begin.replace("fashion", "passion").format("x"), root)
+
+
+def test_what_is_committed_is_what_the_lines_say():
+    for path, text in rendering.everything().items():
+        assert path.read_text(encoding="utf-8") == text, (
+            f"{path} is not what its lines say: python -m experiments.run --render"
+        )
+
+
+def test_results_stay_small():
+    files = [path for path in RESULTS.rglob("*") if "-smoke" not in path.name]
+    assert sum(path.stat().st_size for path in files) < 4e6
