@@ -169,9 +169,7 @@ def _trained(given: dict[str, Any]) -> str:
         assert resolve(found) == found, "resolved twice it is another"
         for field, known in schema.read(TrainConfig).items():
             value = getattr(found, field)
-            assert value is None or isinstance(
-                value, known.type
-            ), field
+            assert value is None or isinstance(value, known.type), field
 
     return _one_line(attempt)
 

@@ -72,9 +72,7 @@ def test_a_configuration_resolves_or_one_line_says_why(given):
         assert resolve(found[0]) == found[0]
         for field, known in EVERY.items():
             value = getattr(found[0], field)
-            assert value is None or isinstance(
-                value, known.type
-            )
+            assert value is None or isinstance(value, known.type)
         to_json(found[0])
     elif len(given) == 1:
         # Together with the defaults a rule about several options may name another.
