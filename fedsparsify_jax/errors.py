@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 _LONGEST = 100  # letters of a value that a message repeats
@@ -48,7 +49,7 @@ def shown(value: Any) -> str:
     ('0.5', "'two\\\\nlines'", 'an int')
     """
     try:
-        text = repr(value)
+        text = repr(str(value) if isinstance(value, Path) else value)
     except Exception:  # whatever the value's own code raises; ValueError for huge ints
         text = f"{'an' if type(value).__name__[0] in 'aeiou' else 'a'} "
         text += type(value).__name__
