@@ -117,9 +117,9 @@ def catching(*, at_once: bool = False) -> Iterator[Stop]:
 
     Example:
       >>> with catching() as stop, stop.gentle():
-      ...     signal.raise_signal(signal.SIGINT)
+      ...     signal.raise_signal(signal.SIGTERM)
       ...     signal.Signals(stop.number).name
-      'SIGINT'
+      'SIGTERM'
     """
     outer = _installed()
     main = threading.current_thread() is threading.main_thread()

@@ -14,6 +14,16 @@ from fedsparsify_jax.runner.signals import Stopped, catching
 BOTH = (signal.SIGTERM, signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def usual():
+    """As in a terminal; a shell starts what runs in its background without SIGINT."""
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = [signal.signal(*pair) for pair in zip(BOTH, usual, strict=True)]
+    yield
+    for number, handler in zip(BOTH, before, strict=True):
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", BOTH)
 def test_the_first_signal_is_only_noted_inside_a_round(number):
     with catching() as stop, stop.gentle():
@@ -62,6 +72,13 @@ def test_what_a_caller_installed_stays():
     assert seen == [signal.SIGTERM]
 
 
+def test_an_ignored_signal_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with catching() as stop:
+        signal.raise_signal(signal.SIGINT)
+    assert stop.number == 0 and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
 def test_other_threads_install_nothing():
     before, seen = signal.getsignal(signal.SIGINT), []
 
@@ -85,7 +102,8 @@ def test_a_librarys_second_sigint_is_the_usual_interrupt(monkeypatch):
 
 # The module needs nothing but the standard library: a process without JAX does.
 BUSY = """
-import hashlib, runpy, sys
+import hashlib, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 module = runpy.run_path(sys.argv[1])
 with module["catching"](at_once=True) as stop, stop.gentle():
     print("ready", flush=True)
@@ -103,8 +121,12 @@ def test_the_second_signal_ends_at_once(number):
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         process.send_signal(number)  # as `timeout` does: still the first
-        assert "finishing the round" in process.stderr.readline()
         time.sleep(3 * signals.SAME)
         assert process.poll() is None
         process.send_signal(number)
-        assert process.wait(timeout=60) == 128 + number
+        try:
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 128 + number
+        assert said.count("finishing the round") == 1
