@@ -162,10 +162,15 @@ def play(cell: tuple[str, str, str, str, float]) -> dict[str, Any]:
 
 
 def table(cells: list[dict[str, Any]]) -> str:
-    """Markdown: a line for each defence, a column for each attack and share, in %."""
+    """Markdown: a line for each defence, a column for each attack and share, in %.
+
+    What has no measured cell is left out.
+    """
     found = {tuple(entry["cell"]): entry["accuracy"] for entry in cells}
     kinds: dict[tuple[str, str], list[tuple[str, float]]] = {}
-    for algorithm, partition, _, attack, share in wanted():
+    for algorithm, partition, defence, attack, share in wanted():
+        if (algorithm, partition, defence, attack, share) not in found:
+            continue
         column, columns = (attack, share), kinds.setdefault((algorithm, partition), [])
         if column not in columns:
             columns.append(column)
@@ -183,6 +188,8 @@ def table(cells: list[dict[str, Any]]) -> str:
         ]
         for defence in DEFENCES:
             each = [found.get((algorithm, partition, defence, *c)) for c in columns]
+            if not any(each):
+                continue
             said = ["-" if a is None else f"{100 * a:.1f}" for a in each]
             lines.append(f"| {defence} | {' | '.join(said)} |")
         tables.append("\n".join(lines))

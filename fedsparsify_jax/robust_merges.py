@@ -155,7 +155,8 @@ def krum(
 
     >>> stacked = {"w": jnp.array([[1.0], [1.1], [1.3], [9.0], [1.2]])}
     >>> kept = {"w": jnp.ones((5, 1), bool)}
-    >>> krum(stacked, kept, jnp.array([1, 1, 1, 1, 0]), {"w": jnp.zeros(1)})
+    >>> present = jnp.array([1, 1, 1, 1, 0])
+    >>> krum(stacked, kept, present, {"w": jnp.zeros(1)}, attackers=0.0)
     {'w': Array([1.1], dtype=float32)}
     """
     del previous
