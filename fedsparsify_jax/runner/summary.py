@@ -80,8 +80,11 @@ def show(console: Console, summary: dict[str, Any], where: str) -> None:
     saving = summary["communication_saving"]
     name, value = measured(summary)
     best = {f"test_{name}": summary[f"best_test_{name}"]}
-    rows = {
-        f"test {name}": f"{value}  (best {measured(best)[1]})",
+    rows = {f"test {name}": f"{value}  (best {measured(best)[1]})"}
+    if f"validation_{name}" in summary:
+        held = {f"test_{name}": summary[f"validation_{name}"]}
+        rows[f"validation {name}"] = measured(held)[1]
+    rows |= {
         "sparsity": (
             f"{percent(summary['sparsity'])}"
             f"  (target {percent(summary['target_sparsity'])})"

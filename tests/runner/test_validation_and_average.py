@@ -64,6 +64,7 @@ def test_one_trace_and_fewer_examples(run):
     shown = run[2]
     assert "round step: 1 trace, 1 compilation" in shown
     assert "4 clients of 287 to 288 examples" in shown
+    assert "\nvalidation accuracy  " in shown
 
 
 @pytest.mark.parametrize(
