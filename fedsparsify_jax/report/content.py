@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from fedsparsify_jax.report import figures_of_run, panels, tables
 from fedsparsify_jax.report.charts import Figure
-from fedsparsify_jax.report.reading import Run
+from fedsparsify_jax.report.reading import Run, printable
 from fedsparsify_jax.report.scales import text
 from fedsparsify_jax.report.settings import Setting, common_options, group, plain
 from fedsparsify_jax.report.tables import Table
@@ -302,7 +302,7 @@ def compose(runs: Sequence[Run], title: str) -> Report:
         _configuration(runs),
     ]
     return Report(
-        title,
+        printable(title),
         _subtitle(runs),
         tuple(_tiles(settings, runs)),
         tuple(section for section in sections if section is not None),

@@ -59,7 +59,8 @@ def chart_data(figure: Figure, drawing: Drawing) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float, bool)) else repr(value)
+    known = isinstance(value, (str, bool)) or number(value) is not None
+    return value if known else repr(value)
 
 
 def run_table(runs: Sequence[Run]) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def draw_heat_map(chart: HeatMap, *, alone: bool = False) -> Drawing:
     x = scale(rounds, 4, WIDTH - 4, kind="count", tight=True)
     # The last round needs a place of its own.
     last = max(rounds) + (max(rounds) - min(rounds)) / max(1, len(set(rounds)) - 1)
-    x = x._replace(high=max(last, x.low + 1), low=min(rounds))
+    x = x._replace(high=max(last, min(rounds) + 1), low=min(rounds))
     top = 30.0 if alone else 4.0
     shapes: list[Shape] = []
     if alone:

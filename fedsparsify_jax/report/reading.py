@@ -68,10 +68,33 @@ class Run:
         return self.summary is not None
 
 
+def printable(text: str) -> str:
+    """Text that every file and terminal takes: no control characters, no halves.
+
+    >>> printable("a\\tb\\x00\\ud800")
+    'a b��'
+    """
+    return "".join(
+        c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
+
+
+def _tidy(value: Any) -> Any:
+    """JSON values with printable text."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_tidy(item) for item in value]
+    if isinstance(value, dict):
+        return {printable(key): _tidy(item) for key, item in value.items()}
+    return value
+
+
 def _object(path: Path) -> dict[str, Any] | None:
     """A JSON object, None if there is no readable one."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _tidy(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
@@ -85,15 +108,17 @@ def number(value: Any) -> float | None:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    # Whole numbers of any length are JSON; floats end at 1e308.
-    return value if abs(value) < 1e300 and math.isfinite(value) else None
+    # Whole numbers of any length are JSON; squares have to stay below 1e308.
+    return value if abs(value) < 1e150 and math.isfinite(value) else None
 
 
 def _clean(record: Mapping[str, Any]) -> Record:
     kept = record.get("kept")
     kept = kept if isinstance(kept, dict) else {}
-    numbers = {key: number(value) for key, value in record.items() if key != "kept"}
-    counts = {key: number(value) for key, value in kept.items()}
+    numbers = {
+        printable(key): number(value) for key, value in record.items() if key != "kept"
+    }
+    counts = {printable(key): number(value) for key, value in kept.items()}
     whole = {key: int(count) for key, count in counts.items() if count is not None}
     return numbers | {"kept": whole}
 
@@ -127,7 +152,7 @@ def _model_sizes(path: Path) -> dict[str, int]:
             length = int.from_bytes(file.read(8), "little")
             head = json.loads(file.read(length)) if length < 1 << 26 else {}
         return {
-            name: math.prod(entry["shape"])
+            printable(name): math.prod(entry["shape"])
             for name, entry in head.items()
             if name != "__metadata__"
         }
@@ -142,7 +167,7 @@ def _sizes(path: Path, records: Sequence[Record]) -> dict[str, int]:
     if not all(name in found for name in counted):
         dense = [record["kept"] for record in records if record.get("sparsity") == 0]
         found = dense[0] if dense else {}
-    return {name: found[name] for name in counted if found.get(name, 0) > 0}
+    return {name: found[name] for name in counted if 0 < found.get(name, 0) < 1 << 53}
 
 
 def _missing(
@@ -179,7 +204,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
     missing = _missing(config, records, damaged, summary, options.get("rounds"))
     return Run(
         path,
-        name or path.resolve().name,
+        printable(name or path.resolve().name),
         options,
         versions if isinstance(versions, dict) else {},
         records,

@@ -86,7 +86,8 @@ def tick_text(value: float, kind: str = "number") -> str:
     ('85', '250', '2,000')
     """
     shown = float(f"{value * _FACTORS.get(kind, 1.0):.6g}")
-    return f"{shown:,.0f}" if shown == int(shown) else f"{shown:,g}"
+    whole = shown == int(shown) and abs(shown) < 1e9
+    return f"{shown:,.0f}" if whole else f"{shown:,g}"
 
 
 def text(value: float | None, kind: str = "number") -> str:

@@ -119,7 +119,7 @@ def _idle(options: Mapping[str, Any]) -> list[str]:
     try:
         # No option has the value that stands for "not given".
         return unused(options, dict.fromkeys(options, object()))
-    except KeyError:  # of another version
+    except (KeyError, TypeError):  # of another version, or damaged
         return []
 
 

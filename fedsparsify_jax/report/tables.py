@@ -237,7 +237,7 @@ def clients(run: Run) -> Table | None:
         cells = [Cell(f"{n:,}", n, n / most if n else None) for n in row]
         cells += [Cell("")] * (classes - len(row))
         rows.append((Cell(str(client), client), *cells, Cell(f"{size:,}", size)))
-    count = total if isinstance(total, int) else len(sizes)
+    count = total if type(total) is int and total < 1 << 53 else len(sizes)
     note = f"{len(rows)} of {count:,} clients." if count > len(rows) else ""
     head = ("Client", *map(str, range(classes)), "All")
     title = "Examples of each class" if classes else "Examples"
@@ -246,5 +246,7 @@ def clients(run: Run) -> Table | None:
 
 def _counts(row: Any) -> list[int] | None:
     """A list of whole numbers, None for anything else."""
-    whole = isinstance(row, list) and all(type(n) is int and n >= 0 for n in row)
+    whole = isinstance(row, list) and all(
+        type(n) is int and 0 <= n < 1 << 53 for n in row
+    )
     return row if whole else None

@@ -183,6 +183,9 @@ def test_values_are_under_the_pointer_and_the_arrow_keys(browser, pages):
     left, top, width, height = browser.run(PLACE)
     browser.move(left + width * 0.99, top + height / 2)
     assert browser.run(TIP).split("\n") == ["round 10", "accuracy", "90.00 %"]
+    browser.move(left + width * 54 / 360, top + height / 2)  # where the axis begins
+    assert browser.run(TIP).split("\n") == ["round 1", "accuracy", "54.00 %"]
+    browser.move(left + width * 0.99, top + height / 2)
     browser.move(left + width * 0.5, 5)
     assert browser.run(TIP) is None
     browser.run('document.querySelector(".plot").focus()')

@@ -156,6 +156,36 @@ def test_a_partition_that_makes_no_sense_is_not_shown(write_run, tmp_path):
     assert "Examples</caption>" in words and "kept no partition.json" not in words
 
 
+ODD = [None, True, -1, 0, 1e308, 10**400, float("nan"), "x\ud800\0<b>", [], {"a": [{}]}]
+
+
+def test_odd_values_anywhere_do_no_harm(write_run, tmp_path):
+    """Each value takes the place of another one in every file, turn by turn."""
+    path = write_run(tmp_path / "run", rounds=3)
+    files = [path / name for name in ("config.json", "partition.json", "metrics.jsonl")]
+    texts = {file: file.read_text() for file in files}
+    for turn, odd in enumerate(ODD):
+        for file, text in texts.items():
+            lines = text.splitlines() if file.suffix == ".jsonl" else [text]
+            changed = []
+            for line in lines:
+                content = json.loads(line)
+                inner = content.get("options") or content.get("kept") or content
+                for level in (content, inner):
+                    keys = sorted(set(level) - {"round", "options"})
+                    for key in keys[turn % 3 :: 3]:
+                        level[key] = odd
+                changed.append(json.dumps(content))
+            file.write_text("\n".join(changed))
+        page = Reader(
+            written(tmp_path, path, write_run(tmp_path / f"{turn}", rounds=1))
+        )
+        assert len(page.named("script")) == 2 and page.named("b") == []
+        report(ReportConfig((path,), format="svg", out=tmp_path / "svg"))
+    for file in (tmp_path / "svg").iterdir():
+        ElementTree.parse(file)  # well formed, whatever the names were
+
+
 def test_big_sweeps_stay_small(write_run, tmp_path):
     """240 runs of 200 rounds in a page of about a megabyte."""
     first = write_run(tmp_path / "s" / "first", rounds=200)

@@ -67,6 +67,8 @@ def test_csv_has_every_round_once(before, tmp_path):
 @pytest.mark.parametrize("before", [0, 2])
 def test_tensorboard_has_every_round_once(before, tmp_path):
     play(["tensorboard"], tmp_path, [], RECORDS[:3])
+    (first,) = (tmp_path / "tensorboard").iterdir()
+    first.rename(first.with_name("events.out.tfevents.1.earlier"))
     play(["tensorboard"], tmp_path, RECORDS[:before], RECORDS[before:])
     found = events(tmp_path / "tensorboard")
     assert [e for e in found if e[0] == "kept/a"] == [
