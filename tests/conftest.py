@@ -18,12 +18,20 @@ jax.config.update("jax_debug_nans", True)
 jax.config.update("jax_num_cpu_devices", 2)  # for sharded cohorts
 # Compiling is nearly all that tests of whole rounds do; `optimized` turns this off.
 jax.config.update("jax_disable_most_optimizations", True)
+# So does this, for half the time that is left; the flags are read when JAX starts, and
+# the command lines that tests start compile as they do for users.
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_use_fusion_emitters=false"
+jax.devices()
+os.environ["XLA_FLAGS"] = _FLAGS
 
-# Nothing of the user's is read or written: no cache here, one of their own for the
-# command lines that tests start.
-jax.config.update("jax_enable_compilation_cache", False)
-PROGRAMS = tempfile.TemporaryDirectory(prefix="fedsparsify-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
+# Nothing of the user's is read or written: one cache for all processes of a test run.
+_SHARED = "FEDSPARSIFY_TEST_PROGRAMS"
+if _SHARED not in os.environ:  # the first process, which removes it in the end
+    PROGRAMS = tempfile.TemporaryDirectory(prefix="fedsparsify-tests-")
+    os.environ[_SHARED] = os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
+jax.config.update("jax_compilation_cache_dir", os.environ[_SHARED])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # A compilation may happen in any example, so no deadline; the same examples every time,
 # so that a red run is about the change at hand.
