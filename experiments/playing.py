@@ -69,6 +69,6 @@ def describe(table: Table) -> str:
         lines.append(f"  --preset {name}: {cells} runs, {preset.time}")
     lines.append("  rows: " + ", ".join(row.key for row in table.rows))
     for field, values in table.axes.items():
-        kind = "traced" if traced({field: values}) else "static"
+        kind = "traced" if traced(field) else "static"
         lines.append(f"  {field} ({kind}): " + ", ".join(map(str, values)))
     return "\n".join(lines)

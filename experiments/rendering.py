@@ -2,7 +2,8 @@
 
 ``experiments/results`` has for every file of lines a Markdown file and SVG figures. In
 the README everything between ``<!-- begin TABLE-PRESET BLOCK -->`` and ``<!-- end -->``
-is a block of a report; the rest of it is written by hand and has no measured figures.
+is a block of a report, or with ``figure:NAME`` one of its figures; the rest of it is
+written by hand and has no measured figures.
 """
 
 import re
@@ -72,6 +73,16 @@ def _known(root: Path) -> list[tuple[str, str]]:
     ]
 
 
+def _body(report: Report, which: str, name: str, root: Path) -> str | None:
+    """A block, or with ``figure:`` before its name the link to a figure."""
+    kind, _, figure = name.rpartition(":")
+    if kind != "figure":
+        return report.blocks[name][1] if name in report.blocks else None
+    if figure not in report.figures:
+        return "Not measured yet."
+    return f"![{figure}]({root.name}/{which}-{figure}.svg)"
+
+
 def fill(text: str, root: Path = RESULTS, reports: Mapping[str, Report] = {}) -> str:
     """A text with its blocks written anew.
 
@@ -95,13 +106,10 @@ def fill(text: str, root: Path = RESULTS, reports: Mapping[str, Report] = {}) ->
                 made[which] = report_of(table, preset, root)[1]
             else:
                 raise InputError(f"{begin.strip()}: there is no such table")
-        if name in made[which].blocks:
-            body = made[which].blocks[name][1]
-        elif name in made[which].figures:
-            body = f"![{name}]({root.name}/{which}-{name}.svg)"
-        else:
-            there = [*made[which].blocks, *made[which].figures]
-            raise InputError(f"{begin.strip()}: no block of {', '.join(there)}")
+        body = _body(made[which], which, name, root)
+        if body is None:
+            there = ", ".join(made[which].blocks)
+            raise InputError(f"{begin.strip()}: no block of {there}")
         return f"{begin}{body}\n{end}"
 
     return _BLOCK.sub(block, text)

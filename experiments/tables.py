@@ -193,11 +193,10 @@ def _same(value: float, text: str) -> bool:
         return False
 
 
-def traced(given: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The options that differ within one compiled program.
+def traced(field: str) -> bool:
+    """Whether an option's values can share one compiled program.
 
-    >>> traced({"final_sparsity": [0.8, 0.9], "partition": ["iid"], "seed": [0, 1]})
-    ['final_sparsity', 'seed']
+    >>> traced("final_sparsity"), traced("seed"), traced("partition")
+    (True, True, False)
     """
-    several = [field for field, values in given.items() if len(values) > 1]
-    return [field for field in several if field in (*TRACED, "seed")]
+    return field in (*TRACED, "seed")
