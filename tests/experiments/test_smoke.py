@@ -4,7 +4,6 @@ import json
 import subprocess
 from pathlib import Path
 
-import jax
 import pytest
 
 from experiments import provenance
@@ -17,15 +16,7 @@ ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
-def programs():
-    """Compiled programs are kept, as they are for users: partitions share theirs."""
-    jax.config.update("jax_enable_compilation_cache", True)
-    yield
-    jax.config.update("jax_enable_compilation_cache", False)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, programs):
+def home(tmp_path_factory):
     """Everything that the command wrote."""
     home = tmp_path_factory.mktemp("smoke")
     assert main([*SMOKE, *places(home)]) == 0
