@@ -53,7 +53,7 @@ ALGORITHMS = {
     "local-no-vote": Row(
         "fedsparsify_local", {"vote_rule": "none"}, pins_sparsity=False
     ),
-    "plus": Row("fedsparsify_plus"),
+    "plus": Row("fedsparsify_plus", {"momentum": 0.9}),
     "fedprox": Row("fedprox", {"mu": 0.1}, sparse=False),
     "fedopt": Row("fedopt", {"server_optimizer": "yogi"}, sparse=False),
     "random": Row("random_pruning"),
