@@ -120,7 +120,8 @@ def identity(options: Options) -> str:
       >>> identity(dense) == identity({**dense, "final_sparsity": 0.8, "devices": 1})
       True
     """
-    return _identity(tuple(sorted(options.items())))
+    deciding = {key: options[key] for key in options if key not in NOT_COMPARED}
+    return _identity(tuple(sorted(deciding.items())))
 
 
 @functools.lru_cache(maxsize=10_000)
