@@ -34,7 +34,6 @@ from fedsparsify_jax.tasks import TASKS
 
 CLIENTS, EXAMPLES, ROUNDS, BATCH, RATE, SPARSITY = 20, 1000, 40, 32, 0.05, 0.9
 SHARES = (0.1, 0.3)
-# The clip is near the median norm of an honest update.
 DEFENCES: dict[str, dict[str, Any]] = {
     "none (mean)": {},
     "clip to norm 1": {"clip_norm": 1.0},

@@ -18,10 +18,13 @@ jax.config.update("jax_debug_nans", True)
 jax.config.update("jax_num_cpu_devices", 2)  # for sharded cohorts
 # Compiling is nearly all that tests of whole rounds do; `optimized` turns this off.
 jax.config.update("jax_disable_most_optimizations", True)
-# So does this, for half the time that is left; the flags are read when JAX starts, and
-# the command lines that tests start compile as they do for users.
+# So does leaving out a kind of fusion, for half of that time. Two programs would then
+# fuse multiplications and additions differently, if the processor could do that.
+# Flags are read when JAX starts; command lines that tests start compile as for users.
 _FLAGS = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = (
+    f"{_FLAGS} --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=AVX"
+)
 jax.devices()
 os.environ["XLA_FLAGS"] = _FLAGS
 

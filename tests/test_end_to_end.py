@@ -200,7 +200,7 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(runs):
     *_, line = err.splitlines()
     stopped = re.fullmatch(
         r"fedsparsify: stopped by SIGTERM after round (\d+); to go on: fedsparsify "
-        r"train .* --out killed --resume",
+        r"train .* --out killed --resume --logger csv tensorboard",
         line,
     )
     assert status == 143 and stopped is not None

@@ -32,9 +32,10 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import schedules
 from fedsparsify_jax.hooks import Context, Method, Uploads
 from fedsparsify_jax.masks import apply
+from fedsparsify_jax.merges import ValueMerge
 from fedsparsify_jax.pruning import prune
 from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.streams import weighted_mean
+from fedsparsify_jax.streams import shared_masks
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
@@ -76,6 +77,7 @@ def fedsparsify_plus(
     every: int = 1,
     purge_until: float = 0.7,
     scope: str = "global",
+    merge: str | ValueMerge = "mean",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:
@@ -91,6 +93,8 @@ def fedsparsify_plus(
       every: F.
       purge_until: u in (0, 1], the share of the rounds in which weights are purged.
       scope: what shares a threshold, see `pruning.prune`.
+      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+        function of that signature.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `rounds.engine`; ``momentum`` and ``server_ema`` are 0.9 unless
         given.
@@ -146,7 +150,7 @@ def fedsparsify_plus(
 
     method = Method(
         schedule=schedule,
-        aggregate=weighted_mean(),
+        aggregate=shared_masks(merge),
         server_state=first_model,
         server_update=purge,
         prunable=prunable,

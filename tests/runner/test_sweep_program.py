@@ -32,8 +32,11 @@ VALUES = {
     "prune_at": (1, 2),
     "replace_share": (0.5, 0.2),
     "server_ema": (0.5, 0.9),
+    "clip_norm": (0.5, 0.1),
 }
-EVERYBODYS = ("learning_rate", "momentum", "server_ema")
+EVERYBODYS = ("learning_rate", "momentum", "server_ema", "clip_norm")
+# These need an attack or a defence beside them; test_hostile_runs.py sweeps attackers.
+HOSTILE = ("assumed_attackers", "attack_scale", "attackers")
 # Together they take every option of VALUES and have every hook that differs.
 TRIED = (
     "fedprox",
@@ -129,7 +132,8 @@ def test_traced_options_give_the_numbers_of_single_runs(algorithm, file):
 
 def test_every_traced_option_is_tried_by_some_algorithm():
     tried = {field for field in VALUES for name in TRIED if takes(name, field)}
-    assert tried | set(EVERYBODYS) | {"purge_share"} == set(TRACED) == set(VALUES)
+    assert tried | set(EVERYBODYS) | {"purge_share"} == set(VALUES)
+    assert set(VALUES) | set(HOSTILE) == set(TRACED)
 
 
 def test_who_looks_at_examples_is_known():
