@@ -12,12 +12,13 @@ is there twice is written once, and the first process does the rest. A run resum
 any number of processes and devices.
 """
 
+import errno
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -26,6 +27,9 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner import checkpoint_files as files
 from fedsparsify_jax.runner import distributed
 from fedsparsify_jax.types import State
+
+# What a file system that cannot take a checkpoint says.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
@@ -118,7 +122,7 @@ class Checkpoints:
             place = files.place_of(self._directory, completed)
             written = ocp.save_async(place / files.STATE, state)
         except Exception as error:  # orbax and tensorstore raise many kinds
-            raise self._refusal(completed, error) from error
+            self._give_up(completed, error)
 
         def finish() -> None:
             written.result()
@@ -129,6 +133,10 @@ class Checkpoints:
                 files.thin_out(self._directory, *self._policy)
 
         self._pending = completed, self._thread.submit(finish)
+        if not distributed.alone():
+            # Else the next save would wait for this one, and a process that was lost
+            # meanwhile would be noticed by JAX, which aborts, before it is by us.
+            self.wait()
 
     def wait(self, *, only_if_done: bool = False) -> None:
         """Waits for what is being saved.
@@ -137,7 +145,8 @@ class Checkpoints:
           only_if_done: do not wait, only complain.
 
         Raises:
-          InputError: if it could not be saved; the earlier ones are as they were.
+          InputError: if it could not be saved; the earlier ones are as they were. Of
+            several processes, whatever was raised if it does not come from a file.
         """
         if self._pending is None:
             return
@@ -148,18 +157,20 @@ class Checkpoints:
         try:
             future.result()
         except Exception as error:
-            raise self._refusal(completed, error) from error
+            self._give_up(completed, error)
 
-    def _refusal(self, completed: int, error: Exception) -> InputError:
+    def _give_up(self, completed: int, error: Exception) -> NoReturn:
         place = files.place_of(self._directory, completed)
         shutil.rmtree(place, ignore_errors=True)
         good = files.rounds(self._directory)
         after = f"after round {good[-1]}" if good else "with round 1"
-        return InputError(
+        if not distributed.alone() and getattr(error, "errno", None) not in _FULL:
+            raise error  # most likely another process was lost: not about files
+        raise InputError(
             f"cannot save the checkpoint of round {completed} in {self._directory} "
             f"({_reason(error)}): once that is mended, the same command with --resume "
             f"goes on {after}"
-        )
+        ) from error
 
     def restore(self, completed: int, like: State) -> State:
         """The state after ``completed`` rounds, in the shapes and places of ``like``.
