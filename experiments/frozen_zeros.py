@@ -9,7 +9,7 @@ PruneFL but not in FedSparsify. Does that widen the gap to these baselines?
 Expected: 54 runs, 40 minutes on 2 free cores.
 """
 
-from experiments import markdown
+from experiments import fashion_mnist, markdown
 from experiments.figures import PARTITIONS
 from experiments.reporting import Report
 from experiments.results import Results
@@ -31,12 +31,8 @@ TABLE = Table(
     name="frozen_zeros",
     title="FashionMNIST, 100 clients at 10 %: frozen zeros",
     rows=_rows(),
-    options={"dataset": "fashion_mnist", "num_clients": 100, "participation": 0.1},
-    axes={
-        "partition": ("iid", "label-shards"),
-        "final_sparsity": (0.9, 0.95, 0.99),
-        "seed": (0, 1, 2),
-    },
+    options=fashion_mnist.TABLE.options,
+    axes={**fashion_mnist.TABLE.axes, "final_sparsity": (0.9, 0.95, 0.99)},
     presets={"paper": Preset("40 minutes on 2 cores")},
     reference="snip",
 )

@@ -13,7 +13,7 @@ masks is well below the target, the stricter the vote the further above it.
 
 import numpy as np
 
-from experiments import figures, markdown
+from experiments import fashion_mnist, figures, markdown
 from experiments.figures import PARTITIONS
 from experiments.reporting import Report
 from experiments.results import Results, rounds_of
@@ -32,12 +32,8 @@ TABLE = Table(
         Row("none", "no vote", {**LOCAL, "vote_rule": "none"}),
         Row("nonzero", "floor(K/2), mean of non-zeros", {**LOCAL, "merge": "nonzero"}),
     ),
-    options={"dataset": "fashion_mnist", "num_clients": 100, "participation": 0.1},
-    axes={
-        "partition": ("iid", "label-shards"),
-        "final_sparsity": (0.9, 0.95, 0.99),
-        "seed": (0, 1, 2),
-    },
+    options=fashion_mnist.TABLE.options,
+    axes={**fashion_mnist.TABLE.axes, "final_sparsity": (0.9, 0.95, 0.99)},
     presets={"paper": Preset("40 minutes on 2 cores")},
     reference="fedsparsify-local",
 )

@@ -78,8 +78,8 @@ def trimmed_mean(
     def middle(leaf: jax.Array) -> jax.Array:
         # The absent go behind everybody, so the present stand first in order.
         here = trees.align(weights > 0, leaf)
-        values = jnp.where(here, leaf, jnp.zeros_like(leaf)).astype(jnp.float32)
-        ordered = jnp.sort(jnp.where(here, values, jnp.inf), axis=0)
+        values = jnp.where(here, leaf.astype(jnp.float32), jnp.inf)
+        ordered = jnp.sort(values, axis=0)
         place = jnp.arange(len(leaf))
         inside = trees.align((place >= cut) & (place < present - cut), leaf)
         # Divided before the sum, so that large values do not overflow.

@@ -15,7 +15,7 @@ LAYERS = [
     ("trees", "schedules", "allocation", "sampling", "preconditions"),
     ("masks", "cohort", "faults"),
     ("pruning", "aggregation", "hooks", "metrics", "server_average"),
-    ("saliency", "efficiency", "robust_merges", "objectives", "attacks"),
+    ("saliency", "efficiency", "robust_merges", "objectives", "attacks", "purging"),
     ("merges", "round_parts"),
     ("streams",),
     ("local_training", "sweeps"),

@@ -29,21 +29,17 @@ from typing import Unpack
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
-from fedsparsify_jax.hooks import Context, Method, Uploads
-from fedsparsify_jax.masks import apply
+from fedsparsify_jax.hooks import Method
 from fedsparsify_jax.merges import ValueMerge
-from fedsparsify_jax.pruning import magnitude, prune
+from fedsparsify_jax.pruning import magnitude
+from fedsparsify_jax.purging import purge_by
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.streams import aggregate
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
-    Key,
-    Masks,
     Prunable,
-    PyTree,
     Schedule,
-    Variables,
 )
 
 
@@ -109,19 +105,11 @@ def fedsparsify_global(
         every=every,
     )
 
-    def purge(
-        key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
-    ) -> tuple[Variables, Masks, PyTree]:
-        del key, uploads
-        masks = prune(
-            magnitude(variables),
-            context.sparsity,
-            scope=scope,
-            within=masks,
-            prunable=prunable,
-        )
-        return apply(masks, variables), masks, context.server
-
+    purge = purge_by(
+        lambda variables, context: magnitude(variables),
+        scope=scope,
+        prunable=prunable,
+    )
     method = Method(
         schedule=schedule,
         aggregate=merge_uploads,

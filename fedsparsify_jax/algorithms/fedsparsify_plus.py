@@ -30,16 +30,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
-from fedsparsify_jax.hooks import Context, Method, Uploads
-from fedsparsify_jax.masks import apply
+from fedsparsify_jax.hooks import Method
 from fedsparsify_jax.merges import ValueMerge
-from fedsparsify_jax.pruning import prune
+from fedsparsify_jax.purging import purge_by
 from fedsparsify_jax.rounds import EngineOptions, engine
 from fedsparsify_jax.streams import shared_masks
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
-    Key,
     Masks,
     Prunable,
     PyTree,
@@ -135,19 +133,11 @@ def fedsparsify_plus(
         # Copied: a donated state may not hold an array twice.
         return jax.tree.map(jnp.copy, variables)
 
-    def purge(
-        key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
-    ) -> tuple[Variables, Masks, PyTree]:
-        del key, uploads
-        masks = prune(
-            importance(variables, context.server),
-            context.sparsity,
-            scope=scope,
-            within=masks,
-            prunable=prunable,
-        )
-        return apply(masks, variables), masks, context.server
-
+    purge = purge_by(
+        lambda variables, context: importance(variables, context.server),
+        scope=scope,
+        prunable=prunable,
+    )
     method = Method(
         schedule=schedule,
         aggregate=shared_masks(merge),
