@@ -47,10 +47,18 @@ def _sorted_out(comparisons: Sequence[Comparison], above: str, below: str) -> st
     )
 
 
-def _against(
+def against(
     results: Results, row: str, others: Sequence[str], above: str, below: str
 ) -> str:
-    """A row minus others, at all sparsities and on all partitions."""
+    """A row minus others, at all sparsities and on all partitions.
+
+    Args:
+      results: of the table.
+      row: a row's key.
+      others: keys of those to subtract.
+      above: what to call comparisons that the row wins beyond the interval.
+      below: those that it loses.
+    """
     sparsities = results.axis("final_sparsity")
     rows, comparisons = [], []
     for partition in results.axis("partition"):
@@ -75,12 +83,12 @@ def _against(
 
 def tenth(results: Results) -> str:
     """Global against the dense model."""
-    return _against(results, GLOBAL, [DENSE], "better than dense", "worse than dense")
+    return against(results, GLOBAL, [DENSE], "better than dense", "worse than dense")
 
 
 def local(results: Results) -> str:
     """Local against Global."""
-    return _against(
+    return against(
         results, LOCAL, [GLOBAL], "Local ahead of Global", "Local behind Global"
     )
 
@@ -89,7 +97,7 @@ def baselines(results: Results) -> str:
     """Global against every other pruning method."""
     others = [row for row in results.rows if not results.dense(row)]
     others = [row for row in others if row not in (GLOBAL, LOCAL)]
-    return _against(results, GLOBAL, others, "Global ahead", "Global behind")
+    return against(results, GLOBAL, others, "Global ahead", "Global behind")
 
 
 def traffic(results: Results) -> str:

@@ -5,6 +5,7 @@ from experiments import (
     cifar,
     fashion_mnist,
     fashion_mnist_10,
+    fedsparsify_plus,
     frozen_zeros,
     pruning_once,
     schedules,
@@ -20,7 +21,9 @@ _ALL: tuple[tuple[Table, ReportOf], ...] = (
     (votes.TABLE, votes.report),
     (frozen_zeros.TABLE, frozen_zeros.report),
     (pruning_once.TABLE, pruning_once.report),
+    (fedsparsify_plus.TABLE, fedsparsify_plus.report),
     (cifar.CIFAR10, cifar.report),
+    (fedsparsify_plus.TABLE, fedsparsify_plus.report),
     (cifar.CIFAR100, cifar.report),
     (brain_age.TABLE, brain_age.report),
 )

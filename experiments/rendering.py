@@ -1,13 +1,14 @@
-"""Tables, figures and README, written anew from the committed lines.
+"""Tables, figures and pages, written anew from the committed lines.
 
 ``experiments/results`` has for every file of lines a Markdown file and SVG figures. In
-the README everything between ``<!-- begin TABLE-PRESET BLOCK -->`` and ``<!-- end -->``
-is a block of a report, or with ``figure:NAME`` one of its figures; the rest of it is
-written by hand and has no measured figures.
+the pages everything between ``<!-- begin TABLE-PRESET BLOCK -->`` and ``<!-- end -->``
+is a block of a report, or with ``figure:NAME`` one of its figures; the rest of them is
+written by hand.
 """
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments import mask_agreement
@@ -17,7 +18,11 @@ from experiments.reporting import Report
 from experiments.results import RESULTS, Results, path_of
 from fedsparsify_jax.errors import InputError
 
-README = RESULTS.parent / "README.md"
+PAGES = (
+    RESULTS.parent / "README.md",
+    RESULTS.parents[1] / "docs" / "fedsparsify_plus.md",
+)
+"""Texts with blocks."""
 _BLOCK = re.compile(r"(<!-- begin (\S+) (\S+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -73,23 +78,29 @@ def _known(root: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _body(report: Report, which: str, name: str, root: Path) -> str | None:
+def _body(report: Report, which: str, name: str, place: str) -> str | None:
     """A block, or with ``figure:`` before its name the link to a figure."""
     kind, _, figure = name.rpartition(":")
     if kind != "figure":
         return report.blocks[name][1] if name in report.blocks else None
     if figure not in report.figures:
         return "Not measured yet."
-    return f"![{figure}]({root.name}/{which}-{figure}.svg)"
+    return f"![{figure}]({place}/{which}-{figure}.svg)"
 
 
-def fill(text: str, root: Path = RESULTS, reports: Mapping[str, Report] = {}) -> str:
+def fill(
+    text: str,
+    root: Path = RESULTS,
+    reports: Mapping[str, Report] = {},
+    place: str = "results",
+) -> str:
     """A text with its blocks written anew.
 
     Args:
       text: with markers.
       root: the directory of all results.
       reports: reports that are at hand, by ``TABLE-PRESET``.
+      place: that directory as links in the text say it.
 
     Raises:
       InputError: for a marker that names no block.
@@ -106,7 +117,7 @@ def fill(text: str, root: Path = RESULTS, reports: Mapping[str, Report] = {}) ->
                 made[which] = report_of(table, preset, root)[1]
             else:
                 raise InputError(f"{begin.strip()}: there is no such table")
-        body = _body(made[which], which, name, root)
+        body = _body(made[which], which, name, place)
         if body is None:
             there = ", ".join(made[which].blocks)
             raise InputError(f"{begin.strip()}: no block of {there}")
@@ -115,7 +126,7 @@ def fill(text: str, root: Path = RESULTS, reports: Mapping[str, Report] = {}) ->
     return _BLOCK.sub(block, text)
 
 
-def everything(root: Path = RESULTS, readme: Path = README) -> dict[Path, str]:
+def everything(root: Path = RESULTS, pages: Sequence[Path] = PAGES) -> dict[Path, str]:
     """All generated files, paths to contents."""
     files: dict[Path, str] = {}
     reports: dict[str, Report] = {}
@@ -125,8 +136,10 @@ def everything(root: Path = RESULTS, readme: Path = README) -> dict[Path, str]:
     agreement = mask_agreement.report("paper", root)
     for key, svg in agreement.figures.items():
         files[root / f"{mask_agreement.NAME}-paper-{key}.svg"] = svg
-    if readme.exists():
-        files[readme] = fill(readme.read_text(encoding="utf-8"), root, reports)
+    for page in filter(Path.exists, pages):
+        place = Path(os.path.relpath(root, page.parent)).as_posix()
+        text = page.read_text(encoding="utf-8")
+        files[page] = fill(text, root, reports, place)
     return files
 
 

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="train nothing; take finished runs from the table's directory and these",
     )
-    add("--render", action="store_true", help="only write tables and README anew")
+    add("--render", action="store_true", help="only write tables and pages anew")
     add("--list", action="store_true", help="what there is")
     return parser
 
@@ -87,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.table is not None:
             _table(options, console)
         elif options.render:
-            rendering.write(rendering.everything(options.results))
+            # Results elsewhere are no matter of this repository's pages.
+            own = options.results.resolve() == RESULTS
+            pages = rendering.PAGES if own else ()
+            rendering.write(rendering.everything(options.results, pages))
         else:
             parser.print_help()
     except InputError as error:

@@ -115,8 +115,8 @@ def test_blocks_of_a_text(made_up):
     assert filled.startswith("a\n<!-- begin fashion_mnist-paper last_10-iid -->\n| ")
     assert filled.endswith("|\n<!-- end -->\nb") and "old" not in filled
     assert rendering.fill(filled, root, known) == filled
-    figure = rendering.fill(begin.format("figure:layers"), root, known)
-    assert f"![layers]({root.name}/fashion_mnist-paper-layers.svg)" in figure
+    figure = rendering.fill(begin.format("figure:layers"), root, known, "../there")
+    assert "![layers](../there/fashion_mnist-paper-layers.svg)" in figure
     none = begin.replace("fashion_mnist-", "mask_agreement-").format("figure:jaccard")
     assert "Not measured yet." in rendering.fill(none, root)
     agreement = "<!-- begin mask_agreement-paper jaccard -->\n<!-- end -->"
