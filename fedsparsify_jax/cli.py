@@ -14,7 +14,14 @@ import tyro
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.report import ReportConfig, report
-from fedsparsify_jax.runner import SweepConfig, TrainConfig, distributed, sweep, train
+from fedsparsify_jax.runner import (
+    SweepConfig,
+    TrainConfig,
+    config_file,
+    distributed,
+    sweep,
+    train,
+)
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
 from fedsparsify_jax.runner.signals import Stopped, catching
 
@@ -26,7 +33,8 @@ def _train(config: TrainConfig) -> Callable[[], object]:
     """Train a federated model and write a run directory.
 
     Without options: FedSparsify-Global on the embedded digits, 10 clients, 90 %
-    sparsity. The paper's FashionMNIST federation: --dataset fashion_mnist.
+    sparsity. The paper's FashionMNIST federation: --dataset fashion_mnist. Options may
+    come from a file too: --config runs/ONE/config.json, or TOML; those beside it win.
     """
     return functools.partial(train, config)
 
@@ -37,7 +45,7 @@ def _sweep(config: SweepConfig) -> Callable[[], object]:
 
     Options are those of train, each with one value or more: --seeds 3 --final-sparsity
     0.9,0.95. Every run has a directory as train writes it. The same command started
-    again goes on with what is not finished.
+    again goes on with what is not finished. --config FILE is as for train.
     """
     return functools.partial(sweep, config)
 
@@ -95,12 +103,12 @@ def _parse(arguments: Sequence[str]) -> Callable[[], object]:
       InputError: for options that do not parse.
       SystemExit: after ``--help``.
     """
-    boxed = io.StringIO()
+    boxed, words = io.StringIO(), config_file.expanded(arguments)
     try:
         with contextlib.redirect_stderr(boxed):
             return app.cli(
                 prog="fedsparsify",
-                args=list(arguments),
+                args=words,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as stop:
