@@ -25,7 +25,11 @@ from fedsparsify_jax.runner.program import (
 )
 from fedsparsify_jax.runner.strategy import cohort_map
 from fedsparsify_jax.runner.sweep_grid import Cell, traced
-from fedsparsify_jax.runner.sweep_strategy import clients_together, over_devices
+from fedsparsify_jax.runner.sweep_strategy import (
+    cells_apart,
+    clients_together,
+    over_devices,
+)
 from fedsparsify_jax.types import (
     ClientData,
     Examples,
@@ -164,10 +168,11 @@ class GroupProgram:
         devices: list[Any],
         inner: cohort.CohortMap | None = None,
     ):
-        # A device has whole cells, unless there are too few of them: then all devices
-        # share the clients of one cell after another, as in `train`.
+        # Where cells are not apart, all devices share the clients of one cell after
+        # another, as in `train`.
         algorithm = group[0].config.algorithm
-        apart = len(group) >= len(devices)
+        options = dataclasses.asdict(group[0].config)
+        apart = cells_apart(len(group), options, devices)
         missing = -len(group) % len(devices) if apart else 0
         # Where devices share clients, each gets the examples of its own.
         self._by_row = apart and algorithm not in LOOKS_AT_EXAMPLES
@@ -175,7 +180,6 @@ class GroupProgram:
         self._group = [*group, *[group[-1]] * missing]
         self._federation = federation
         mesh = cohort.device_mesh(devices)
-        options = dataclasses.asdict(group[0].config)
         one_by_one = cohort.chunked(1)
         if apart:
             self._together = clients_together(options, federation.model, devices)

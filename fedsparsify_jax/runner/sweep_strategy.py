@@ -8,6 +8,40 @@ from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.strategy import clients_at_once
 from fedsparsify_jax.sampling import cohort_size
 
+_SHARING = 1.05
+"""What a round costs more where devices share clients: every one of them purges, and
+they wait for each other (benchmarks/README.md, `sweep.py`)."""
+
+
+def _filled(number: int, devices: int) -> float:
+    """How much more than it must be is done when ``number`` things fill up devices.
+
+    >>> _filled(4, 2), _filled(5, 2)
+    (1.0, 1.2)
+    """
+    return -(-number // devices) * devices / number
+
+
+def cells_apart(cells: int, options: Mapping[str, Any], devices: list[Any]) -> bool:
+    """Whether each device has whole cells; else all devices share each one's clients.
+
+    Cells that are apart wait for nobody, but three of them leave one of two devices
+    idle for a quarter of the time, where ten clients divide evenly. On accelerators a
+    device plays its cells at once, and another one costs it little.
+
+    Args:
+      cells: of the group.
+      options: all options of a cell, resolved.
+      devices: of the sweep.
+    """
+    if cells < len(devices):
+        return False
+    if devices[0].platform != "cpu":
+        return True
+    clients = cohort_size(options["num_clients"], options["participation"])
+    shared = _SHARING * _filled(clients, len(devices))
+    return _filled(cells, len(devices)) <= shared
+
 
 def over_devices(
     devices: list[Any], inner: cohort.CohortMap | None

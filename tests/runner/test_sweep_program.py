@@ -1,5 +1,6 @@
 """One program for a group: the numbers of the single runs, whatever is traced."""
 
+import types
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from fedsparsify_jax.runner.methods import ALGORITHMS, takes
 from fedsparsify_jax.runner.program import held_examples, round_key
 from fedsparsify_jax.runner.sweep_grid import TRACED, Cell, groups, traced
 from fedsparsify_jax.runner.sweep_program import LOOKS_AT_EXAMPLES, GroupProgram
+from fedsparsify_jax.runner.sweep_strategy import cells_apart
 
 ROUNDS = 3
 # Two values of every traced option.
@@ -171,6 +173,31 @@ def test_a_cell_alone_has_all_devices(file):
     """Fewer cells than devices: these share the clients of a cell instead."""
     group = make(file, [{"seed": 3}], num_clients=4, validation_fraction=0.2)
     check(group, 0)
+
+
+def test_three_cells_on_two_devices_share_their_clients(file):
+    """Apart, one device would play a copy for nothing; four clients divide evenly."""
+    changes = [{"seed": seed, "final_sparsity": 0.5} for seed in (0, 1, 2)]
+    check(make(file, changes, num_clients=4), 2)
+
+
+@pytest.mark.parametrize(
+    ("cells", "clients", "devices", "platform", "apart"),
+    [
+        (3, 10, 2, "cpu", False),  # 4/3 against 1.05
+        (15, 10, 2, "cpu", False),  # 16/15 against 1.05
+        (4, 10, 2, "cpu", True),
+        (3, 3, 2, "cpu", True),  # three clients leave as much idle
+        (1, 3, 2, "cpu", False),
+        (9, 10, 8, "cpu", False),  # 16/9 against 1.05 * 16/10
+        (9, 10, 8, "gpu", True),
+        (3, 10, 1, "cpu", True),
+    ],
+)
+def test_who_shares_devices(cells, clients, devices, platform, apart):
+    options = {"num_clients": clients, "participation": 1.0}
+    there = [types.SimpleNamespace(platform=platform)] * devices
+    assert cells_apart(cells, options, there) is apart
 
 
 def test_only_due_rounds_are_evaluated(file):
