@@ -6,10 +6,10 @@ times fewer bytes.
 
     python -m experiments.run fashion_mnist [--preset smoke|short|paper]
 
-Expected: smoke under a minute, short 15 minutes, paper 3-4 hours of two free cores; an
-accelerator has not been tried. Expected figures (paper, IID, mean of the last ten
-rounds): Global 87 % at .8, 85 % at .95, 82 % at .99; non-IID 70, 64 and 57 %. All that
-came out is in ``results/fashion_mnist-paper.md``.
+Expected: smoke under a minute, short ten minutes, paper an hour and a half of two free
+cores (40 s of one core a run); an accelerator has not been tried. Expected figures
+(paper, IID, mean of the last ten rounds): Global 87 % at .8, 85 % at .95, 82 % at .99;
+non-IID 70, 64 and 57 %. All that came out is in ``results/fashion_mnist-paper.md``.
 
 A method is added with one `Row`; its options are those of ``fedsparsify train``.
 """
@@ -59,10 +59,10 @@ TABLE = Table(
             rows=("fedavg", "fedsparsify-global"),
         ),
         "short": Preset(
-            "15 minutes on 2 cores",
+            "10 minutes on 2 cores",
             {"rounds": 40, "final_sparsity": (0.9, 0.99), "seed": (0, 1)},
         ),
-        "paper": Preset("3-4 hours on 2 cores"),
+        "paper": Preset("1.5 hours on 2 cores"),
     },
     layers={"seed": 0, "final_sparsity": (0.95,)},
 )

@@ -6,7 +6,7 @@ PruneFL but not in FedSparsify. Does that widen the gap to these baselines?
 
     python -m experiments.run frozen_zeros
 
-Expected: 54 runs, 40 minutes on 2 free cores.
+Expected: 54 runs, 20 minutes of 2 free cores.
 """
 
 from experiments import fashion_mnist, markdown
@@ -33,7 +33,7 @@ TABLE = Table(
     rows=_rows(),
     options=fashion_mnist.TABLE.options,
     axes={**fashion_mnist.TABLE.axes, "final_sparsity": (0.9, 0.95, 0.99)},
-    presets={"paper": Preset("40 minutes on 2 cores")},
+    presets={"paper": Preset("20 minutes on 2 cores")},
     reference="snip",
 )
 

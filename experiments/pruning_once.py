@@ -6,7 +6,7 @@ nine rounds after it.
 
     python -m experiments.run pruning_once
 
-Expected: 30 runs, 15 minutes on 2 free cores; a model of 95 % or more that was pruned
+Expected: 30 runs, ten minutes of 2 free cores; a model of 95 % or more that was pruned
 once and not tuned loses tens of points. The mean of the last ten rounds would be that
 of a dense model, so the last round is shown.
 """
@@ -44,7 +44,7 @@ TABLE = Table(
         "final_sparsity": SPARSITIES,
         "seed": (0, 1, 2),
     },
-    presets={"paper": Preset("15 minutes on 2 cores")},
+    presets={"paper": Preset("10 minutes on 2 cores")},
 )
 
 

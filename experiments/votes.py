@@ -7,7 +7,7 @@ schedule, so the global model's sparsity drifts from it.
 
     python -m experiments.run votes
 
-Expected: 54 runs, 40 minutes on 2 free cores; without a vote the union of the clients'
+Expected: 54 runs, 20 minutes of 2 free cores; without a vote the union of the clients'
 masks is well below the target, the stricter the vote the further above it.
 """
 
@@ -34,7 +34,7 @@ TABLE = Table(
     ),
     options=fashion_mnist.TABLE.options,
     axes={**fashion_mnist.TABLE.axes, "final_sparsity": (0.9, 0.95, 0.99)},
-    presets={"paper": Preset("40 minutes on 2 cores")},
+    presets={"paper": Preset("20 minutes on 2 cores")},
     reference="fedsparsify-local",
 )
 
