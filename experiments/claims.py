@@ -88,7 +88,9 @@ def against(
             for target in sparsities:
                 place = {"partition": partition, "final_sparsity": target}
                 gap = results.difference(row, MEASURE, of=other, **place)
-                cells.append(markdown.EMPTY if gap is None else markdown.points(gap))
+                cells.append(
+                    markdown.difference(results, row, MEASURE, of=other, **place)
+                )
                 if gap is not None:
                     name = results.label(other)
                     found.append(Comparison(name, partition, target, gap))

@@ -91,11 +91,27 @@ def differences(results: Results, measure: Measure, **point: Any) -> str:
             continue
         cells = []
         for sparsity in sparsities:
-            gap = results.difference(row, measure, final_sparsity=sparsity, **point)
-            cells.append(EMPTY if gap is None else points(gap, results.scale))
+            place = {**point, "final_sparsity": sparsity}
+            cells.append(difference(results, row, measure, **place))
         rows.append([results.label(row), *cells])
     head = [f"minus {results.label(reference)}", *map(percent, sparsities)]
     return table(head, rows)
+
+
+def difference(
+    results: Results, row: str, measure: Measure, of: str | None = None, **point: Any
+) -> str:
+    """A row minus another one, the reference by default; one seed has no interval."""
+    gap = results.difference(row, measure, of=of, **point)
+    if gap is not None:
+        return points(gap, results.scale)
+    other = results.table.reference if of is None else of
+    values, others = (results.values(key, measure, **point) for key in (row, other))
+    common = sorted(set(values) & set(others))
+    if not common:
+        return EMPTY
+    alone = values[common[0]] - others[common[0]]
+    return f"{results.scale * alone:+.1f} (1 seed)"
 
 
 def points(gap: Difference, scale: float = 100.0) -> str:
