@@ -202,7 +202,7 @@ def still_missing(results: Results) -> str:
         if empty:
             lines.append(
                 f"{sum(empty.values())} cells have not been run: `python -m "
-                f"experiments.run {name} --preset {results.preset} --only "
+                f"experiments.run {name} --preset {results.preset} --missing --only "
                 f"{' '.join(empty)}`."
             )
     return "\n".join(lines)

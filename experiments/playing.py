@@ -4,12 +4,14 @@ A row has a directory, ``experiments/runs/TABLE-PRESET/ROW``, that ``fedsparsify
 writes and continues: a finished cell is never run again.
 """
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from experiments import provenance
-from experiments.tables import Row, Table, traced
+from experiments.tables import Row, Table, identity, traced
 from fedsparsify_jax.runner import SweepConfig, sweep
 
 HERE = Path(__file__).resolve().parent
@@ -26,6 +28,7 @@ def play(
     console: Console,
     runs: Path = HERE / "runs",
     data_dir: Path | None = None,
+    known: Collection[str] = (),
 ) -> None:
     """Trains what is not finished yet.
 
@@ -35,24 +38,39 @@ def play(
       console: where progress goes.
       runs: the directory for all tables.
       data_dir: where the data set is, for those that need to be told.
+      known: identities of cells that are not wanted, because there are results of them.
 
     Raises:
       InputError: from the sweep.
     """
     home = directory(table, preset, runs)
     for row in table.chosen(preset):
-        if row.of is None:
+        grid = _lacking(table, row, preset, known)
+        if row.of is None and grid is not None:
             console.print(f"\n{table.name}-{preset}: {row.label}", markup=False)
             provenance.record(home)
-            sweep(_config(table, row, preset, home / row.key, data_dir), console)
+            sweep(_config(grid, home / row.key, data_dir), console)
 
 
-def _config(
-    table: Table, row: Row, preset: str, out: Path, data_dir: Path | None
-) -> SweepConfig:
-    grid = table.grid(row, preset)
+Grid = dict[str, tuple[Any, ...]]
+
+
+def _lacking(
+    table: Table, row: Row, preset: str, known: Collection[str]
+) -> Grid | None:
+    """The smallest grid that has all of a row's cells that are not known."""
+    wanted = [p for p in table.points(row, preset) if identity(p) not in known]
+    if not wanted:
+        return None
+    return {
+        field: tuple(v for v in values if any(p[field] == v for p in wanted))
+        for field, values in table.grid(row, preset).items()
+    }
+
+
+def _config(grid: Grid, out: Path, data_dir: Path | None) -> SweepConfig:
     if data_dir is not None:
-        grid["data_dir"] = (data_dir,)
+        grid = {**grid, "data_dir": (data_dir,)}
     words = {field: tuple(map(str, values)) for field, values in grid.items()}
     return SweepConfig(**words, out=out)
 

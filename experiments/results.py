@@ -67,6 +67,11 @@ class Results:
         every = [line for cells in self._found.values() for _, line in cells if line]
         return list({id(line): line for line in every}.values())
 
+    @property
+    def known(self) -> set[str]:
+        """Identities of the cells that there are."""
+        return set(self._lines)
+
     def label(self, row: str) -> str:
         """A row's name for readers."""
         return self.table.row(row).label

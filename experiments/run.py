@@ -18,7 +18,7 @@ from rich.console import Console
 
 from experiments import collecting, playing, rendering
 from experiments.registry import TABLES
-from experiments.results import RESULTS, path_of
+from experiments.results import RESULTS, Results, path_of
 from experiments.tables import restrict
 from fedsparsify_jax.errors import InputError, unknown
 
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="train nothing; take finished runs from the table's directory and these",
     )
+    add("--missing", action="store_true", help="train only what has no result yet")
     add("--render", action="store_true", help="only write tables and pages anew")
     add("--list", action="store_true", help="what there is")
     return parser
@@ -54,7 +55,9 @@ def _table(options: argparse.Namespace, console: Console) -> None:
     part = restrict(table, preset, options.only)
     sources = [playing.directory(table, preset, options.runs)]
     if options.collect is None:
-        playing.play(part, preset, console, options.runs, options.data_dir)
+        results = Results(part, preset, options.results)
+        known = results.known if options.missing else ()
+        playing.play(part, preset, console, options.runs, options.data_dir, known)
     else:
         sources = [*options.collect, *sources]
         for source in options.collect:

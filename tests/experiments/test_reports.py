@@ -44,7 +44,8 @@ def test_all_reports_stand_gaps(name, preset, made_up):
     table, report = TABLES[name]
     empty = rendering.table_files(name, preset, made_up(table, preset, share=0.0))
     (page,) = empty.values()
-    assert f"experiments.run {name} --preset {preset} --only" in page
+    command = f"experiments.run {name} --preset {preset} --missing --only"
+    assert command in page
     part = report(Results(table, preset, made_up(table, preset, share=0.5)))
     assert all(f"\n## {heading}\n" in page for heading, _ in part.blocks.values())
     for heading, text in part.blocks.values():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import provenance
+from experiments import playing, provenance
 from experiments.collecting import EVERY
 from experiments.run import main
 
@@ -94,6 +94,26 @@ def test_lines_outlive_their_runs(home, tmp_path):
     copy.write_text(source.read_text())
     assert main([*SMOKE, "--collect", *places(tmp_path)]) == 0
     assert copy.read_text() == source.read_text()
+
+
+def test_only_what_is_missing_is_trained(home, tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    kept = [
+        row
+        for row in lines(home)
+        if (row["options"]["algorithm"], row["options"]["partition"], row["seed"])
+        != ("fedsparsify-global", "label-shards", 1)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    (tmp_path / "results" / "fashion_mnist-smoke.jsonl").write_text(text)
+    trained = []
+    monkeypatch.setattr(playing, "sweep", lambda config, _: trained.append(config))
+    assert main([*SMOKE, "--missing", *places(tmp_path)]) == 0
+    (config,) = trained  # none for fedavg, of which there is everything
+    assert config.algorithm == ("fedsparsify-global",)
+    assert (config.partition, config.seed) == (("label-shards",), ("1",))
+    assert main([*SMOKE, *places(tmp_path)]) == 0
+    assert len(trained) == 3  # all of it, without the option
 
 
 def test_a_run_belongs_to_the_start_before_it(tmp_path):
