@@ -8,7 +8,7 @@ PruneFL but not in FedSparsify. Does that widen the gap to these baselines?
 
 Expected: 54 runs, 20 minutes of 2 free cores. Nothing changes for SNIP and GraSP: their
 saliency is a product with the weight, so that zeros are pruned anyway. PruneFL's is the
-squared gradient; it loses some points.
+squared gradient; its accuracy changes.
 """
 
 from experiments import fashion_mnist, markdown

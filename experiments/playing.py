@@ -45,8 +45,8 @@ def play(
     """
     home = directory(table, preset, runs)
     for row in table.chosen(preset):
-        grid = _lacking(table, row, preset, known)
-        if row.of is None and grid is not None:
+        grid = _lacking(table, row, preset, known) if row.of is None else None
+        if grid is not None:
             console.print(f"\n{table.name}-{preset}: {row.label}", markup=False)
             provenance.record(home)
             sweep(_config(grid, home / row.key, data_dir), console)

@@ -11,7 +11,7 @@ The same command started again goes on with what is not finished.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -53,10 +53,13 @@ def _table(options: argparse.Namespace, console: Console) -> None:
         raise unknown("table", name, list(TABLES))
     table, _ = TABLES[name]
     part = restrict(table, preset, options.only)
+    if options.missing and options.collect is not None:
+        raise InputError("--missing trains and --collect does not: choose one of them")
     sources = [playing.directory(table, preset, options.runs)]
     if options.collect is None:
-        results = Results(part, preset, options.results)
-        known = results.known if options.missing else ()
+        known: Collection[str] = ()
+        if options.missing:
+            known = Results(part, preset, options.results).known
         playing.play(part, preset, console, options.runs, options.data_dir, known)
     else:
         sources = [*options.collect, *sources]

@@ -28,6 +28,7 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import robust_merges, trees
 from fedsparsify_jax.aggregation import nonzero_mean, weighted_mean
+from fedsparsify_jax.order_statistics import mean_of_ranks
 from fedsparsify_jax.types import Masks, Variables
 
 # (stacked, masks, weights, previous) -> variables
@@ -88,16 +89,8 @@ def median(
     """
     del masks, previous
     present = jnp.sum(weights > 0, dtype=jnp.int32)
-    low, high = jnp.maximum(present - 1, 0) // 2, present // 2
-
-    def middle(leaf: jax.Array) -> jax.Array:
-        # The absent go behind everybody, so the present stand first in order.
-        here = trees.align(weights > 0, leaf)
-        ordered = jnp.sort(jnp.where(here, leaf, jnp.inf), axis=0)
-        # Halved before the sum, so that two large values do not overflow.
-        both = ordered[low] / 2 + ordered[jnp.minimum(high, len(leaf) - 1)] / 2
-        return jnp.where(present > 0, both, 0.0).astype(leaf.dtype)
-
+    low, high = jnp.maximum(present - 1, 0) // 2, present // 2 + 1
+    middle = partial(mean_of_ranks, present=weights > 0, low=low, high=high)
     return jax.tree.map(middle, stacked)
 
 

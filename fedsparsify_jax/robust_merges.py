@@ -16,6 +16,8 @@ References:
   2022, arXiv 1912.13445 (RFA: the geometric median by the smoothed Weiszfeld method).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -23,6 +25,7 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation import weighted_mean
+from fedsparsify_jax.order_statistics import mean_of_ranks
 from fedsparsify_jax.types import Masks, PyTree, Variables
 
 ATTACKERS = 0.3
@@ -73,26 +76,8 @@ def trimmed_mean(
     """
     del previous
     present, cut = _how_many(attackers, weights)
-    left = present - 2 * cut
-
-    def middle(leaf: jax.Array) -> jax.Array:
-        # The absent go behind everybody, so the present stand first in order.
-        here = trees.align(weights > 0, leaf)
-        values = jnp.where(here, leaf.astype(jnp.float32), jnp.inf)
-        ordered = jnp.sort(values, axis=0)
-        place = jnp.arange(len(leaf))
-        inside = trees.align((place >= cut) & (place < present - cut), leaf)
-        # Divided before the sum, so that large values do not overflow.
-        share = jnp.where(inside, ordered, 0.0) / jnp.maximum(left, 1)
-        return _as(jnp.sum(share, axis=0), leaf.dtype)
-
+    middle = partial(mean_of_ranks, present=weights > 0, low=cut, high=present - cut)
     return jax.tree.map(middle, mask_algebra.apply(masks, stacked))
-
-
-def _as(values: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    if jnp.issubdtype(dtype, jnp.integer):
-        values = jnp.round(values)
-    return values.astype(dtype)
 
 
 def _parameters(tree: PyTree) -> list[jax.Array]:

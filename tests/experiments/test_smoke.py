@@ -116,6 +116,11 @@ def test_only_what_is_missing_is_trained(home, tmp_path, monkeypatch):
     assert len(trained) == 3  # all of it, without the option
 
 
+def test_missing_cells_cannot_be_trained_by_collecting(tmp_path, capsys):
+    assert main([*SMOKE, "--missing", "--collect", *places(tmp_path)]) == 2
+    assert "choose one of them" in capsys.readouterr().err
+
+
 def test_a_run_belongs_to_the_start_before_it(tmp_path):
     run = tmp_path / "row" / "run"
     run.mkdir(parents=True)
