@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments import markdown
 from experiments.collecting import Line
-from experiments.figures import PARTITIONS
+from experiments.panels import PARTITIONS
 from experiments.reporting import Report
 from experiments.results import Results
 from experiments.stats import Difference

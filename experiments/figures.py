@@ -1,11 +1,12 @@
 """Results as SVG figures, the same bytes for the same results."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.panels import Panel
 from experiments.results import Results, rounds_of
 from fedsparsify_jax.errors import InputError
 
@@ -30,9 +31,6 @@ _COLORS = matplotlib.color_sequences["tab10"]
 _MARKERS = "osD^vPX<>*hp"
 WINDOW = 10
 """Rounds in a moving mean."""
-
-PARTITIONS = {"iid": "IID", "label-shards": "non-IID, some classes a client"}
-"""Names for readers."""
 
 
 def _svg(figure: Figure) -> str:
@@ -60,22 +58,23 @@ def _what(results: Results) -> str:
     return "test accuracy, %" if results.metric == "accuracy" else "test error, years"
 
 
-def _panels(results: Results, up: str) -> tuple[Figure, list[tuple[str, Any]]]:
-    """A figure with a panel for every partition."""
-    partitions = results.axis("partition")
-    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, len(partitions), sharey=True))
-    for partition, panel in zip(partitions, axes, strict=True):
-        panel.set_title(PARTITIONS.get(partition, partition))
+def _panels(results: Results, up: str) -> tuple[Figure, list[tuple[Panel, Any]]]:
+    """A figure with axes for every panel."""
+    panels = results.panels
+    size = (4.0 * max(2, len(panels)), 3.4)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
+    for panel, ax in zip(panels, axes, strict=True):
+        ax.set_title(panel.title)
     axes[0].set_ylabel(up)
-    return figure, list(zip(partitions, axes, strict=True))
+    return figure, list(zip(panels, axes, strict=True))
 
 
-def _finish(figure: Figure, panels: Sequence[tuple[str, Any]], across: str) -> str:
+def _finish(figure: Figure, axes: Iterable[Any], across: str) -> str:
     handles: dict[str, Any] = {}
-    for _, panel in panels:
-        panel.set_xlabel(across)
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+    for ax in axes:
+        ax.set_xlabel(across)
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
         figure.legend(
@@ -90,12 +89,12 @@ def accuracy_sparsity(results: Results, measure: str = "last_10") -> str:
         figure, panels = _panels(results, _what(results))
         sparsities = results.axis("final_sparsity")
         places = range(len(sparsities))
-        for partition, panel in panels:
+        for panel, ax in panels:
             for row in results.rows:
                 found = [
                     list(
                         results.values(
-                            row, measure, partition=partition, final_sparsity=s
+                            row, measure, **panel.point, final_sparsity=s
                         ).values()
                     )
                     for s in sparsities
@@ -110,11 +109,9 @@ def accuracy_sparsity(results: Results, measure: str = "last_10") -> str:
                     else 0.0
                     for n in there
                 ]
-                panel.errorbar(
-                    there, means, yerr=errors, capsize=2, **_look(results, row)
-                )
-            panel.set_xticks(places, [f"{100 * s:.0f} %" for s in sparsities])
-        return _finish(figure, panels, "final sparsity")
+                ax.errorbar(there, means, yerr=errors, capsize=2, **_look(results, row))
+            ax.set_xticks(places, [f"{100 * s:.0f} %" for s in sparsities])
+        return _finish(figure, [ax for _, ax in panels], "final sparsity")
 
 
 def smooth(values: Sequence[float], window: int = WINDOW) -> np.ndarray:
@@ -140,9 +137,9 @@ def accuracy_over(results: Results, final_sparsity: float, across: str) -> str:
     """
     with matplotlib.rc_context(_STYLE):
         figure, panels = _panels(results, _what(results))
-        for partition, panel in panels:
+        for panel, ax in panels:
             for row in results.rows:
-                point = {"partition": partition, "final_sparsity": final_sparsity}
+                point = {**panel.point, "final_sparsity": final_sparsity}
                 cells = results.cells(row, **point)
                 if not cells:
                     continue
@@ -154,9 +151,9 @@ def accuracy_over(results: Results, final_sparsity: float, across: str) -> str:
                 if across == "bytes":
                     x = np.array(results.curve(row, "bytes", **point)) / 1e6
                 look = _look(results, row) | {"markevery": 8}
-                panel.plot(x, every[np.array(rounds) - 1], **look)
+                ax.plot(x, every[np.array(rounds) - 1], **look)
         label = "round" if across == "rounds" else "megabytes moved, both ways"
-        return _finish(figure, panels, label)
+        return _finish(figure, [ax for _, ax in panels], label)
 
 
 def layers(results: Results, rows: Sequence[str], final_sparsity: float) -> str:
@@ -168,23 +165,23 @@ def layers(results: Results, rows: Sequence[str], final_sparsity: float) -> str:
     styles = ["-", "--", ":", "-."]
     with matplotlib.rc_context(_STYLE):
         figure, panels = _panels(results, "kept of the layer, %")
-        for partition, panel in panels:
+        for panel, ax in panels:
             for row, style in zip(rows, styles, strict=False):
-                point = {"partition": partition, "final_sparsity": final_sparsity}
+                point = {**panel.point, "final_sparsity": final_sparsity}
                 cells = results.cells(row, **point)
                 lines = [c for c in cells.values() if "layers" in c["curves"]]
                 for line in lines[:1]:
-                    _layers(panel, line, results.label(row), style)
-            panel.set_yscale("log")
-        return _finish(figure, panels, "round")
+                    _layers(ax, line, results.label(row), style)
+            ax.set_yscale("log")
+        return _finish(figure, [ax for _, ax in panels], "round")
 
 
-def _layers(panel: Any, line: dict[str, Any], label: str, style: str) -> None:
+def _layers(ax: Any, line: dict[str, Any], label: str, style: str) -> None:
     rounds = rounds_of(line)
     kernels = [name for name in line["curves"]["layers"] if name.endswith("kernel")]
     for number, name in enumerate(kernels):
         kept = np.array(line["curves"]["layers"][name], float)
-        panel.plot(
+        ax.plot(
             rounds,
             100 * kept / line["curves"]["layers_first"][name],
             color=_COLORS[number],
@@ -202,9 +199,9 @@ def lines(panels: Sequence[tuple[str, Curves]], across: str, up: str) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8.0, 3.2), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, len(panels), sharey=True))
-        for (title, curves), panel in zip(panels, axes, strict=True):
-            panel.set_title(title)
+        for (title, curves), ax in zip(panels, axes, strict=True):
+            ax.set_title(title)
             for number, (label, (x, y)) in enumerate(curves.items()):
-                panel.plot(x, y, color=_COLORS[number], label=label)
+                ax.plot(x, y, color=_COLORS[number], label=label)
         axes[0].set_ylabel(up)
-        return _finish(figure, [("", panel) for panel in axes], across)
+        return _finish(figure, axes, across)

@@ -11,8 +11,10 @@ saliency is a product with the weight, so that zeros are pruned anyway. PruneFL'
 squared gradient; its accuracy changes.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from experiments import fashion_mnist, markdown
-from experiments.figures import PARTITIONS
 from experiments.reporting import Report
 from experiments.results import Results
 from experiments.tables import Preset, Row, Table
@@ -43,27 +45,26 @@ TABLE = Table(
 def report(results: Results) -> Report:
     """Accuracy of all, and what freezing does to each."""
     made = Report()
-    for partition in results.axis("partition"):
-        name = PARTITIONS.get(partition, partition)
+    for panel in results.panels:
         made.add(
-            f"last_10-{partition}",
-            f"Test accuracy in %, mean of the last ten rounds, {name}",
-            markdown.by_sparsity(results, "last_10", partition=partition),
+            f"last_10-{panel.key}",
+            f"Test accuracy in %, mean of the last ten rounds, {panel.title}",
+            markdown.by_sparsity(results, "last_10", **panel.point),
         )
         made.add(
-            f"cost-{partition}",
-            f"Frozen minus not frozen, in points, {name}",
-            _cost(results, partition),
+            f"cost-{panel.key}",
+            f"Frozen minus not frozen, in points, {panel.title}",
+            _cost(results, panel.point),
         )
     return made
 
 
-def _cost(results: Results, partition: str) -> str:
+def _cost(results: Results, point: Mapping[str, Any]) -> str:
     rows = []
     for key in [row for row in results.rows if f"{row}-frozen" in results.rows]:
         cells = []
         for target in results.axis("final_sparsity"):
-            place = {"partition": partition, "final_sparsity": target}
+            place = {**point, "final_sparsity": target}
             frozen = f"{key}-frozen"
             cells.append(
                 markdown.difference(results, frozen, "last_10", of=key, **place)

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from experiments import figures, markdown, provenance
-from experiments.figures import PARTITIONS
+from experiments.panels import PARTITIONS
 from experiments.reporting import Report
 from experiments.results import RESULTS
 from fedsparsify_jax import hooks, masks, merges, pruning, schedules
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     found = read(options.preset, options.results)
     done = {(line["method"], line["partition"]) for line in found}
-    for partition in PARTITIONS:
+    for partition in ("iid", "label-shards"):
         for method in METHODS:
             if (method, partition) in done:
                 continue

@@ -13,7 +13,6 @@ of a dense model, so the last round is shown.
 
 from experiments import markdown
 from experiments.fashion_mnist import SPARSITIES
-from experiments.figures import PARTITIONS
 from experiments.reporting import Report
 from experiments.results import Results
 from experiments.tables import Preset, Row, Table
@@ -51,16 +50,15 @@ TABLE = Table(
 def report(results: Results) -> Report:
     """The last round's accuracy, and differences to Global."""
     made = Report()
-    for partition in results.axis("partition"):
-        name = PARTITIONS.get(partition, partition)
+    for panel in results.panels:
         made.add(
-            f"final-{partition}",
-            f"Test accuracy in %, last round, {name}",
-            markdown.by_sparsity(results, "final", partition=partition),
+            f"final-{panel.key}",
+            f"Test accuracy in %, last round, {panel.title}",
+            markdown.by_sparsity(results, "final", **panel.point),
         )
         made.add(
-            f"differences-{partition}",
-            f"Paired differences in points, last round, {name}",
-            markdown.differences(results, "final", partition=partition),
+            f"differences-{panel.key}",
+            f"Paired differences in points, last round, {panel.title}",
+            markdown.differences(results, "final", **panel.point),
         )
     return made

@@ -23,7 +23,6 @@ _ALL: tuple[tuple[Table, ReportOf], ...] = (
     (pruning_once.TABLE, pruning_once.report),
     (fedsparsify_plus.TABLE, fedsparsify_plus.report),
     (cifar.CIFAR10, cifar.report),
-    (fedsparsify_plus.TABLE, fedsparsify_plus.report),
     (cifar.CIFAR100, cifar.report),
     (brain_age.TABLE, brain_age.report),
 )

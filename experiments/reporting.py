@@ -21,34 +21,35 @@ class Report:
 
 ReportOf = Callable[[Results], Report]
 
-_NAMES = figures.PARTITIONS
-
 
 def methods(results: Results) -> Report:
     """Accuracy, differences, sparsity and bytes of methods against final sparsity."""
     report = Report()
-    for partition in results.axis("partition"):
-        name = _NAMES.get(partition, partition)
+    accuracy = results.metric == "accuracy"
+    what = "Test accuracy in %" if accuracy else "Mean absolute error in years"
+    unit = "points" if accuracy else "years"
+    for panel in results.panels:
+        name = panel.title
         for measure, text in MEASURES.items():
             report.add(
-                f"{measure}-{partition}",
-                f"Test accuracy in %, {text}, {name}",
-                markdown.by_sparsity(results, measure, partition=partition),
+                f"{measure}-{panel.key}",
+                f"{what}, {text}, {name}",
+                markdown.by_sparsity(results, measure, **panel.point),
             )
         report.add(
-            f"differences-{partition}",
-            f"Paired differences in points, mean of the last ten rounds, {name}",
-            markdown.differences(results, "last_10", partition=partition),
+            f"differences-{panel.key}",
+            f"Paired differences in {unit}, mean of the last ten rounds, {name}",
+            markdown.differences(results, "last_10", **panel.point),
         )
         report.add(
-            f"sparsity-{partition}",
+            f"sparsity-{panel.key}",
             f"Sparsity achieved in %, {name}",
-            markdown.sparsity(results, partition=partition),
+            markdown.sparsity(results, **panel.point),
         )
         report.add(
-            f"bytes-{partition}",
+            f"bytes-{panel.key}",
             f"Megabytes moved / with one-bit masks (saving without masks), {name}",
-            markdown.traffic(results, partition=partition),
+            markdown.traffic(results, **panel.point),
         )
     _figures(report, results)
     return report

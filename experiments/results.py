@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.collecting import Line, read_lines
+from experiments.panels import Panel, panels
 from experiments.stats import Difference, paired
 from experiments.tables import Table, identity
 from fedsparsify_jax.runner.methods import takes
@@ -47,6 +48,11 @@ class Results:
         }
 
     @property
+    def panels(self) -> list[Panel]:
+        """The federations that are shown side by side."""
+        return panels(self.table, self.preset)
+
+    @property
     def rows(self) -> list[str]:
         """The rows' keys."""
         return list(self._found)
@@ -54,7 +60,7 @@ class Results:
     @property
     def metric(self) -> str:
         """``accuracy``, or ``mae`` for ages."""
-        return self.lines[0]["metric"] if self.lines else "accuracy"
+        return self.table.metric
 
     @property
     def scale(self) -> float:

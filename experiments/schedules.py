@@ -11,7 +11,6 @@ hard in the last rounds as in the first, and 3 to 12 are close together.
 """
 
 from experiments import markdown
-from experiments.figures import PARTITIONS
 from experiments.reporting import Report, grid
 from experiments.results import Results
 from experiments.tables import Preset, Row, Table
@@ -42,12 +41,11 @@ TABLE = Table(
 def report(results: Results) -> Report:
     """Accuracy and saving, exponents down and frequencies across."""
     made = Report()
-    for partition in results.axis("partition"):
+    for panel in results.panels:
         made.add(
-            f"last_10-{partition}",
-            "Test accuracy in %, mean of the last ten rounds, "
-            f"{PARTITIONS.get(partition, partition)}",
-            grid(results, "last_10", "exponent", "frequency", partition=partition),
+            f"last_10-{panel.key}",
+            f"Test accuracy in %, mean of the last ten rounds, {panel.title}",
+            grid(results, "last_10", "exponent", "frequency", **panel.point),
         )
     made.add("saving", "Times fewer bytes than dense", _saving(results))
     return made

@@ -54,6 +54,7 @@ class Table:
     axes: Mapping[str, tuple[Any, ...]]
     presets: Mapping[str, Preset]
     reference: str = "fedsparsify-global"  # the row that others are compared with
+    metric: str = "accuracy"  # or "mae", of which less is better
     layers: Options = dataclasses.field(default_factory=lambda: {"seed": ()})
     """Cells that match keep the curves of their layers; none by default."""
 

@@ -12,13 +12,13 @@ round purges much that clients do not agree on, and gone in the end, when cubic 
 are small and all clients purge within the same masks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from experiments import fashion_mnist, figures, markdown
 from experiments.collecting import Line
-from experiments.figures import PARTITIONS
 from experiments.reporting import Report
 from experiments.results import Results, rounds_of
 from experiments.stats import spread
@@ -46,22 +46,21 @@ TABLE = Table(
 def report(results: Results) -> Report:
     """Accuracy, drift at the end, drift over the rounds."""
     made = Report()
-    for partition in results.axis("partition"):
-        name = PARTITIONS.get(partition, partition)
+    for panel in results.panels:
         made.add(
-            f"last_10-{partition}",
-            f"Test accuracy in %, mean of the last ten rounds, {name}",
-            markdown.by_sparsity(results, "last_10", partition=partition),
+            f"last_10-{panel.key}",
+            f"Test accuracy in %, mean of the last ten rounds, {panel.title}",
+            markdown.by_sparsity(results, "last_10", **panel.point),
         )
         made.add(
-            f"drift-{partition}",
-            f"Sparsity of the global model minus its target, in points, {name}",
-            _drifts(results, partition, _last),
+            f"drift-{panel.key}",
+            f"Sparsity of the global model minus its target, in points, {panel.title}",
+            _drifts(results, panel.point, _last),
         )
         made.add(
-            f"drift-most-{partition}",
-            f"The largest such difference in any fifth round, in points, {name}",
-            _drifts(results, partition, _most),
+            f"drift-most-{panel.key}",
+            f"The largest such difference in any fifth round, in points, {panel.title}",
+            _drifts(results, panel.point, _most),
         )
     if results.lines:
         made.figures["drift"] = _figure(results, 0.95)
@@ -86,12 +85,14 @@ def _most(line: Line) -> float:
     return float(gaps[np.argmax(np.abs(gaps))])
 
 
-def _drifts(results: Results, partition: str, measure: Callable[[Line], float]) -> str:
+def _drifts(
+    results: Results, point: Mapping[str, Any], measure: Callable[[Line], float]
+) -> str:
     rows = []
     for row in results.rows:
         cells = []
         for target in results.axis("final_sparsity"):
-            place = {"partition": partition, "final_sparsity": target}
+            place = {**point, "final_sparsity": target}
             gaps = list(results.values(row, measure, **place).values())
             cells.append(spread(gaps, 2, 100) or markdown.EMPTY)
         rows.append([results.label(row), *cells])
@@ -101,13 +102,13 @@ def _drifts(results: Results, partition: str, measure: Callable[[Line], float]) 
 
 def _figure(results: Results, target: float) -> str:
     panels = []
-    for partition in results.axis("partition"):
+    for panel in results.panels:
         curves = {}
         for row in results.rows:
-            place = {"partition": partition, "final_sparsity": target}
+            place = {**panel.point, "final_sparsity": target}
             cells = list(results.cells(row, **place).values())
             if cells:
                 drift = np.mean([_drift(line) for line in cells], axis=0)
                 curves[results.label(row)] = (rounds_of(cells[0]), 100 * drift)
-        panels.append((PARTITIONS.get(partition, partition), curves))
+        panels.append((panel.title, curves))
     return figures.lines(panels, "round", "sparsity minus target, points")

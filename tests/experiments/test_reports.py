@@ -14,7 +14,7 @@ from fedsparsify_jax.errors import InputError
 
 # A preset a table; CIFAR-100 is reported as CIFAR-10 is.
 EVERY = {name: next(iter(TABLES[name][0].presets)) for name in TABLES}
-EVERY |= {"fashion_mnist": "paper"}
+EVERY |= {"fashion_mnist": "paper", "brain_age": "paper"}
 del EVERY["cifar100"]
 PLACE = {"partition": "iid", "final_sparsity": 0.9}
 
@@ -52,6 +52,24 @@ def test_all_reports_stand_gaps(name, preset, made_up):
         assert heading and "nan" not in text
     for svg in part.figures.values():
         assert ET.fromstring(svg).tag.endswith("svg")
+
+
+def test_federations_of_two_axes_are_told_apart(made_up):
+    table, report = TABLES["brain_age"]
+    root = made_up(table, "paper")
+    path = path_of("brain_age", "paper", root)
+    rows = [json.loads(row) for row in path.read_text().splitlines()]
+    for row in rows:
+        skewed = row["options"]["client_sizes"] == "skewed"
+        row["last_10"] = 4.25 if skewed else 3.5
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    blocks = report(Results(table, "paper", root)).blocks
+    for partition in ("iid", "value-skew"):
+        for sizes, years in (("uniform", "3.50"), ("skewed", "4.25")):
+            heading, text = blocks[f"last_10-{partition}-{sizes}"]
+            assert heading.startswith("Mean absolute error in years")
+            # FedAvg's one cell, and four of either of the others.
+            assert text.count(f"{years} ± 0.00") == 1 + 2 * 4
 
 
 def test_means_spreads_and_noise(known):
