@@ -7,11 +7,9 @@ accuracy of the last ten rounds; where 0 is inside, the two are the same within 
 import dataclasses
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from experiments import markdown
 from experiments.collecting import Line
-from experiments.panels import PARTITIONS
 from experiments.reporting import Report
 from experiments.results import Results
 from experiments.stats import Difference
@@ -30,7 +28,7 @@ def add(report: Report, results: Results) -> None:
     report.add("claim-local", "Local against Global", local(results))
     report.add("claim-baselines", "Global against the baselines", baselines(results))
     report.add("claim-bytes", "Saving in communication", traffic(results))
-    report.add("claim-swings", "Swings of the last ten rounds", swings(results))
+    _swings(report, results)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,22 +143,12 @@ def swing(line: Line) -> float:
     return max(last[-10:]) - min(last[-10:])
 
 
-def swings(results: Results) -> str:
+def _swings(report: Report, results: Results) -> None:
     """How far the accuracy of the last ten rounds goes up and down, in points."""
     shown = [row for row in (DENSE, "momentum", GLOBAL, LOCAL) if row in results.rows]
-    columns: list[tuple[str, dict[str, Any]]] = []
-    for partition in results.axis("partition"):
-        for target in results.axis("final_sparsity"):
-            name = f"{_SHORT.get(partition, partition)} {markdown.percent(target)}"
-            place = {"partition": partition, "final_sparsity": target}
-            columns.append((name, place))
-    rows = []
-    for row in shown:
-        cells = [
-            markdown.value(results, row, swing, mark=False, **place)
-            for _, place in columns
-        ]
-        rows.append([results.label(row), *cells])
-    names = " and ".join(PARTITIONS[p] for p in results.axis("partition"))
-    table = markdown.table(["method", *(name for name, _ in columns)], rows)
-    return f"{table}\n\nBest minus worst round, in points; {names}."
+    for panel in results.panels:
+        report.add(
+            f"claim-swings-{panel.key}",
+            f"Best minus worst of the last ten rounds, in points, {panel.title}",
+            markdown.by_sparsity(results, swing, shown, **panel.point),
+        )

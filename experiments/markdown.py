@@ -56,17 +56,23 @@ def value(
     return text
 
 
-def by_sparsity(results: Results, measure: Measure, **point: Any) -> str:
+def by_sparsity(
+    results: Results,
+    measure: Measure,
+    shown: Sequence[str] | None = None,
+    **point: Any,
+) -> str:
     """Methods down, final sparsities across; dense methods have a column of their own.
 
     Args:
       results: of the table.
       measure: see `results.MEASURES`.
+      shown: keys of rows, all of them by default.
       **point: the other axes.
     """
     sparsities = results.axis("final_sparsity")
     rows = []
-    for row in results.rows:
+    for row in results.rows if shown is None else shown:
         if results.dense(row):
             cells = [value(results, row, measure, mark=False, **point)]
             cells += [""] * len(sparsities)
