@@ -73,6 +73,16 @@ def records(directory):
     return [json.loads(line) for line in lines]
 
 
+def send(number, process, out):
+    """A signal, once two rounds of the job are over."""
+    deadline = time.monotonic() + PATIENCE
+    while len(records(out)) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+
+
 def assert_same(some, others):
     assert len(some) == len(others) > 0
     for one, other in zip(some, others, strict=True):
@@ -107,12 +117,7 @@ def test_a_killed_process_ends_the_job_which_then_resumes(alone, tmp_path, victi
     """On both processes again, or on a single one."""
     out = tmp_path / "run"
     processes = pair("--rounds", 6, "--out", out)
-    deadline = time.monotonic() + PATIENCE
-    while len(records(out)) < 2:
-        assert time.monotonic() < deadline
-        assert processes[victim].poll() is None, processes[victim].communicate()
-        time.sleep(0.01)
-    processes[victim].send_signal(signal.SIGKILL)
+    send(signal.SIGKILL, processes[victim], out)
     killed = time.monotonic()
     status, _, said, err = ends(processes[1 - victim])
     assert time.monotonic() - killed < distributed.SILENCE + 15
@@ -133,6 +138,21 @@ def test_a_killed_process_ends_the_job_which_then_resumes(alone, tmp_path, victi
         status, _, _, err = ends(process)
         assert status == 0, err
     assert_same(records(out), alone)
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_round(tmp_path):
+    out, rounds = tmp_path / "run", 40
+    processes = pair("--rounds", rounds, "--out", out)
+    send(signal.SIGTERM, processes[1], out)  # process 0 has to hear of it
+    for status, _, _, err in map(ends, processes):
+        assert status == 128 + signal.SIGTERM, err
+    stopped = len(records(out))
+    assert 2 <= stopped < rounds
+    saved = [int(path.name) for path in (out / "checkpoints").iterdir()]
+    assert max(saved) == stopped
+    status, _, _, err = ends(start("--rounds", rounds, "--out", out, "--resume"))
+    assert status == 0, err
+    assert [record["round"] for record in records(out)] == list(range(1, rounds + 1))
 
 
 def test_what_process_0_refuses_ends_all(tmp_path):
