@@ -53,7 +53,7 @@ def _places(found: Sequence[Comparison]) -> str:
 def _sorted_out(found: Sequence[Comparison], above: str, below: str) -> str:
     """Which comparisons are clear, method by method."""
     if not found:
-        return "Not measured yet."
+        return "One seed or none: nothing can be said of noise."
     rows = []
     for other in dict.fromkeys(each.other for each in found):
         mine = [each for each in found if each.other == other]
