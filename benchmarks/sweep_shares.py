@@ -1,0 +1,86 @@
+"""An uneven sweep: clients divided over the cores, or whole cells.
+
+Claim: where cells do not divide evenly over the cores (three seeds on two cores), a
+sweep whose devices share the clients of every cell takes at most 0.8 x the time of one
+whose devices have whole cells. `sweep_strategy.cells_apart` chooses between them.
+
+Work: as in `sweep.py`, with FedAvg and three seeds; both take turns.
+
+    python benchmarks/sweep_shares.py --out benchmarks/results-sweep_shares.json
+
+Run nothing else meanwhile. About a minute on 2 cores.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from common import write_result
+from sweep import ROUNDS, one_sweep, options, synthetic
+
+from fedsparsify_jax.runner import sweep_program
+from fedsparsify_jax.runner.compilation_cache import use
+from fedsparsify_jax.runner.devices import choose
+from fedsparsify_jax.runner.sweep_grid import cells, groups
+
+SEEDS, GOAL = (0, 1, 2), 0.8
+CONTESTANTS = {"clients shared": False, "whole cells": True}
+
+
+def compare(data: Path, turns: int) -> dict[str, Any]:
+    """Seconds of ten rounds of all seeds, both ways."""
+    devices = choose(None)
+    grid = options(data) | {
+        "algorithm": ["fedavg"],
+        "final_sparsity": [0.9],
+        "seed": list(SEEDS),
+    }
+    (group,) = groups(cells(grid))
+    ready = {}
+    for name, apart in CONTESTANTS.items():
+        with mock.patch.object(sweep_program, "cells_apart", lambda *_, a=apart: a):
+            _, ready[name] = one_sweep(group, devices)
+    seconds: dict[str, list[float]] = {name: [] for name in ready}
+    found: dict[str, np.ndarray] = {}
+    for _ in range(turns):
+        for name, play in ready.items():
+            start = time.perf_counter()
+            reported = play()
+            seconds[name].append(time.perf_counter() - start)
+            found.setdefault(name, reported)
+    # Sums in another order, nothing else.
+    np.testing.assert_allclose(*found.values(), atol=2e-2)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratio = medians["clients shared"] / medians["whole cells"]
+    for name, value in medians.items():
+        print(f"{name:15} {value / ROUNDS:.3f} s a round of {len(SEEDS)} seeds")
+    print(f"{ratio:.3f} x (goal <= {GOAL})")
+    return {
+        "devices": len(devices),
+        "seconds": seconds,
+        "medians": medians,
+        "ratio": ratio,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write the result as JSON here")
+    arguments = parser.parse_args()
+    use(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as place:
+        data = Path(place) / "synthetic.npz"
+        synthetic(data)
+        result = compare(data, arguments.turns)
+    if arguments.out:
+        write_result(arguments.out, result)
+
+
+if __name__ == "__main__":
+    main()
