@@ -4,7 +4,8 @@ Claim: that of `fashion_mnist`, in the paper's other federation.
 
     python -m experiments.run fashion_mnist_10 [--preset short|paper]
 
-Expected: paper 32 runs of 200 rounds, an hour and a half of 2 free cores. One seed: no
+Expected: paper 32 runs of 200 rounds, an hour and a half of 2 free cores. Global behind
+dense as with 100 clients, but by less, and ahead of all baselines. One seed: no
 intervals, nothing is marked as noise; ``seed`` is an axis to lengthen.
 """
 
