@@ -82,7 +82,7 @@ def one_sweep(group: list[Cell], devices: list[Any]) -> tuple[float, Callable[[]
         calls = []
         for _ in range(ROUNDS // AT_ONCE):
             info, seen = program(AT_ONCE)
-            columns = (seen.metric, info.loss, info.sparsity)
+            columns = (seen["test"].metric, info.loss, info.sparsity)
             calls.append(np.stack(columns, axis=-1)[: len(group), :AT_ONCE])
         return np.concatenate(calls, axis=1)
 
@@ -110,7 +110,7 @@ def single_runs(
             for _ in range(ROUNDS):
                 states[number], info, seen = program(states[number])
                 info, seen = jax.device_get((info, seen))
-                row = (seen.metric, info.loss[0], info.sparsity[0])
+                row = (seen["test"].metric, info.loss[0], info.sparsity[0])
                 rows[number].append(tuple(map(float, row)))
         return np.array(rows)
 

@@ -13,8 +13,8 @@ def ranks(leaf: jax.Array, present: jax.Array) -> jax.Array:
     number last. The absent, whatever they hold, stand before nobody.
 
     Ranks are counted, one client after another. For a cohort that is K passes over the
-    clients' models; XLA's sort of a leading axis takes nine times as long for ten
-    clients on a CPU and three times for a hundred (`benchmarks/order_statistics.py`).
+    clients' models; XLA's sort of a leading axis takes seven times as long for ten
+    clients on a CPU and over twice for a hundred (`benchmarks/order_statistics.py`).
 
     Args:
       leaf: ``[K, ...]``.

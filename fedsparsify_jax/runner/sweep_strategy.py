@@ -8,9 +8,10 @@ from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.strategy import clients_at_once
 from fedsparsify_jax.sampling import cohort_size
 
-_SHARING = 1.05
-"""What a round costs more where devices share clients: every one of them purges, and
-they wait for each other (benchmarks/README.md, `sweep.py`)."""
+_SHARING = 1.23
+"""What a round costs more where devices share clients: every one of them purges and
+evaluates, and they wait for each other. Three seeds on two cores take 0.924 of the time
+of whole cells, which do 4/3 of the work (benchmarks/README.md, `sweep_shares.py`)."""
 
 
 def _filled(number: int, devices: int) -> float:

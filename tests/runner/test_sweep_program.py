@@ -184,13 +184,14 @@ def test_three_cells_on_two_devices_share_their_clients(file):
 @pytest.mark.parametrize(
     ("cells", "clients", "devices", "platform", "apart"),
     [
-        (3, 10, 2, "cpu", False),  # 4/3 against 1.05
-        (15, 10, 2, "cpu", False),  # 16/15 against 1.05
+        (3, 10, 2, "cpu", False),  # 4/3 against 1.23
+        (5, 10, 2, "cpu", True),  # 6/5 against 1.23
         (4, 10, 2, "cpu", True),
         (3, 3, 2, "cpu", True),  # three clients leave as much idle
         (1, 3, 2, "cpu", False),
-        (9, 10, 8, "cpu", False),  # 16/9 against 1.05 * 16/10
-        (9, 10, 8, "gpu", True),
+        (9, 10, 8, "cpu", True),  # 16/9 against 1.23 * 16/10
+        (9, 16, 8, "cpu", False),  # 16/9 against 1.23
+        (9, 16, 8, "gpu", True),
         (3, 10, 1, "cpu", True),
     ],
 )
