@@ -22,6 +22,7 @@ from experiments.tables import Preset, Table
 # Momentum is these data sets' default already.
 _ROWS = tuple(row for row in fashion_mnist.ROWS if row.key != "momentum")
 _PARTITIONS = ("iid", "label-shards")
+_SHORT = {"local_epochs": 1, "final_sparsity": (0.9,), "seed": (0,)}
 _THREE = ("fedavg", "fedsparsify-global", "fedsparsify-local")
 
 CIFAR10 = Table(
@@ -40,10 +41,8 @@ CIFAR10 = Table(
             {
                 "train_subset": 5000,
                 "rounds": 30,
-                "local_epochs": 1,
                 "evaluate_every": 5,
-                "final_sparsity": (0.9,),
-                "seed": (0,),
+                **_SHORT,
             },
             rows=_THREE,
         ),
@@ -67,10 +66,8 @@ CIFAR100 = Table(
             {
                 "train_subset": 2000,
                 "rounds": 10,
-                "local_epochs": 1,
                 "evaluate_every": 10,
-                "final_sparsity": (0.9,),
-                "seed": (0,),
+                **_SHORT,
             },
             rows=_THREE,
         ),

@@ -28,7 +28,7 @@ class Panel:
 
 
 def panels(table: Table, preset: str) -> list[Panel]:
-    """All federations of a table; axes of one value are not mentioned.
+    """All federations of a table; sizes are named if there are several.
 
     >>> from experiments.brain_age import TABLE
     >>> [panel.key for panel in panels(TABLE, "paper")]
@@ -37,13 +37,11 @@ def panels(table: Table, preset: str) -> list[Panel]:
     'non-IID, sorted by value, sizes skewed'
     """
     fields = [field for field in _NAMES if field == "partition" or field in table.axes]
-    axes = [table.axis(field, preset) for field in fields]
-    long = [len(values) > 1 for values in axes]
+    axes = {field: table.axis(field, preset) for field in fields}
+    told = [field for field in fields if field == "partition" or len(axes[field]) > 1]
     found = []
-    for values in itertools.product(*axes):
+    for values in itertools.product(*axes.values()):
         point = dict(zip(fields, values, strict=True))
-        told = [field for field, several in zip(fields, long, strict=True) if several]
-        told = ["partition", *(field for field in told if field != "partition")]
         key = "-".join(point[field] for field in told)
         titles = [_NAMES[field].get(point[field], point[field]) for field in told]
         found.append(Panel(key, ", ".join(titles), point))
