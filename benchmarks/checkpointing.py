@@ -25,14 +25,14 @@ from typing import Any
 import jax
 from common import write_result
 
-from fedsparsify_jax.runner.checkpoints import Checkpoints
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import TrainConfig, to_json
-from fedsparsify_jax.runner.devices import choose
-from fedsparsify_jax.runner.federation import assemble
-from fedsparsify_jax.runner.keys import Keys
-from fedsparsify_jax.runner.program import RoundProgram
-from fedsparsify_jax.runner.records import round_record
+from fedsparsify_jax.runner.display.records import round_record
+from fedsparsify_jax.runner.options.config import TrainConfig, to_json
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.programs.devices import choose
+from fedsparsify_jax.runner.programs.federation import assemble
+from fedsparsify_jax.runner.programs.keys import Keys
+from fedsparsify_jax.runner.programs.program import RoundProgram
+from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.types import State
 
 EVERY = 10

@@ -52,9 +52,9 @@ def measure(clients: int, name: str) -> dict[str, float]:
     jax.config.update("jax_num_cpu_devices", 1 if "one device" in name else 2)
     import jax.numpy as jnp
 
-    from fedsparsify_jax import algorithms, cohort, data, models
-    from fedsparsify_jax.runner.devices import place
-    from fedsparsify_jax.runner.strategy import cohort_map
+    from fedsparsify_jax import algorithms, client_map, data, models
+    from fedsparsify_jax.runner.programs.devices import place
+    from fedsparsify_jax.runner.programs.placement import cohort_map
     from fedsparsify_jax.types import ClientData
 
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def measure(clients: int, name: str) -> dict[str, float]:
     model = models.build(
         "mlp", input_shape=(28, 28), num_classes=10, preprocess=normalization
     )
-    devices, mesh = jax.devices(), cohort.device_mesh()
+    devices, mesh = jax.devices(), client_map.device_mesh()
     options = {"cohort": name.split()[-1], "chunk_size": None, "model": "mlp"}
     algorithm = algorithms.fedsparsify_global(
         model.apply,

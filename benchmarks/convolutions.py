@@ -30,8 +30,8 @@ from common import isolated, write_result
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fedsparsify_jax import models
-from fedsparsify_jax.cohort import AXIS, chunked, device_mesh, sharded
-from fedsparsify_jax.tasks import cross_entropy
+from fedsparsify_jax.client_map import AXIS, chunked, device_mesh, sharded
+from fedsparsify_jax.training.losses import cross_entropy
 from fedsparsify_jax.types import PyTree, Variables
 
 CLIENTS, STEPS, BATCH, RATE = 4, 4, 32, 0.02

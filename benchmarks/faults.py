@@ -45,7 +45,7 @@ def clients() -> Any:
 
 def work() -> None:
     """A worker: for every line with a method's name it plays a round of it."""
-    from fedsparsify_jax import algorithms, cohort, data, models
+    from fedsparsify_jax import algorithms, client_map, data, models
 
     model = models.build(
         "mlp",
@@ -56,7 +56,7 @@ def work() -> None:
     here, states, steps = clients(), {}, {}
     for name in METHODS:
         made = getattr(algorithms, name)(
-            model.apply, final_sparsity=0.95, rounds=200, cohort=cohort.chunked(1)
+            model.apply, final_sparsity=0.95, rounds=200, cohort=client_map.chunked(1)
         )
         states[name] = made.init(jax.random.key(1), model.init(jax.random.key(2)))
         lowered = jax.jit(made.step, donate_argnums=1).lower(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from common import write_result
 
-from fedsparsify_jax.order_statistics import mean_of_ranks
+from fedsparsify_jax.aggregation.ranks import mean_of_ranks
 
 GOAL, ENTRIES, COHORTS, CUT = 2.0, 118_282, (10, 20, 100), 0.3
 

@@ -34,12 +34,12 @@ from common import write_result
 
 from fedsparsify_jax import data
 from fedsparsify_jax.runner import TrainConfig
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.devices import choose
-from fedsparsify_jax.runner.disk_program import DiskProgram
-from fedsparsify_jax.runner.federation import assemble
-from fedsparsify_jax.runner.keys import Keys
-from fedsparsify_jax.runner.program import RoundProgram
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.programs.devices import choose
+from fedsparsify_jax.runner.programs.federation import assemble
+from fedsparsify_jax.runner.programs.from_disk import DiskProgram
+from fedsparsify_jax.runner.programs.keys import Keys
+from fedsparsify_jax.runner.programs.program import RoundProgram
 
 COHORT, SHORTEST, LONGEST, CLASSES = 100, 16, 24, 10
 KINDS = ("memory", "disk")

@@ -27,10 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 from common import write_result
 
-from fedsparsify_jax import algorithms, attacks, cohort, data, models
-from fedsparsify_jax.attacks import Attack
+from fedsparsify_jax import algorithms, client_map, data, models
+from fedsparsify_jax.engine.wrappers import attacks
+from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.metrics import evaluate
-from fedsparsify_jax.tasks import TASKS
+from fedsparsify_jax.training.losses import TASKS
 
 CLIENTS, EXAMPLES, ROUNDS, BATCH, RATE, SPARSITY = 20, 1000, 40, 32, 0.05, 0.9
 SHARES = (0.1, 0.3)
@@ -120,7 +121,7 @@ def program(algorithm: str, partition: str, defence: str) -> Any:
             learning_rate=RATE,
             batch_size=BATCH,
             local_epochs=1,
-            cohort=cohort.chunked(1),
+            cohort=client_map.chunked(1),
             attack=any_attack(kind, share, 10),
             **DEFENCES[defence],
         )

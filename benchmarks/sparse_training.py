@@ -32,10 +32,10 @@ import numpy as np
 from common import write_result
 
 from fedsparsify_jax import algorithms, data, models, schedules, trees
-from fedsparsify_jax.cohort import CohortMap, chunked, device_mesh, sharded, vmapped
+from fedsparsify_jax.client_map import CohortMap, chunked, device_mesh, sharded, vmapped
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.models.layers_inside import layers_of
-from fedsparsify_jax.sparse_training import CompactForm, Plan, plan_for, stages_of
+from fedsparsify_jax.models.adapters.layers import layers_of
+from fedsparsify_jax.training.compact import CompactForm, Plan, plan_for, stages_of
 from fedsparsify_jax.types import ClientData, State
 
 CLIENTS, EXAMPLES, LEADING, SEED = 10, 6000, 20, 0

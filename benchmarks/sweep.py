@@ -35,13 +35,13 @@ import jax
 import numpy as np
 from common import ROOT, write_result
 
-from fedsparsify_jax.runner.compilation_cache import use
-from fedsparsify_jax.runner.devices import choose
-from fedsparsify_jax.runner.federation import assemble
-from fedsparsify_jax.runner.keys import Keys
-from fedsparsify_jax.runner.program import RoundProgram
-from fedsparsify_jax.runner.sweep_grid import Cell, cells, groups
-from fedsparsify_jax.runner.sweep_program import GroupProgram
+from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
+from fedsparsify_jax.runner.process.compilation_cache import use
+from fedsparsify_jax.runner.programs.devices import choose
+from fedsparsify_jax.runner.programs.federation import assemble
+from fedsparsify_jax.runner.programs.keys import Keys
+from fedsparsify_jax.runner.programs.program import RoundProgram
+from fedsparsify_jax.runner.programs.sweep_program import GroupProgram
 
 SEEDS, SPARSITIES, ROUNDS, AT_ONCE = (0, 1, 2, 3), (0.9, 0.95), 10, 2
 GOAL = 0.95

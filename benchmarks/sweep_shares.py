@@ -24,10 +24,10 @@ import numpy as np
 from common import write_result
 from sweep import ROUNDS, one_sweep, options, synthetic
 
-from fedsparsify_jax.runner import sweep_program
-from fedsparsify_jax.runner.compilation_cache import use
-from fedsparsify_jax.runner.devices import choose
-from fedsparsify_jax.runner.sweep_grid import cells, groups
+from fedsparsify_jax.runner.options.sweep_grid import cells, groups
+from fedsparsify_jax.runner.process.compilation_cache import use
+from fedsparsify_jax.runner.programs import sweep_program
+from fedsparsify_jax.runner.programs.devices import choose
 
 SEEDS, GOAL = (0, 1, 2), 1.0
 CONTESTANTS = {"clients shared": False, "whole cells": True}

@@ -33,7 +33,7 @@ import numpy as np
 from common import write_result
 
 from fedsparsify_jax import aggregation, algorithms, masks, models, pruning
-from fedsparsify_jax.cohort import CohortMap, chunked, device_mesh, sharded, vmapped
+from fedsparsify_jax.client_map import CohortMap, chunked, device_mesh, sharded, vmapped
 from fedsparsify_jax.data import Normalization
 from fedsparsify_jax.types import ClientData, Masks, Variables
 

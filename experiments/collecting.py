@@ -19,8 +19,8 @@ from typing import Any
 
 from experiments.provenance import of_run
 from experiments.tables import Table, identity
-from fedsparsify_jax.runner.config import NOT_COMPARED
-from fedsparsify_jax.runner.run_directory import write_whole
+from fedsparsify_jax.runner.options.config import NOT_COMPARED
+from fedsparsify_jax.runner.storage.run_directory import write_whole
 
 Line = dict[str, Any]
 

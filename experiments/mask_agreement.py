@@ -32,14 +32,16 @@ from experiments import figures, markdown, provenance
 from experiments.panels import PARTITIONS
 from experiments.reporting import Report
 from experiments.results import RESULTS
-from fedsparsify_jax import hooks, masks, merges, pruning, schedules
+from fedsparsify_jax import masks, pruning, schedules
+from fedsparsify_jax.aggregation import merges
+from fedsparsify_jax.engine.round import engine
+from fedsparsify_jax.method import Context, Local, Method, Upload, Uploads
 from fedsparsify_jax.metrics.evaluation import evaluate
-from fedsparsify_jax.rounds import engine
 from fedsparsify_jax.runner import TrainConfig
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.federation import Federation, assemble
-from fedsparsify_jax.runner.program import round_key
-from fedsparsify_jax.runner.training import Keys
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.programs.federation import Federation, assemble
+from fedsparsify_jax.runner.programs.program import round_key
+from fedsparsify_jax.runner.train import Keys
 from fedsparsify_jax.types import FederatedAlgorithm, Masks, Schedule
 
 NAME = "mask_agreement"
@@ -69,7 +71,7 @@ def jaccard(stacked: Masks) -> jax.Array:
     return (jnp.sum(index) - clients) / (clients * (clients - 1))
 
 
-def _prune(local: hooks.Local, context: hooks.Context) -> Masks:
+def _prune(local: Local, context: Context) -> Masks:
     scores = pruning.magnitude(local.variables)
     return pruning.prune(scores, context.sparsity, within=local.masks)
 
@@ -79,7 +81,7 @@ def _nothing(variables: Any, all_masks: Masks) -> jax.Array:
     return jnp.float32(0.0)
 
 
-def local_method(schedule: Schedule) -> hooks.Method:
+def local_method(schedule: Schedule) -> Method:
     """FedSparsify-Local whose server state is the agreement of the latest round."""
     vote = merges.merger("mean", "authors")
 
@@ -87,7 +89,7 @@ def local_method(schedule: Schedule) -> hooks.Method:
         del key, client
         return _prune(local, context)
 
-    def aggregate(uploads: hooks.Uploads, context: hooks.Context) -> Any:
+    def aggregate(uploads: Uploads, context: Context) -> Any:
         return vote(*uploads[:2], uploads.weights, context.variables)
 
     def observe(
@@ -96,7 +98,7 @@ def local_method(schedule: Schedule) -> hooks.Method:
         del key, context
         return variables, voted, jaccard(uploads.masks)
 
-    return hooks.Method(
+    return Method(
         schedule=schedule,
         server_state=_nothing,
         client_prune=client_prune,
@@ -105,25 +107,25 @@ def local_method(schedule: Schedule) -> hooks.Method:
     )
 
 
-def global_method(schedule: Schedule) -> hooks.Method:
+def global_method(schedule: Schedule) -> Method:
     """FedSparsify-Global whose server state is how far clients would have agreed."""
     mean = merges.value_merge("mean")
 
     def upload(key: Any, local: Any, context: Any, client: Any) -> Any:
         del key
-        sent = hooks.Upload(local.variables, local.masks, _prune(local, context))
+        sent = Upload(local.variables, local.masks, _prune(local, context))
         return sent, client.state
 
-    def aggregate(uploads: hooks.Uploads, context: hooks.Context) -> Any:
+    def aggregate(uploads: Uploads, context: Context) -> Any:
         merged = mean(*uploads[:2], uploads.weights, context.variables)
         return merged, context.masks
 
     def purge(key: Any, variables: Any, old: Masks, uploads: Any, context: Any) -> Any:
         del key
-        kept = _prune(hooks.Local(variables, old, ()), context)
+        kept = _prune(Local(variables, old, ()), context)
         return masks.apply(kept, variables), kept, jaccard(uploads.extra)
 
-    return hooks.Method(
+    return Method(
         schedule=schedule,
         server_state=_nothing,
         upload=upload,

@@ -23,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedsparsify_jax import data, masks, models, schedules, trees
-from fedsparsify_jax.cohort import chunked
-from fedsparsify_jax.hooks import Method, Upload
+from fedsparsify_jax.aggregation.streaming import weighted_mean
+from fedsparsify_jax.algorithms._shared.proximal import proximal
+from fedsparsify_jax.client_map import chunked
+from fedsparsify_jax.engine.round import engine
+from fedsparsify_jax.method import Method, Upload
 from fedsparsify_jax.metrics import evaluate
-from fedsparsify_jax.objectives import proximal
 from fedsparsify_jax.pruning import prune
-from fedsparsify_jax.rounds import engine
-from fedsparsify_jax.streams import weighted_mean
-from fedsparsify_jax.tasks import cross_entropy
+from fedsparsify_jax.training.losses import cross_entropy
 from fedsparsify_jax.types import Examples
 
 ROUNDS, CLIENTS, COHORT, CLASSES = 100, 100, 10, 10

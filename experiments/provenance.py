@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedsparsify_jax.runner.devices import choose
-from fedsparsify_jax.runner.run_directory import write_whole
+from fedsparsify_jax.runner.programs.devices import choose
+from fedsparsify_jax.runner.storage.run_directory import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 _NAME = "provenance.json"

@@ -9,7 +9,7 @@ from experiments.collecting import Line, read_lines
 from experiments.panels import Panel, panels
 from experiments.stats import Difference, paired
 from experiments.tables import Table, identity
-from fedsparsify_jax.runner.methods import takes
+from fedsparsify_jax.runner.options.registry import takes
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

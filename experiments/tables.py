@@ -15,10 +15,10 @@ from typing import Any
 
 from fedsparsify_jax.errors import InputError, unknown
 from fedsparsify_jax.runner import TrainConfig
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import NOT_COMPARED
-from fedsparsify_jax.runner.methods import unused
-from fedsparsify_jax.runner.sweep_grid import TRACED
+from fedsparsify_jax.runner.options.config import NOT_COMPARED
+from fedsparsify_jax.runner.options.registry import unused
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.sweep_grid import TRACED
 
 Options = Mapping[str, Any]
 """Options of ``train`` to one value each, or to several on an axis."""

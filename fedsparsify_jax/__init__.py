@@ -10,19 +10,16 @@ from importlib.metadata import version as _version
 
 from fedsparsify_jax import aggregation as aggregation
 from fedsparsify_jax import algorithms as algorithms
-from fedsparsify_jax import attacks as attacks
-from fedsparsify_jax import cohort as cohort
+from fedsparsify_jax import client_map as client_map
 from fedsparsify_jax import data as data
-from fedsparsify_jax import faults as faults
-from fedsparsify_jax import hooks as hooks
+from fedsparsify_jax import engine as engine
 from fedsparsify_jax import masks as masks
-from fedsparsify_jax import merges as merges
+from fedsparsify_jax import method as method
 from fedsparsify_jax import metrics as metrics
 from fedsparsify_jax import models as models
 from fedsparsify_jax import pruning as pruning
-from fedsparsify_jax import robust_merges as robust_merges
-from fedsparsify_jax import rounds as rounds
 from fedsparsify_jax import schedules as schedules
+from fedsparsify_jax import training as training
 from fedsparsify_jax import trees as trees
 from fedsparsify_jax.errors import InputError as InputError
 from fedsparsify_jax.types import ClientData as ClientData
@@ -46,18 +43,15 @@ __all__ = [
     "__version__",
     "aggregation",
     "algorithms",
-    "attacks",
-    "cohort",
+    "client_map",
     "data",
-    "faults",
-    "hooks",
+    "engine",
     "masks",
-    "merges",
+    "method",
     "metrics",
     "models",
     "pruning",
-    "robust_merges",
-    "rounds",
     "schedules",
+    "training",
     "trees",
 ]

@@ -14,16 +14,11 @@ import tyro
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.report import ReportConfig, report
-from fedsparsify_jax.runner import (
-    SweepConfig,
-    TrainConfig,
-    config_file,
-    distributed,
-    sweep,
-    train,
-)
+from fedsparsify_jax.runner import SweepConfig, TrainConfig, sweep, train
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
-from fedsparsify_jax.runner.signals import Stopped, catching
+from fedsparsify_jax.runner.options import config_file
+from fedsparsify_jax.runner.process import distributed
+from fedsparsify_jax.runner.process.signals import Stopped, catching
 
 app = tyro.extras.SubcommandApp()
 

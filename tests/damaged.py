@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data import cifar, idx
+from fedsparsify_jax.data.formats import idx
+from fedsparsify_jax.data.sources import cifar
 from fedsparsify_jax.errors import InputError
 
 CLASSES = 3

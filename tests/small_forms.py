@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedsparsify_jax.models.layers_inside import layers_of
-from fedsparsify_jax.sparse_training import CompactForm, stages_of
+from fedsparsify_jax.models.adapters.layers import layers_of
+from fedsparsify_jax.training.compact import CompactForm, stages_of
 
 
 def form_of(model, shape, plan):

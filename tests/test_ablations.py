@@ -13,19 +13,12 @@ import numpy_federation as oracle
 import optax
 import pytest
 
-from fedsparsify_jax import (
-    aggregation,
-    algorithms,
-    masks,
-    merges,
-    models,
-    pruning,
-    trees,
-)
-from fedsparsify_jax.hooks import Context, Method, Upload
-from fedsparsify_jax.local_training import batch_loss, local_training
-from fedsparsify_jax.rounds import client_keys, engine
+from fedsparsify_jax import aggregation, algorithms, masks, models, pruning, trees
+from fedsparsify_jax.aggregation import merges
+from fedsparsify_jax.engine.round import client_keys, engine
+from fedsparsify_jax.method import Context, Method, Upload
 from fedsparsify_jax.schedules import constant
+from fedsparsify_jax.training.local import batch_loss, local_training
 
 RATE, EPOCHS, FINAL = 0.3, 2, 0.6
 GLOBAL, LOCAL = algorithms.fedsparsify_global, algorithms.fedsparsify_local

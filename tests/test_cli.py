@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax.cli import main
-from fedsparsify_jax.data.fashion_mnist import DEBIAN_DIR
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import PARTITIONS, TrainConfig
-from fedsparsify_jax.runner.federation import assemble
-from fedsparsify_jax.runner.methods import ALGORITHMS
+from fedsparsify_jax.data.sources.fashion_mnist import DEBIAN_DIR
+from fedsparsify_jax.runner.options.config import PARTITIONS, TrainConfig
+from fedsparsify_jax.runner.options.registry import ALGORITHMS
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.programs.federation import assemble
 
 SMALL = ["train", "--rounds", "2", "--local-epochs", "1", "--num-clients", "5"]
 CONTRACT = [

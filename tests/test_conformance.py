@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from conftest import make_clients
 
-from fedsparsify_jax import algorithms, cohort, masks, models, trees
-from fedsparsify_jax.runner.checkpoints import Checkpoints
+from fedsparsify_jax import algorithms, client_map, masks, models, trees
+from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.types import ClientData, FederatedAlgorithm, RoundInfo, State
 
 ROUNDS, FINAL, CLIENTS = 3, 0.6, 4
@@ -238,10 +238,10 @@ def test_vmap_over_seeds_equals_a_loop(row, clients):
 @paper_table
 def test_all_cohort_strategies_agree(row, clients):
     # Three clients of four: chunks of two and two devices both have one left over.
-    mesh = cohort.device_mesh(jax.devices()[:2])
+    mesh = client_map.device_mesh(jax.devices()[:2])
     strategies = [
-        cohort.chunked(2),
-        cohort.sharded(mesh, inner=cohort.chunked(1)),
+        client_map.chunked(2),
+        client_map.sharded(mesh, inner=client_map.chunked(1)),
     ]
 
     def played(**strategy):

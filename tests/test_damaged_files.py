@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import fedsparsify_jax
 from fedsparsify_jax import data
-from fedsparsify_jax.data import columns, idx
+from fedsparsify_jax.data.formats import columns, idx
 from fedsparsify_jax.errors import InputError
 
 # The hub's reader takes 0.1 s a table; damage to one shows as well in few examples.

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import fedsparsify_jax
-from fedsparsify_jax.data.fashion_mnist import DEBIAN_DIR
-from fedsparsify_jax.runner.model_files import load_model
+from fedsparsify_jax.data.sources.fashion_mnist import DEBIAN_DIR
+from fedsparsify_jax.runner.storage.model_files import load_model
 
 ROOT = Path(fedsparsify_jax.__file__).parents[1]
 MODULE = [sys.executable, "-m", "fedsparsify_jax"]

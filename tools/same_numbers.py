@@ -3,10 +3,10 @@
     python tools/same_numbers.py record tools/numbers.json
     python tools/same_numbers.py compare tools/numbers.json
 
-Every command line is a short run in a directory of its own. Of its ``metrics.jsonl`` all
-columns but the seconds are kept, and a digest of the saved weights' zeros. ``compare``
-allows floats a relative difference (``--tolerance``, by default 1e-6; ``--loose`` for
-those that were told to be loose) and nothing else any difference. The Python that runs
+Every command line is a short run in a directory of its own. Of its ``metrics.jsonl``
+all columns but the seconds are kept, and a digest of which saved weights are zero.
+``compare`` allows floats a relative difference (``--tolerance``, by default 1e-6) and
+nothing else any difference. The Python that runs
 this script runs the commands, so an installed package can be held against another.
 """
 
@@ -100,7 +100,10 @@ def _last_wins(words: list[str]) -> list[str]:
             options[name] = []
         else:
             options[name].append(word)
-    return [words[0], *(word for name, rest in options.items() for word in (name, *rest))]
+    return [
+        words[0],
+        *(word for name, rest in options.items() for word in (name, *rest)),
+    ]
 
 
 def _zeros(model: Path) -> str:

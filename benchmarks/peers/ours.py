@@ -7,7 +7,8 @@ import numpy as np
 import work
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fedsparsify_jax import algorithms, cohort, data, models
+from fedsparsify_jax import algorithms, data, models
+from fedsparsify_jax.client_map import AXIS, device_mesh, sharded
 from fedsparsify_jax.types import ClientData, State
 
 
@@ -22,7 +23,7 @@ def layers(state: State) -> list[tuple[np.ndarray, np.ndarray]]:
 def main() -> None:
     turns = work.Turns()
     jax.config.update("jax_num_cpu_devices", 2)
-    mesh = cohort.device_mesh()
+    mesh = device_mesh()
     model = models.build(
         "mlp",
         input_shape=(28, 28),
@@ -36,12 +37,12 @@ def main() -> None:
         learning_rate=work.RATE,
         local_epochs=work.EPOCHS,
         batch_size=work.BATCH,
-        cohort=cohort.sharded(mesh),
+        cohort=sharded(mesh),
     )
     everybody = ClientData(
         *work.clients(), np.full(work.CLIENTS, work.EXAMPLES, np.int32)
     )
-    clients = jax.device_put(everybody, NamedSharding(mesh, PartitionSpec(cohort.AXIS)))
+    clients = jax.device_put(everybody, NamedSharding(mesh, PartitionSpec(AXIS)))
     state: Any = algorithm.init(jax.random.key(1), model.init(jax.random.key(2)))
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     step = jax.jit(algorithm.step, donate_argnums=1)

@@ -14,10 +14,10 @@ Deviations: none. (The paper's ``m = max(C N, 1)`` clients a round is
 
 from typing import Unpack
 
-from fedsparsify_jax.hooks import Method, no_projection
-from fedsparsify_jax.merges import ValueMerge
-from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.streams import shared_masks
+from fedsparsify_jax.aggregation.merges import ValueMerge
+from fedsparsify_jax.aggregation.streaming import shared_masks
+from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.method import Method, no_projection
 from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm
 
 

@@ -31,13 +31,19 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
-from fedsparsify_jax import saliency, schedules, trees
-from fedsparsify_jax.aggregation import nonzero_mean
-from fedsparsify_jax.hooks import Client, Context, GradFn, Local, Method, Uploads
-from fedsparsify_jax.objectives import proximal
-from fedsparsify_jax.probing import nobody
-from fedsparsify_jax.pruning import drop_share, keep_counts, leaf_counts, magnitude
-from fedsparsify_jax.rounds import EngineOptions, engine
+from fedsparsify_jax import schedules, trees
+from fedsparsify_jax.aggregation.means import nonzero_mean
+from fedsparsify_jax.algorithms._shared.client_scores import nobody
+from fedsparsify_jax.algorithms._shared.proximal import proximal
+from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.method import Client, Context, GradFn, Local, Method, Uploads
+from fedsparsify_jax.pruning import saliency
+from fedsparsify_jax.pruning.selection import (
+    drop_share,
+    keep_counts,
+    leaf_counts,
+    magnitude,
+)
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,

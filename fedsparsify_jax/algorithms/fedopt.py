@@ -27,10 +27,10 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from fedsparsify_jax.hooks import Context, Method, Uploads, no_projection
-from fedsparsify_jax.merges import ValueMerge
-from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.streams import shared_masks
+from fedsparsify_jax.aggregation.merges import ValueMerge
+from fedsparsify_jax.aggregation.streaming import shared_masks
+from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.method import Context, Method, Uploads, no_projection
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,

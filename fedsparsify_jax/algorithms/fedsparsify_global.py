@@ -29,12 +29,12 @@ from typing import Unpack
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
-from fedsparsify_jax.hooks import Method
-from fedsparsify_jax.merges import ValueMerge
-from fedsparsify_jax.pruning import magnitude
-from fedsparsify_jax.purging import purge_by
-from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.streams import aggregate
+from fedsparsify_jax.aggregation.merges import ValueMerge
+from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.algorithms._shared.server_purge import purge_by
+from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.method import Method
+from fedsparsify_jax.pruning.selection import magnitude
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,

@@ -34,11 +34,11 @@ import jax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
-from fedsparsify_jax.hooks import Client, Context, Local, Method
-from fedsparsify_jax.merges import ValueMerge
-from fedsparsify_jax.pruning import magnitude, prune
-from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.streams import aggregate
+from fedsparsify_jax.aggregation.merges import ValueMerge
+from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.method import Client, Context, Local, Method
+from fedsparsify_jax.pruning.selection import magnitude, prune
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,

@@ -22,9 +22,9 @@ from typing import Unpack
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
+from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.algorithms.fedsparsify_global import fedsparsify_global
-from fedsparsify_jax.merges import ValueMerge
-from fedsparsify_jax.rounds import EngineOptions
+from fedsparsify_jax.engine.round import EngineOptions
 from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable
 
 

@@ -38,10 +38,16 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import schedules, trees
-from fedsparsify_jax.aggregation import weighted_mean
-from fedsparsify_jax.at_start import nonzero
-from fedsparsify_jax.efficiency import most_efficient, most_important, ratios
-from fedsparsify_jax.hooks import (
+from fedsparsify_jax.aggregation.means import weighted_mean
+from fedsparsify_jax.algorithms._shared.before_training import nonzero
+from fedsparsify_jax.algorithms._shared.client_scores import scoring_clients
+from fedsparsify_jax.algorithms._shared.greedy import (
+    most_efficient,
+    most_important,
+    ratios,
+)
+from fedsparsify_jax.engine.round import EngineOptions, engine, option
+from fedsparsify_jax.method import (
     Client,
     Context,
     GradFn,
@@ -50,10 +56,8 @@ from fedsparsify_jax.hooks import (
     Upload,
     Uploads,
 )
-from fedsparsify_jax.local_training import batch_loss, local_training
-from fedsparsify_jax.probing import scoring_clients
-from fedsparsify_jax.pruning import drop_share, magnitude
-from fedsparsify_jax.rounds import EngineOptions, engine, option
+from fedsparsify_jax.pruning.selection import drop_share, magnitude
+from fedsparsify_jax.training.local import batch_loss, local_training
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,

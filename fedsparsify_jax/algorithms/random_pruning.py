@@ -23,13 +23,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from fedsparsify_jax import saliency, schedules
-from fedsparsify_jax.hooks import Context, Method, Uploads
+from fedsparsify_jax import schedules
+from fedsparsify_jax.aggregation.merges import ValueMerge
+from fedsparsify_jax.aggregation.streaming import shared_masks
+from fedsparsify_jax.engine.round import EngineOptions, engine
 from fedsparsify_jax.masks import apply
-from fedsparsify_jax.merges import ValueMerge
-from fedsparsify_jax.pruning import prune
-from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.streams import shared_masks
+from fedsparsify_jax.method import Context, Method, Uploads
+from fedsparsify_jax.pruning import saliency
+from fedsparsify_jax.pruning.selection import prune
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,

@@ -23,10 +23,10 @@ from typing import Unpack
 
 from jax.typing import ArrayLike
 
-from fedsparsify_jax import saliency
-from fedsparsify_jax.at_start import by_gradients
-from fedsparsify_jax.merges import ValueMerge
-from fedsparsify_jax.rounds import EngineOptions, engine
+from fedsparsify_jax.aggregation.merges import ValueMerge
+from fedsparsify_jax.algorithms._shared.before_training import by_gradients
+from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.pruning import saliency
 from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable
 
 

@@ -22,12 +22,12 @@ from typing import Unpack
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from fedsparsify_jax.at_start import fixed_masks
-from fedsparsify_jax.hooks import Context
-from fedsparsify_jax.merges import ValueMerge
-from fedsparsify_jax.probing import nobody
-from fedsparsify_jax.rounds import EngineOptions, engine
-from fedsparsify_jax.saliency import synflow_masks
+from fedsparsify_jax.aggregation.merges import ValueMerge
+from fedsparsify_jax.algorithms._shared.before_training import fixed_masks
+from fedsparsify_jax.algorithms._shared.client_scores import nobody
+from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.method import Context
+from fedsparsify_jax.pruning.saliency import synflow_masks
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,

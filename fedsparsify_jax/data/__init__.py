@@ -9,27 +9,14 @@ from typing import Any
 from fedsparsify_jax.data.augment import crop_and_flip as crop_and_flip
 from fedsparsify_jax.data.augment import random_crop as random_crop
 from fedsparsify_jax.data.augment import random_flip as random_flip
-from fedsparsify_jax.data.brain_age import load_brain_age as load_brain_age
-from fedsparsify_jax.data.cifar import load_cifar10 as load_cifar10
-from fedsparsify_jax.data.cifar import load_cifar100 as load_cifar100
 from fedsparsify_jax.data.clients import class_table as class_table
 from fedsparsify_jax.data.clients import stack as stack
 from fedsparsify_jax.data.dataset import Dataset as Dataset
 from fedsparsify_jax.data.dataset import from_arrays as from_arrays
-from fedsparsify_jax.data.digits import load_digits as load_digits
-from fedsparsify_jax.data.fashion_mnist import load_fashion_mnist as load_fashion_mnist
-from fedsparsify_jax.data.hub import PREFIX
-from fedsparsify_jax.data.hub import load_hub as load_hub
-from fedsparsify_jax.data.hub import parse_hub_name as parse_hub_name
 from fedsparsify_jax.data.normalization import Normalization as Normalization
 from fedsparsify_jax.data.normalization import (
     channel_normalization as channel_normalization,
 )
-from fedsparsify_jax.data.npz import load_npz as load_npz
-from fedsparsify_jax.data.partition import dirichlet as dirichlet
-from fedsparsify_jax.data.partition import iid as iid
-from fedsparsify_jax.data.partition import label_shards as label_shards
-from fedsparsify_jax.data.partition import quantity_skew as quantity_skew
 from fedsparsify_jax.data.partition_paper import BRAIN_AGE_SIZES as BRAIN_AGE_SIZES
 from fedsparsify_jax.data.partition_paper import by_group as by_group
 from fedsparsify_jax.data.partition_paper import by_sizes as by_sizes
@@ -37,13 +24,28 @@ from fedsparsify_jax.data.partition_paper import (
     proportional_sizes as proportional_sizes,
 )
 from fedsparsify_jax.data.partition_paper import value_skew as value_skew
-from fedsparsify_jax.data.population import Population as Population
-from fedsparsify_jax.data.population import load_store as load_store
-from fedsparsify_jax.data.population import open_population as open_population
-from fedsparsify_jax.data.population_writer import PopulationWriter as PopulationWriter
-from fedsparsify_jax.data.population_writer import write_population as write_population
+from fedsparsify_jax.data.partitions import dirichlet as dirichlet
+from fedsparsify_jax.data.partitions import iid as iid
+from fedsparsify_jax.data.partitions import label_shards as label_shards
+from fedsparsify_jax.data.partitions import quantity_skew as quantity_skew
+from fedsparsify_jax.data.sources.brain_age import load_brain_age as load_brain_age
+from fedsparsify_jax.data.sources.cifar import load_cifar10 as load_cifar10
+from fedsparsify_jax.data.sources.cifar import load_cifar100 as load_cifar100
+from fedsparsify_jax.data.sources.digits import load_digits as load_digits
+from fedsparsify_jax.data.sources.fashion_mnist import (
+    load_fashion_mnist as load_fashion_mnist,
+)
+from fedsparsify_jax.data.sources.hub import PREFIX
+from fedsparsify_jax.data.sources.hub import load_hub as load_hub
+from fedsparsify_jax.data.sources.hub import parse_hub_name as parse_hub_name
+from fedsparsify_jax.data.sources.imdb import load_imdb as load_imdb
+from fedsparsify_jax.data.sources.npz import load_npz as load_npz
+from fedsparsify_jax.data.store.reading import Population as Population
+from fedsparsify_jax.data.store.reading import load_store as load_store
+from fedsparsify_jax.data.store.reading import open_population as open_population
+from fedsparsify_jax.data.store.writing import PopulationWriter as PopulationWriter
+from fedsparsify_jax.data.store.writing import write_population as write_population
 from fedsparsify_jax.data.subset import balanced_subset as balanced_subset
-from fedsparsify_jax.data.text import load_imdb as load_imdb
 from fedsparsify_jax.data.validation import hold_out as hold_out
 from fedsparsify_jax.errors import InputError, unknown
 

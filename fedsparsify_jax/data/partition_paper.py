@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fedsparsify_jax.data.partition import Parts
+from fedsparsify_jax.data.partitions import Parts
 from fedsparsify_jax.errors import InputError
 
 BRAIN_AGE_SIZES = {

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedsparsify_jax.cohort import CohortMap, chunked
-from fedsparsify_jax.tasks import correct
+from fedsparsify_jax.client_map import CohortMap, chunked
+from fedsparsify_jax.training.losses import correct
 from fedsparsify_jax.types import ApplyFn, Examples, LossFn, Variables
 
 MetricFn = Callable[[jax.Array, jax.Array], jax.Array]

@@ -8,18 +8,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from fedsparsify_jax.errors import InputError, unknown
-from fedsparsify_jax.models.adapters import Augment as Augment
-from fedsparsify_jax.models.adapters import Model as Model
-from fedsparsify_jax.models.adapters import Preprocess as Preprocess
-from fedsparsify_jax.models.adapters import from_functions as from_functions
-from fedsparsify_jax.models.adapters import from_linen as from_linen
-from fedsparsify_jax.models.brain_age import BrainAgeCNN as BrainAgeCNN
-from fedsparsify_jax.models.cnn import CNN as CNN
-from fedsparsify_jax.models.lstm import TextLSTM as TextLSTM
-from fedsparsify_jax.models.mlp import MLP as MLP
-from fedsparsify_jax.models.nnx_adapter import from_nnx as from_nnx
-from fedsparsify_jax.models.resnet import ResNet as ResNet
-from fedsparsify_jax.models.vgg import VGG16 as VGG16
+from fedsparsify_jax.models.adapters.linen import Augment as Augment
+from fedsparsify_jax.models.adapters.linen import Model as Model
+from fedsparsify_jax.models.adapters.linen import Preprocess as Preprocess
+from fedsparsify_jax.models.adapters.linen import from_functions as from_functions
+from fedsparsify_jax.models.adapters.linen import from_linen as from_linen
+from fedsparsify_jax.models.adapters.nnx import from_nnx as from_nnx
+from fedsparsify_jax.models.networks.brain_age import BrainAgeCNN as BrainAgeCNN
+from fedsparsify_jax.models.networks.cnn import CNN as CNN
+from fedsparsify_jax.models.networks.lstm import TextLSTM as TextLSTM
+from fedsparsify_jax.models.networks.mlp import MLP as MLP
+from fedsparsify_jax.models.networks.resnet import ResNet as ResNet
+from fedsparsify_jax.models.networks.vgg import VGG16 as VGG16
 
 __all__ = [
     "CNN",

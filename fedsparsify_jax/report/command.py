@@ -12,7 +12,7 @@ from fedsparsify_jax.report.content import Report, compose
 from fedsparsify_jax.report.markdown import figures_of, file_names, markdown
 from fedsparsify_jax.report.page import MARK, page
 from fedsparsify_jax.report.reading import Run, read
-from fedsparsify_jax.runner.run_directory import write_whole
+from fedsparsify_jax.runner.storage.run_directory import write_whole
 
 FORMATS = ("html", "markdown", "svg", "png")
 

@@ -9,8 +9,8 @@ from fedsparsify_jax.report.reading import Run, printable
 from fedsparsify_jax.report.scales import text
 from fedsparsify_jax.report.settings import Setting, common_options, group, plain
 from fedsparsify_jax.report.tables import Table
-from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig
-from fedsparsify_jax.runner.progress import duration
+from fedsparsify_jax.runner.display.progress import duration
+from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig
 
 Tile = tuple[str, str, str]  # name, value, remark
 

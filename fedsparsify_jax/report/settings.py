@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from fedsparsify_jax.report.reading import Record, Run, number
-from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig
-from fedsparsify_jax.runner.methods import unused
+from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig
+from fedsparsify_jax.runner.options.registry import unused
 
 Points = list[tuple[float, float]]
 

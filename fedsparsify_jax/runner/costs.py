@@ -10,7 +10,7 @@ import jax
 from fedsparsify_jax import masks, metrics, models, trees
 from fedsparsify_jax.errors import InputError, shown
 from fedsparsify_jax.metrics.communication import FORMULAS
-from fedsparsify_jax.runner.schema import BELOW_ONE, above, at_least, flag
+from fedsparsify_jax.runner.options.schema import BELOW_ONE, above, at_least, flag
 
 # Shape of an example and number of classes in the paper's (or the authors') data.
 _INPUTS: dict[str, tuple[tuple[int, ...], int]] = {

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedsparsify_jax import algorithms, cohort, masks, models
-from fedsparsify_jax.faults import Faults
+from fedsparsify_jax import algorithms, masks, models
+from fedsparsify_jax.client_map import chunked, device_mesh, sharded
+from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.types import ClientData
 
 TARGET = 0.6
@@ -147,7 +148,7 @@ def test_contract(method: Any, clients: Any) -> None:
 
     # Every seed at once, and the clients one after another over the devices' mesh.
     # Batch statistics of a single example amplify rounding by up to 1 / sqrt(eps).
-    spread = build(cohort=cohort.sharded(cohort.device_mesh(), cohort.chunked(1)))
+    spread = build(cohort=sharded(device_mesh(), chunked(1)))
     seeds = jnp.arange(2)
     keys = jax.vmap(jax.random.key)(seeds)
     state = jax.vmap(lambda key: spread.init(key, MODEL.init(key)))(keys)

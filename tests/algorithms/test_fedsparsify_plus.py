@@ -9,8 +9,8 @@ from test_oracle_rounds import batch_orders, to_layers
 
 from fedsparsify_jax import algorithms, models, schedules
 from fedsparsify_jax.algorithms.fedsparsify_plus import importance
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import TrainConfig
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.resolve import resolve
 
 COUNTS, ROUNDS, FINAL, RATE, MOMENTUM = (7, 4, 1, 6), 4, 0.6, 0.1, 0.5
 SHARE, DECAY = 0.75, 0.6

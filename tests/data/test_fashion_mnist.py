@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data import fashion_mnist
-from fedsparsify_jax.data.idx import check_sha256, parse_idx, read_bytes
+from fedsparsify_jax.data.formats.idx import check_sha256, parse_idx, read_bytes
+from fedsparsify_jax.data.sources import fashion_mnist
 from fedsparsify_jax.errors import InputError
 
 byte_arrays = hnp.arrays(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data.population_header import HEADER, checksum, write_header
+from fedsparsify_jax.data.store.header import HEADER, checksum, write_header
 from fedsparsify_jax.errors import InputError
 
 COUNTS = (3, 1, 5, 2)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data.npz import load_npz
+from fedsparsify_jax.data.sources.npz import load_npz
 from fedsparsify_jax.errors import InputError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data.brain_age import read_scan_table, z_score
+from fedsparsify_jax.data.sources.brain_age import read_scan_table, z_score
 from fedsparsify_jax.errors import InputError
 
 SHAPE = (4, 5, 3)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data import cifar
 from fedsparsify_jax.data.normalization import channel_normalization
+from fedsparsify_jax.data.sources import cifar
 from fedsparsify_jax.data.subset import balanced_rows
 from fedsparsify_jax.errors import InputError
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data.hub import parse_hub_name
+from fedsparsify_jax.data.formats.tables import first_line, local_files
 from fedsparsify_jax.data.normalization import Normalization, channel_normalization
-from fedsparsify_jax.data.tables import first_line, local_files
+from fedsparsify_jax.data.sources.hub import parse_hub_name
 from fedsparsify_jax.errors import InputError
 
 NAME = "hf:someone/pets"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data import text
+from fedsparsify_jax.data.sources import imdb
 from fedsparsify_jax.errors import InputError
 
 TRAIN = [("A good, GOOD film!", 1), ("bad film", 0), ("Don't.", 0), ("the good", 1)]
@@ -59,7 +59,7 @@ def test_defaults_are_the_authors(tmp_path: Path) -> None:
     assert made.train.x.shape == (2, 200)
     assert made.train.x[1].tolist() == [0] * 199 + [2]
     assert np.all(made.train.x[0] == 1)  # the last words are beyond the vocabulary
-    words = text.vocabulary([long])
+    words = imdb.vocabulary([long])
     assert (len(words), max(words.values())) == (24_998, 24_999)
 
 
@@ -67,7 +67,7 @@ def test_the_vocabulary_is_the_training_set_s(tmp_path: Path) -> None:
     write(tmp_path, ".jsonl", train=TRAIN, test=[("unseen " * 9 + "bad", 0)])
     made = data.load("imdb", tmp_path, length=3)
     assert made.test.x.tolist() == [[1, 1, 5]]
-    assert text.vocabulary([t for t, _ in TRAIN]) == WORDS
+    assert imdb.vocabulary([t for t, _ in TRAIN]) == WORDS
 
 
 def test_a_small_vocabulary(tmp_path: Path) -> None:
@@ -84,22 +84,22 @@ def test_a_balanced_subset(tmp_path: Path) -> None:
 
 
 def test_tokenize() -> None:
-    assert text.tokenize("<br />It's 7'30\" — Ünïcode_x 'quoted'") == [
+    assert imdb.tokenize("<br />It's 7'30\" — Ünïcode_x 'quoted'") == [
         *("br", "it's", "7'30", "ünïcode", "x", "quoted")
     ]
-    assert text.tokenize("... !") == []
+    assert imdb.tokenize("... !") == []
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text("ab ", max_size=12), min_size=1, max_size=5), st.integers(1, 6))
 def test_encode_keeps_the_end(texts: list[str], length: int) -> None:
-    words = text.vocabulary(texts)
+    words = imdb.vocabulary(texts)
     names = {number: word for word, number in words.items()}
-    rows = text.encode(texts, words, length)
+    rows = imdb.encode(texts, words, length)
     assert rows.shape == (len(texts), length)
     for row, source in zip(rows.tolist(), texts, strict=True):
         kept = [names[number] for number in row if number]
-        tokens = text.tokenize(source)
+        tokens = imdb.tokenize(source)
         assert kept == tokens[-length:]
         assert row[: length - len(kept)] == [0] * (length - len(kept))
 
@@ -149,9 +149,9 @@ def test_bad_files(tmp_path: Path) -> None:
 
 def test_options_out_of_range() -> None:
     with pytest.raises(InputError, match="vocabulary size is 2: it must be at least 3"):
-        text.vocabulary(["a"], 2)
+        imdb.vocabulary(["a"], 2)
     with pytest.raises(InputError, match="sequence length is 0: it must be at least 1"):
-        text.encode(["a"], {}, 0)
+        imdb.encode(["a"], {}, 0)
 
 
 def test_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ if str(ROOT) not in sys.path:
 
 from experiments.results import path_of  # noqa: E402
 from fedsparsify_jax.runner import TrainConfig  # noqa: E402
-from fedsparsify_jax.runner.checks import resolve  # noqa: E402
+from fedsparsify_jax.runner.options.resolve import resolve  # noqa: E402
 
 ROUNDS, PARAMETERS = 12, 1000
 

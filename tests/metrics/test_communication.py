@@ -10,8 +10,8 @@ from conftest import make_clients
 
 from fedsparsify_jax import metrics, models
 from fedsparsify_jax.algorithms import fedsparsify_global
-from fedsparsify_jax.allocation import kept_count
 from fedsparsify_jax.metrics.communication import FORMULAS
+from fedsparsify_jax.pruning.allocation import kept_count
 
 # The reference's table (section 6.1): T, K, all numbers, prunable ones, MB, ratios.
 SPARSITIES = (0.8, 0.85, 0.9, 0.95, 0.99)

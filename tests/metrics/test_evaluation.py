@@ -7,7 +7,7 @@ import pytest
 
 from fedsparsify_jax.metrics import evaluate, nonzero_bytes
 from fedsparsify_jax.metrics.communication import dense_bytes
-from fedsparsify_jax.tasks import cross_entropy
+from fedsparsify_jax.training.losses import cross_entropy
 from fedsparsify_jax.types import Examples
 
 

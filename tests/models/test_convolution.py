@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from fedsparsify_jax.models.convolution import implementation, patches, winograd
-from fedsparsify_jax.models.layers import max_pool
+from fedsparsify_jax.models.networks.layers import max_pool
+from fedsparsify_jax.models.ops.convolution import implementation, patches, winograd
 
 CASES = {
     "2d same": ((7, 6), (3, 3), (1, 1), "SAME", (1, 1)),

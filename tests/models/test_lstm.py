@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedsparsify_jax.models.lstm import LSTM, TextLSTM
+from fedsparsify_jax.models.networks.lstm import LSTM, TextLSTM
 
 
 @pytest.mark.parametrize("reverse", [False, True])

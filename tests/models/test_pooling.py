@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedsparsify_jax.models.layers import max_pool, mean_pool, with_channels
+from fedsparsify_jax.models.networks.layers import max_pool, mean_pool, with_channels
 
 
 @pytest.mark.parametrize("space", [(4, 6), (5, 7), (4, 5, 6)])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from fedsparsify_jax.models import winograd as minimal
-from fedsparsify_jax.models.convolution import patches, winograd
+from fedsparsify_jax.models.ops import winograd as minimal
+from fedsparsify_jax.models.ops.convolution import patches, winograd
 
 XLA = functools.partial(
     jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC")

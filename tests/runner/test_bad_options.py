@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from fedsparsify_jax import cli
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner import schema
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import TrainConfig, option, to_json
-from fedsparsify_jax.runner.sweep_config import OPTIONS, SweepConfig, values
-from fedsparsify_jax.runner.sweep_grid import cells
+from fedsparsify_jax.runner.options import schema
+from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.sweep_config import OPTIONS, SweepConfig, values
+from fedsparsify_jax.runner.options.sweep_grid import cells
 
 EVERY = schema.read(TrainConfig)
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import strategies as st
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner import checkpoint_files as files
-from fedsparsify_jax.runner.checkpoints import Checkpoints
+from fedsparsify_jax.runner.storage import checkpoint_files as files
+from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.types import State
 
 CONFIG = {"run": "this one", "options": {"rounds": 9}}

@@ -9,8 +9,8 @@ import pytest
 
 from fedsparsify_jax import algorithms, data
 from fedsparsify_jax.cli import main
-from fedsparsify_jax.runner import methods
-from fedsparsify_jax.runner.disk_program import DiskProgram
+from fedsparsify_jax.runner.options import registry
+from fedsparsify_jax.runner.programs.from_disk import DiskProgram
 
 COMMON = ["train", "--local-epochs", "1", "--model", "mlp", "--learning-rate", "0.1"]
 COMMON += ["--compilation-cache", "off"]
@@ -144,7 +144,7 @@ def step_alone(apply_fn, **options):
 
 @pytest.mark.parametrize("builder", [everybody_at_the_end, step_alone])
 def test_algorithms_that_need_all_clients_are_refused(builder, monkeypatch, capsys):
-    monkeypatch.setitem(methods._BUILDERS, "fedavg", builder)
+    monkeypatch.setitem(registry._BUILDERS, "fedavg", builder)
     words = [*TRAIN, *TOY, *SIX, "--algorithm", "fedavg", "--out", "run"]
     assert main([*words, "--client-data", "disk"]) == 2
     assert "needs the data of all clients" in capsys.readouterr().err

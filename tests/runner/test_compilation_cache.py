@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner import compilation_cache
+from fedsparsify_jax.runner.process import compilation_cache
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import TrainConfig, option, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
+from fedsparsify_jax.runner.options.resolve import resolve
 
 
 @pytest.mark.parametrize(

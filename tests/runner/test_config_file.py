@@ -7,11 +7,11 @@ import pytest
 
 from fedsparsify_jax.cli import _parse, main
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import TrainConfig, to_json
-from fedsparsify_jax.runner.config_file import expanded
-from fedsparsify_jax.runner.methods import ALGORITHMS
-from fedsparsify_jax.runner.sweep_config import values
+from fedsparsify_jax.runner.options.config import TrainConfig, to_json
+from fedsparsify_jax.runner.options.config_file import expanded
+from fedsparsify_jax.runner.options.registry import ALGORITHMS
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.sweep_config import values
 
 
 @pytest.fixture

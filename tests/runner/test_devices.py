@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner import devices
+from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.types import ClientsState, State
 
 

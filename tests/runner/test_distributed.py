@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner import distributed
+from fedsparsify_jax.runner.process import distributed
 
 COMMAND = (sys.executable, "-m", "fedsparsify_jax", "train")
 TINY = (

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.lock import LOCK, locked, refuse_if_locked
+from fedsparsify_jax.runner.storage.lock import LOCK, locked, refuse_if_locked
 
 OWNER = """
 import fcntl, sys, time

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from fedsparsify_jax.cli import main
-from fedsparsify_jax.runner import loggers
+from fedsparsify_jax.runner.display import loggers
 
 RECORDS = [
     {"round": n, "test_accuracy": n / 8 if n % 2 else None, "kept": {"a": 9 - n}}

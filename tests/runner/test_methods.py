@@ -7,14 +7,14 @@ import jax
 import pytest
 
 from fedsparsify_jax import algorithms, data, models
-from fedsparsify_jax.cohort import vmapped
+from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner import defaults, methods
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import PARTITIONS, TrainConfig
-from fedsparsify_jax.runner.federation import load, partition
-from fedsparsify_jax.runner.grammars import client_sizes
-from fedsparsify_jax.tasks import TASKS
+from fedsparsify_jax.runner.options import defaults, registry
+from fedsparsify_jax.runner.options.config import PARTITIONS, TrainConfig
+from fedsparsify_jax.runner.options.grammars import client_sizes
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.programs.federation import load, partition
+from fedsparsify_jax.training.losses import TASKS
 
 
 def options(**changes):
@@ -22,7 +22,7 @@ def options(**changes):
 
 
 def test_every_algorithm_of_the_library_is_on_the_command_line():
-    names = {name.replace("-", "_") for name in methods.ALGORITHMS}
+    names = {name.replace("-", "_") for name in registry.ALGORITHMS}
     assert names == set(algorithms.__all__)
 
 
@@ -56,22 +56,22 @@ def test_the_papers_settings():
 
 def test_every_option_of_an_algorithm_belongs_to_one():
     known = {field.name for field in dataclasses.fields(TrainConfig)}
-    for field in (*methods._SHARED, *methods._OWN):
+    for field in (*registry._SHARED, *registry._OWN):
         assert field in known
-        assert methods.takers(field), f"nobody takes {field}"
+        assert registry.takers(field), f"nobody takes {field}"
 
 
 def test_every_keyword_of_a_builder_can_be_reached():
     reached = {
-        methods._KEYWORDS.get(field, field)
-        for field in (*methods._SHARED, *methods._OWN)
+        registry._KEYWORDS.get(field, field)
+        for field in (*registry._SHARED, *registry._OWN)
     }
     reached |= {"schedule", "prunable", "apply_fn", "options"}
     # What only code can give: functions and arrays, and fine points of one method.
     code_only = {"layer_time", "fixed_time", "example", "max_density", "droppable"}
     code_only |= {"half_life", "initial_adjustments", "initial_epochs", "iterations"}
     code_only |= {"temperature", "score_batch_size", "adjust_until", "purge_until"}
-    for name, build in methods._BUILDERS.items():
+    for name, build in registry._BUILDERS.items():
         missing = set(inspect.signature(build).parameters) - reached - code_only
         assert not missing, f"{name}: {missing}"
 
@@ -79,15 +79,15 @@ def test_every_keyword_of_a_builder_can_be_reached():
 def test_what_an_algorithm_has_no_use_for_is_named():
     untouched = options()
     given = options(algorithm="fedavg", mu=0.5, final_sparsity=0.5, rounds=7)
-    assert methods.unused(given, untouched) == ["final_sparsity", "mu"]
+    assert registry.unused(given, untouched) == ["final_sparsity", "mu"]
     given = options(algorithm="fedprox", mu=0.5, rounds=7)
-    assert methods.unused(given, untouched) == []
+    assert registry.unused(given, untouched) == []
 
 
-@pytest.mark.parametrize("algorithm", methods.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", registry.ALGORITHMS)
 def test_every_algorithm_is_built_from_the_options(algorithm):
     model = models.build("mlp", input_shape=(8, 8), num_classes=10)
-    built = methods.build_algorithm(
+    built = registry.build_algorithm(
         options(algorithm=algorithm, prunable="kernels"),
         model,
         TASKS["classification"],
@@ -101,7 +101,7 @@ def test_every_algorithm_is_built_from_the_options(algorithm):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "multiplicative"])
 def test_other_schedules_reach_the_target_in_the_last_purge(schedule):
-    found = methods._schedule(
+    found = registry._schedule(
         options(schedule=schedule, rounds=20, purge_share=0.5, fine_tune_rounds=5)
     )
     assert found is not None

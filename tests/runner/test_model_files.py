@@ -8,7 +8,7 @@ import pytest
 
 from fedsparsify_jax import models, trees
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.model_files import (
+from fedsparsify_jax.runner.storage.model_files import (
     ARRAYS,
     DESCRIPTION,
     load_model,

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from fedsparsify_jax.runner.prefetch import Prefetcher
+from fedsparsify_jax.runner.programs.prefetch import Prefetcher
 
 
 def prefetch_threads():

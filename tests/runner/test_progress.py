@@ -6,7 +6,12 @@ import re
 import pytest
 from rich.console import Console
 
-from fedsparsify_jax.runner.progress import LiveBar, PlainLines, duration, reporter
+from fedsparsify_jax.runner.display.progress import (
+    LiveBar,
+    PlainLines,
+    duration,
+    reporter,
+)
 
 
 def record(t, seconds=1.5, **changes):

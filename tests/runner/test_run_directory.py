@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner import checkpoint_files, run_directory
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import TrainConfig, option
-from fedsparsify_jax.runner.run_directory import RunDirectory, default_path
+from fedsparsify_jax.runner.options.config import TrainConfig, option
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.storage import checkpoint_files, run_directory
+from fedsparsify_jax.runner.storage.run_directory import RunDirectory, default_path
 
 CONFIG = resolve(TrainConfig())
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from fedsparsify_jax.runner import signals
-from fedsparsify_jax.runner.signals import Stopped, catching
+from fedsparsify_jax.runner.process import signals
+from fedsparsify_jax.runner.process.signals import Stopped, catching
 
 BOTH = (signal.SIGTERM, signal.SIGINT)
 

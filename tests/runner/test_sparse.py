@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax import algorithms, models
-from fedsparsify_jax.runner import sparse
+from fedsparsify_jax.runner.programs import compact
 
 MLP = models.build("mlp", input_shape=(300,), num_classes=10, hidden=(128,))
 
@@ -18,7 +18,7 @@ def chooser(model=MLP, build=algorithms.fedsparsify_global, shape=(300,), **chan
     variables = jax.eval_shape(model.init, jax.random.key(0))
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     options = {"client_steps": 1e4, "platform": "cpu"} | changes
-    return sparse.sparse_training(with_form, model, variables, x, **options)
+    return compact.sparse_training(with_form, model, variables, x, **options)
 
 
 def masks_of(density, seed=0):
@@ -55,7 +55,7 @@ def test_forms_follow_the_masks_and_are_few():
     densities = np.geomspace(1.0, 0.002, 40)
     changed = [chosen.look(masks_of(d), rounds_left=10**6) for d in densities]
     assert not changed[0]  # nothing is pruned yet
-    assert 2 <= sum(changed) < sparse.MOST_PROGRAMS
+    assert 2 <= sum(changed) < compact.MOST_PROGRAMS
     assert chosen.algorithm is not full
     assert bool(chosen.form.index(masks_of(densities[-1])).fits)
     first, last = chosen.form.plan.lists[0], chosen.form.plan.units[1]
@@ -71,5 +71,5 @@ def test_a_form_that_cannot_pay_any_more_is_not_compiled():
 
 def test_no_more_forms_than_allowed():
     chosen = chooser()
-    chosen._forms = sparse.MOST_PROGRAMS
+    chosen._forms = compact.MOST_PROGRAMS
     assert not chosen.look(masks_of(0.01), rounds_left=10**6)

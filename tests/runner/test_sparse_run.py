@@ -6,9 +6,9 @@ import json
 import numpy as np
 from rich.console import Console
 
-from fedsparsify_jax.runner import sparse
-from fedsparsify_jax.runner.config import TrainConfig
-from fedsparsify_jax.runner.training import train
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.programs import compact
+from fedsparsify_jax.runner.train import train
 
 
 def run(out, **changes):
@@ -32,15 +32,15 @@ def run(out, **changes):
 
 def test_a_run_goes_over_to_smaller_forms_with_the_same_results(tmp_path, monkeypatch):
     forms = []
-    look = sparse.SparseTraining.look
+    look = compact.SparseTraining.look
 
     def watched(self, masks, rounds_left):
         changed = look(self, masks, rounds_left)
         forms.append(self.form)
         return changed
 
-    monkeypatch.setattr(sparse, "COMPILATION", 0.0)
-    monkeypatch.setattr(sparse.SparseTraining, "look", watched)
+    monkeypatch.setattr(compact, "COMPILATION", 0.0)
+    monkeypatch.setattr(compact.SparseTraining, "look", watched)
     expected, _ = run(tmp_path / "full", algorithm="fedsparsify_global")
     assert not forms
     found, said = run(

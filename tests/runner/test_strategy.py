@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from fedsparsify_jax import models
-from fedsparsify_jax.cohort import device_mesh
-from fedsparsify_jax.runner import strategy
-from fedsparsify_jax.runner.config import TrainConfig
+from fedsparsify_jax.client_map import device_mesh
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.programs import placement
 
 
 def largest_chunk(number_of_devices=1, **options):
@@ -20,7 +20,7 @@ def largest_chunk(number_of_devices=1, **options):
     devices = jax.devices()[:number_of_devices]
     mesh = device_mesh(devices)
     config = dataclasses.asdict(TrainConfig(**options))
-    run = strategy.cohort_map(config, model, devices, mesh)
+    run = placement.cohort_map(config, model, devices, mesh)
     sizes = []
 
     def summed(shared, stacked, results, present):
@@ -53,5 +53,5 @@ def test_how_many_clients_train_at_once(options, expected):
 
 
 def test_large_models_get_small_chunks():
-    assert strategy.chunk_size(10**9, 2**20) == 1
-    assert strategy.chunk_size(1000, 2**20) == 52
+    assert placement.chunk_size(10**9, 2**20) == 1
+    assert placement.chunk_size(1000, 2**20) == 52

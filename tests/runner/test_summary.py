@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from fedsparsify_jax.runner.summary import show, summarize
+from fedsparsify_jax.runner.display.summary import show, summarize
 
 
 def record(t, accuracy, *, up=100, down=50, seconds=1.0, loss=0.5):

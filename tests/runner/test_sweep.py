@@ -12,19 +12,19 @@ import pytest
 from rich.console import Console
 
 from fedsparsify_jax.cli import main
-from fedsparsify_jax.runner import sweeping
-from fedsparsify_jax.runner.config import NOT_COMPARED, TrainConfig
-from fedsparsify_jax.runner.lock import locked
-from fedsparsify_jax.runner.model_files import load_model
-from fedsparsify_jax.runner.sweep_config import OPTIONS, SweepConfig, values
-from fedsparsify_jax.runner.sweep_grid import cells, groups, traced
-from fedsparsify_jax.runner.sweep_progress import (
+from fedsparsify_jax.runner import sweep
+from fedsparsify_jax.runner.display.sweep_progress import (
     Grid,
     LiveSweep,
     PlainSweep,
     results,
     sweep_reporter,
 )
+from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig
+from fedsparsify_jax.runner.options.sweep_config import OPTIONS, SweepConfig, values
+from fedsparsify_jax.runner.options.sweep_grid import cells, groups, traced
+from fedsparsify_jax.runner.storage.lock import locked
+from fedsparsify_jax.runner.storage.model_files import load_model
 
 SMALL = ["--rounds", "2", "--local-epochs", "1", "--num-clients", "4"]
 METRICS = "metrics.jsonl"
@@ -43,12 +43,12 @@ def programs(monkeypatch):
     """The groups that were compiled, as lists of cells."""
     made = []
 
-    class Spy(sweeping.GroupProgram):
+    class Spy(sweep.GroupProgram):
         def __init__(self, federation, group, devices):
             made.append(list(group))
             super().__init__(federation, group, devices)
 
-    monkeypatch.setattr(sweeping, "GroupProgram", Spy)
+    monkeypatch.setattr(sweep, "GroupProgram", Spy)
     return made
 
 
@@ -307,7 +307,7 @@ def test_what_is_for_train_alone_is_refused(options, capsys):
 
 def test_a_stopped_group_goes_on_where_it_was(monkeypatch, capsys):
     """A signal after the first call; the rest is what the whole sweep gives."""
-    plain, made = sweeping.GroupProgram, []
+    plain, made = sweep.GroupProgram, []
     played = []
 
     def once(*group):
@@ -329,7 +329,7 @@ def test_a_stopped_group_goes_on_where_it_was(monkeypatch, capsys):
 
     call = plain.__call__
     monkeypatch.setattr(plain, "__call__", stopping)
-    monkeypatch.setattr(sweeping, "GroupProgram", once)
+    monkeypatch.setattr(sweep, "GroupProgram", once)
     command = ["sweep", *SMALL, "--seeds", "2", "--compilation-cache", "off"]
     command += ["--algorithm", "fedavg", "--rounds", "3", "--out", "stopped"]
     assert main(command) == 143

@@ -7,17 +7,20 @@ import jax
 import numpy as np
 import pytest
 
-from fedsparsify_jax import algorithms, cohort
+from fedsparsify_jax import algorithms, client_map
 from fedsparsify_jax.metrics import evaluate
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import TrainConfig
-from fedsparsify_jax.runner.federation import assemble
-from fedsparsify_jax.runner.keys import Keys
-from fedsparsify_jax.runner.methods import ALGORITHMS, takes
-from fedsparsify_jax.runner.program import held_examples, round_key
-from fedsparsify_jax.runner.sweep_grid import TRACED, Cell, groups, traced
-from fedsparsify_jax.runner.sweep_program import LOOKS_AT_EXAMPLES, GroupProgram
-from fedsparsify_jax.runner.sweep_strategy import cells_apart
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.registry import ALGORITHMS, takes
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.sweep_grid import TRACED, Cell, groups, traced
+from fedsparsify_jax.runner.programs.federation import assemble
+from fedsparsify_jax.runner.programs.keys import Keys
+from fedsparsify_jax.runner.programs.program import held_examples, round_key
+from fedsparsify_jax.runner.programs.sweep_placement import cells_apart
+from fedsparsify_jax.runner.programs.sweep_program import (
+    LOOKS_AT_EXAMPLES,
+    GroupProgram,
+)
 
 ROUNDS = 3
 # Two values of every traced option.
@@ -166,7 +169,7 @@ def test_seeds_whose_clients_differ_in_length(file):
     ]
     shortest = int(np.argmin(lengths))
     assert lengths[shortest] < max(lengths)
-    check(group, shortest, inner=cohort.vmapped(), calls=(3,))
+    check(group, shortest, inner=client_map.vmapped(), calls=(3,))
 
 
 def test_a_cell_alone_has_all_devices(file):

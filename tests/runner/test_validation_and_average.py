@@ -10,10 +10,10 @@ import pytest
 from fedsparsify_jax import data
 from fedsparsify_jax.cli import main
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.checks import resolve
-from fedsparsify_jax.runner.config import TrainConfig
-from fedsparsify_jax.runner.model_files import load_model
-from fedsparsify_jax.runner.sweep_grid import cells, groups
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.sweep_grid import cells, groups
+from fedsparsify_jax.runner.storage.model_files import load_model
 
 OPTIONS = ["train", "--rounds", "2", "--num-clients", "4", "--local-epochs", "1"]
 OPTIONS += ["--compilation-cache", "off", "--evaluate-every", "2", "--verbose"]

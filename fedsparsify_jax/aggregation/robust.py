@@ -1,0 +1,261 @@
+"""Merges that some hostile clients cannot steer: trimmed mean, Krum, geometric median.
+
+Signature and conventions are those of `merges`: the clients' variables and masks
+``[K, ...]``, their weights ``[K]``, the global variables before the round; a client of
+weight zero is absent whatever its arrays hold, and pruned entries of a present one are
+zeros. All collections are merged the same way, running statistics included: none of
+these rules leaves the range of what clients sent. ``attackers`` is the share of the
+present clients, below one half, that a rule is to withstand.
+
+References:
+  Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient
+  Descent, NeurIPS 2017, arXiv 1703.02757 (Krum, multi-Krum).
+  Yin et al., Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates,
+  ICML 2018, arXiv 1803.01498 (coordinate-wise trimmed mean; the median is in `merges`).
+  Pillutla, Kakade and Harchaoui, Robust Aggregation for Federated Learning, IEEE TSP
+  2022, arXiv 1912.13445 (RFA: the geometric median by the smoothed Weiszfeld method).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from fedsparsify_jax import masks as mask_algebra
+from fedsparsify_jax import trees
+from fedsparsify_jax.aggregation.means import weighted_mean
+from fedsparsify_jax.aggregation.ranks import mean_of_ranks
+from fedsparsify_jax.types import Masks, PyTree, Variables
+
+ATTACKERS = 0.3
+"""The share of hostile clients that is withstood unless another one is given."""
+
+_LARGEST = float(jnp.finfo(jnp.float32).max)
+
+
+def check_attackers(attackers: ArrayLike) -> None:
+    """Refuses a share out of range, where it is a plain number.
+
+    Raises:
+      ValueError: no rule withstands a majority.
+    """
+    if isinstance(attackers, int | float) and not 0 <= attackers < 0.5:
+        raise ValueError(
+            f"attackers to withstand is {attackers}: it must be at least 0 and below "
+            "0.5"
+        )
+
+
+def _how_many(attackers: ArrayLike, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How many clients are present, and how many of these count as hostile."""
+    check_attackers(attackers)
+    present = jnp.sum(weights > 0, dtype=jnp.int32)
+    # The tolerance keeps 0.3 of 10 from being 2 by rounding.
+    hostile = jnp.floor(present * jnp.asarray(attackers, jnp.float32) + 1e-4)
+    return present, hostile.astype(jnp.int32)
+
+
+def trimmed_mean(
+    stacked: Variables,
+    masks: Masks,
+    weights: jax.Array,
+    previous: Variables,
+    *,
+    attackers: ArrayLike = ATTACKERS,
+) -> Variables:
+    """Of every entry the mean without its ``floor(attackers m)`` largest and smallest.
+
+    m is the number of the present clients, each of which counts once.
+
+    >>> stacked = {"w": jnp.array([[1.0], [2.0], [3.0], [100.0], [-100.0]])}
+    >>> kept = {"w": jnp.ones((5, 1), bool)}
+    >>> trimmed_mean(
+    ...     stacked, kept, jnp.ones(5), {"w": jnp.zeros(1)}, attackers=0.2)
+    {'w': Array([2.], dtype=float32)}
+    """
+    del previous
+    present, cut = _how_many(attackers, weights)
+    middle = partial(mean_of_ranks, present=weights > 0, low=cut, high=present - cut)
+    return jax.tree.map(middle, mask_algebra.apply(masks, stacked))
+
+
+def _parameters(tree: PyTree) -> list[jax.Array]:
+    """What distances are measured in: the parameters, if they are told apart."""
+    return jax.tree.leaves(tree.get("params", tree))
+
+
+def _square_distances(stacked: Variables, others: Variables) -> jax.Array:
+    """From each of the K clients to one point: float32 ``[K]``, inf if too far."""
+    total = jnp.float32(0)
+    for leaf, other in zip(_parameters(stacked), _parameters(others), strict=True):
+        gap = (leaf - other[None]).astype(jnp.float32)
+        total = total + jnp.sum(gap * gap, axis=tuple(range(1, leaf.ndim)))
+    return total
+
+
+def krum_scores(
+    stacked: Variables, weights: jax.Array, attackers: ArrayLike
+) -> jax.Array:
+    """How far every client is from its neighbours: float32 ``[K]``, inf if absent.
+
+    The sum of the squared distances to the ``m - f - 2`` nearest of the m present
+    clients (at least one), where ``f = floor(attackers m)``.
+    """
+    present, hostile = _how_many(attackers, weights)
+    neighbours = jnp.minimum(jnp.maximum(present - hostile - 2, 1), present - 1)
+    here = weights > 0
+    number = jnp.arange(len(weights))
+
+    def score(mine: jax.Array) -> jax.Array:
+        # Gaps, not scalar products: these would lose what tells close models apart.
+        square = _square_distances(stacked, trees.take(stacked, mine))
+        square = jnp.minimum(square, _LARGEST)
+        ordered = jnp.sort(jnp.where(here & (number != mine), square, jnp.inf))
+        return jnp.sum(jnp.where(number < neighbours, ordered, 0.0))
+
+    # One client after another: K^2 gaps of whole models would not fit.
+    scores = jnp.minimum(jax.lax.map(score, number), _LARGEST)
+    return jnp.where(here, scores, jnp.inf)
+
+
+def _zeros_for_absent(stacked: Variables, masks: Masks, weights: jax.Array) -> PyTree:
+    def present(mask: jax.Array, leaf: jax.Array) -> jax.Array:
+        return jnp.where(mask & trees.align(weights > 0, leaf), leaf, 0)
+
+    return jax.tree.map(present, masks, stacked)
+
+
+def krum(
+    stacked: Variables,
+    masks: Masks,
+    weights: jax.Array,
+    previous: Variables,
+    *,
+    attackers: ArrayLike = ATTACKERS,
+) -> Variables:
+    """The model of the one client that is closest to its neighbours (`krum_scores`).
+
+    Its guarantee needs ``m >= 2 f + 3`` present clients.
+
+    >>> stacked = {"w": jnp.array([[1.0], [1.1], [1.3], [9.0], [1.2]])}
+    >>> kept = {"w": jnp.ones((5, 1), bool)}
+    >>> present = jnp.array([1, 1, 1, 1, 0])
+    >>> krum(stacked, kept, present, {"w": jnp.zeros(1)}, attackers=0.0)
+    {'w': Array([1.1], dtype=float32)}
+    """
+    del previous
+    stacked = _zeros_for_absent(stacked, masks, weights)
+    best = jnp.argmin(krum_scores(stacked, weights, attackers))
+    return trees.take(stacked, best)
+
+
+def multi_krum(
+    stacked: Variables,
+    masks: Masks,
+    weights: jax.Array,
+    previous: Variables,
+    *,
+    attackers: ArrayLike = ATTACKERS,
+) -> Variables:
+    """The plain mean of the ``m - f`` clients with the smallest `krum_scores`.
+
+    >>> stacked = {"w": jnp.array([[1.0], [2.0], [3.0], [99.0]])}
+    >>> kept = {"w": jnp.ones((4, 1), bool)}
+    >>> multi_krum(stacked, kept, jnp.ones(4), {"w": jnp.zeros(1)})
+    {'w': Array([2.], dtype=float32)}
+    """
+    del previous
+    stacked = _zeros_for_absent(stacked, masks, weights)
+    present, hostile = _how_many(attackers, weights)
+    order = jnp.argsort(krum_scores(stacked, weights, attackers))
+    rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
+    chosen = (rank < present - hostile) & (weights > 0)
+    return weighted_mean(stacked, chosen.astype(jnp.float32))
+
+
+def geometric_median(
+    stacked: Variables,
+    masks: Masks,
+    weights: jax.Array,
+    previous: Variables,
+    *,
+    iterations: int = 8,
+    smoothing: ArrayLike = 1e-6,
+) -> Variables:
+    """The point with the smallest weighted sum of distances to the clients' models.
+
+    Smoothed Weiszfeld: ``z <- sum_k b_k w_k / sum_k b_k`` with
+    ``b_k = n_k / max(smoothing, |z - w_k|)``, a fixed number of times. It starts from
+    the global model before the round, not from the mean, so that what a client adds to
+    the first step is bounded however far it went.
+
+    >>> stacked = {"w": jnp.array([[1.0], [2.0], [99.0]])}
+    >>> kept = {"w": jnp.ones((3, 1), bool)}
+    >>> found = geometric_median(
+    ...     stacked, kept, jnp.ones(3), {"w": jnp.zeros(1)}, iterations=20)
+    >>> round(float(found["w"][0]), 2)
+    2.0
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}: it must be at least 1")
+    stacked = _zeros_for_absent(stacked, masks, weights)
+    weights = jnp.asarray(weights, jnp.float32)
+
+    def better(_: int, point: Variables) -> Variables:
+        # Who is so far that the square overflows has weight 0, as if absent.
+        distance = jnp.sqrt(_square_distances(stacked, point))
+        return weighted_mean(stacked, weights / jnp.maximum(distance, smoothing))
+
+    return jax.lax.fori_loop(0, iterations, better, previous)
+
+
+def clipped(
+    variables: Variables, masks: Masks, start: Variables, norm: ArrayLike
+) -> Variables:
+    """A client's model with its update scaled down to a norm, if it is longer.
+
+    ``w0 + (w - w0) min(1, norm / |w - w0|)`` over the parameters, where w0 is what the
+    client started from under the masks that it sends: pruned entries stay zero, and
+    pruning is no update. Other collections pass.
+
+    Args:
+      variables: what the client sends.
+      masks: its masks.
+      start: what it started from.
+      norm: the largest Euclidean norm; may be traced.
+
+    References:
+      Sun et al., Can You Really Backdoor Federated Learning?, arXiv 1911.07963.
+
+    Example:
+      >>> kept = {"params": jnp.array([True, True, False])}
+      >>> sent = {"params": jnp.array([3.0, 4.0, 0.0])}
+      >>> clipped(sent, kept, {"params": jnp.array([0.0, 0.0, 9.0])}, 1.0)
+      {'params': Array([0.6, 0.8, 0. ], dtype=float32)}
+    """
+    origin = mask_algebra.apply(masks["params"], start["params"])
+    update = jax.tree.map(jnp.subtract, variables["params"], origin)
+    # Measured in units of the largest entry, whose square may overflow.
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(u)) for u in jax.tree.leaves(update)]))
+    unit = jnp.where(largest > 0, largest, 1.0)
+    square = sum(jnp.sum((u / unit) ** 2) for u in jax.tree.leaves(update))
+    share = (norm / unit) / jnp.sqrt(jnp.maximum(square, 1e-30))
+    scale = jnp.minimum(1.0, share)
+
+    def shorten(sent: jax.Array, old: jax.Array, u: jax.Array) -> jax.Array:
+        # What is not a number stays none, for the engine to reject.
+        return jnp.where(scale >= 1, sent, old + u * scale)
+
+    params = jax.tree.map(shorten, variables["params"], origin, update)
+    return variables | {"params": params}
+
+
+def check_norm(norm: ArrayLike | None) -> None:
+    """Refuses a norm to clip to that is no such thing, where it is a plain number.
+
+    Raises:
+      ValueError: naming the value and what is allowed.
+    """
+    if isinstance(norm, int | float) and not 0 < norm < float("inf"):
+        raise ValueError(f"clip_norm is {norm}: it must be above 0 and finite")

@@ -1,0 +1,36 @@
+"""What methods add to the clients' training loss, as `Method.objective` hooks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from fedsparsify_jax.method import Batch, BatchLoss, Context
+from fedsparsify_jax.types import Key, Variables
+
+
+def proximal(mu: ArrayLike, anchor: str = "global") -> Callable[..., Any]:
+    """The ``objective`` hook that adds ``mu/2 ||w - anchor||^2``, for any method.
+
+    Args:
+      mu: at least 0; may be traced.
+      anchor: ``"global"``, the model the round started from, or ``"zero"``.
+    """
+    if anchor not in ("global", "zero"):
+        raise ValueError(f"unknown anchor {anchor!r}: 'global' or 'zero'")
+    if isinstance(mu, int | float) and mu < 0:
+        raise ValueError(f"mu is {mu}: it must be at least 0")
+
+    def objective(
+        loss: BatchLoss, variables: Variables, batch: Batch, key: Key, context: Context
+    ) -> tuple[jax.Array, Variables]:
+        value, changed = loss(variables, batch, key)
+        moved = variables["params"]
+        if anchor == "global":
+            moved = jax.tree.map(jnp.subtract, moved, context.variables["params"])
+        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(moved)]
+        return value + mu / 2 * sum(squares), changed
+
+    return objective

@@ -1,0 +1,1 @@
+"""File formats: bounded, validated reading without pickle."""

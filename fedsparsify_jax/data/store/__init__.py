@@ -1,0 +1,1 @@
+"""Clients on disk: a header, a writer and a reader."""

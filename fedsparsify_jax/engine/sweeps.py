@@ -1,0 +1,117 @@
+"""Many runs as one program: seeds and traced hyperparameters along a leading axis.
+
+The runs of a sweep, its *cells*, differ in numbers alone: keys, initial models, client
+data, learning rates, sparsities. `over_cells` plays a function of one run for all of
+them, with any `cohort.CohortMap` in the place where clients usually go: all cells at
+once (`vmapped`), one after another (`chunked`), divided over devices (`sharded`).
+
+All cells have completed the same number of rounds, so `State.round` stays one scalar.
+That matters: decisions that depend on the round alone (the masks of SNIP in round 1,
+PruneFL's adjustments) remain real branches, while under a plain ``vmap`` of the whole
+state every cell would compute both sides in every round.
+
+Shape letter: ``S`` cells.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedsparsify_jax import trees
+from fedsparsify_jax.client_map import CohortMap, vmapped
+from fedsparsify_jax.types import PyTree, State
+
+CellFn = Callable[[State, PyTree, PyTree], tuple[State, PyTree]]
+"""One run's work: ``(state, shared, cell) -> (state, result)``."""
+
+_APART: Any = ()  # in the place of the round, which is not stacked
+
+
+def stack_states(states: Sequence[State]) -> State:
+    """The states of S cells as one: leaves ``[S, ...]``, but ``round`` a scalar.
+
+    Args:
+      states: of the same structure, all after the same number of rounds.
+
+    Raises:
+      ValueError: if there is none, or they have completed different rounds.
+
+    Example:
+      >>> states = [State({"w": jnp.ones(2)}, {}, jnp.int32(3)) for _ in range(4)]
+      >>> both = stack_states(states)
+      >>> both.variables["w"].shape, int(both.round)
+      ((4, 2), 3)
+    """
+    rounds = sorted({int(state.round) for state in states})
+    if len(rounds) != 1:
+        raise ValueError(f"the cells must have completed the same rounds: got {rounds}")
+    loose = [state._replace(round=_APART) for state in states]
+    stacked: State = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loose)
+    return stacked._replace(round=jnp.int32(rounds[0]))
+
+
+def cell_state(states: State, cell: int) -> State:
+    """The state of one cell, as its own run would have it.
+
+    >>> states = State({"w": jnp.arange(4.0)}, {}, jnp.int32(3))
+    >>> cell_state(states, 2)
+    State(variables={'w': Array(2., dtype=float32)}, masks={}, \
+round=Array(3, dtype=int32), clients=ClientsState(optimizer=(), extra=()), server=())
+    """
+    alone: State = trees.take(states._replace(round=_APART), cell)
+    return alone._replace(round=states.round)
+
+
+def over_cells(
+    fn: CellFn, cells: CohortMap | None = None
+) -> Callable[[State, PyTree, PyTree], tuple[State, Any]]:
+    """Plays ``fn`` for every cell of a sweep.
+
+    Builders of algorithms are called inside ``fn``, where the hyperparameters of a cell
+    are traced scalars.
+
+    Args:
+      fn: ``(state, shared, cell) -> (state, result)``: one or more rounds of one run,
+        equally many for every cell.
+      cells: how cells share the hardware, see `cohort`; all at once by default. For
+        a mesh: ``sharded(mesh, inner)``.
+
+    Returns:
+      ``(states, shared, stacked) -> (states, results)``: the states as from
+      `stack_states`, everything in ``stacked`` and in the results ``[S, ...]``.
+
+    Example:
+      >>> from fedsparsify_jax import algorithms, data, models
+      >>> digits = data.load("digits")
+      >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
+      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      >>> def one_round(state, clients, cell):
+      ...     algorithm = algorithms.fedsparsify_global(
+      ...         model.apply, final_sparsity=cell["sparsity"], rounds=1
+      ...     )
+      ...     return algorithm.step(cell["key"], state, clients)
+      >>> init = algorithms.fedsparsify_global(model.apply).init
+      >>> model_key, state_key = jax.random.split(jax.random.key(0))
+      >>> start = model.init(model_key)  # each cell may have its own
+      >>> states = stack_states([init(state_key, start), init(state_key, start)])
+      >>> keys = jax.random.split(jax.random.key(1), 2)
+      >>> grid = {"sparsity": jnp.array([0.5, 0.75]), "key": keys}
+      >>> states, info = jax.jit(over_cells(one_round))(states, clients, grid)
+      >>> [round(float(sparsity), 3) for sparsity in info.sparsity], int(states.round)
+      ([0.5, 0.75], 1)
+    """
+    mapped = vmapped() if cells is None else cells
+
+    def one(common: PyTree, mine: PyTree) -> PyTree:
+        completed, shared = common
+        state, cell = mine
+        return fn(state._replace(round=completed), shared, cell)
+
+    def run(states: State, shared: PyTree, stacked: PyTree) -> tuple[State, Any]:
+        loose = states._replace(round=_APART)
+        new, results = mapped(one, (states.round, shared), (loose, stacked))
+        return new._replace(round=new.round[0]), results
+
+    return run

@@ -1,0 +1,1 @@
+"""What may surround a round: faults, attacks, clipping, a moving average, a set-up."""

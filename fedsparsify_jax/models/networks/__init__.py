@@ -1,0 +1,1 @@
+"""The networks of the experiments, one file an architecture."""

@@ -1,0 +1,112 @@
+"""What the networks of the paper share: layers with their initialisation, pooling."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fedsparsify_jax.models.ops.convolution import implementation
+
+GLOROT = nn.initializers.glorot_uniform()
+"""Initialisation of every kernel: the authors' models and Keras' default."""
+
+
+def dense(width: int) -> nn.Dense:
+    """A dense layer with Glorot-uniform kernel and zero bias."""
+    return nn.Dense(width, kernel_init=GLOROT)
+
+
+def conv(
+    features: int,
+    window: Sequence[int],
+    *,
+    method: str,
+    strides: int = 1,
+    use_bias: bool = True,
+    bias: float = 0.0,
+) -> nn.Conv:
+    """A "same" convolution with Glorot-uniform kernel and constant bias.
+
+    Args:
+      features: O, channels of the output.
+      window: size of the kernel along every axis of space.
+      method: how it is computed, see `convolution.implementation`.
+      strides: along every axis of space.
+      use_bias: whether a bias is added.
+      bias: its initial value.
+    """
+    return nn.Conv(
+        features,
+        tuple(window),
+        strides=strides,
+        padding="SAME",
+        use_bias=use_bias,
+        kernel_init=GLOROT,
+        bias_init=nn.initializers.constant(bias),
+        conv_general_dilated=implementation(method),
+    )
+
+
+def with_channels(x: jax.Array, space: int) -> jax.Array:
+    """Adds a channel axis to ``[B, *space]`` inputs that come without one.
+
+    >>> with_channels(jnp.zeros((1, 28, 28)), 2).shape
+    (1, 28, 28, 1)
+    """
+    return x[..., None] if x.ndim == space + 1 else x
+
+
+def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
+    """Maxima of non-overlapping windows of ``size`` along every axis of space.
+
+    What does not fill a window at the end of an axis is dropped ("valid"), but an axis
+    shorter than the window is pooled whole, so that no image is too small. The
+    gradient is divided among ties. Written as the maximum of strided slices, because
+    the derivative of XLA's reduce-window, select-and-scatter, is slow inside ``scan``
+    on the CPU, and because that of a reduction over a reshaped array came out wrong
+    behind a norm when XLA's optimizations are off (jaxlib 0.10.2, CPU).
+
+    Args:
+      x: ``[B, *space, C]``.
+      size: of a window.
+
+    Returns:
+      ``[B, *space', C]`` with every axis of space divided by ``size``.
+
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
+    Array([[ 5.,  7.],
+           [13., 15.]], dtype=float32)
+    """
+    return _pool(x, [size] * (x.ndim - 2), jnp.maximum)
+
+
+def mean_pool(x: jax.Array, window: Sequence[int]) -> jax.Array:
+    """Means of non-overlapping windows, with the edges of `max_pool`.
+
+    >>> mean_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 4))[0, :, :, 0]
+    Array([[ 3.5],
+           [11.5]], dtype=float32)
+    """
+    total = _pool(x, window, jnp.add)
+    return total / math.prod(map(min, window, x.shape[1:-1]))
+
+
+def _pool(
+    x: jax.Array,
+    window: Sequence[int],
+    combine: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Combines the entries of every window, one axis of space after the other."""
+    for axis, size in enumerate(window, start=1):
+        size = min(size, x.shape[axis])
+        end = x.shape[axis] // size * size
+        parts = [
+            lax.slice_in_dim(x, start, end, stride=size, axis=axis)
+            for start in range(size)
+        ]
+        x = functools.reduce(combine, parts)
+    return x

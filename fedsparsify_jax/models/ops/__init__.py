@@ -1,0 +1,1 @@
+"""Convolutions that are fast on CPUs, also inside `scan` and `vmap`."""

@@ -1,0 +1,243 @@
+"""Convolutions as matrix products, for where XLA's own are slow.
+
+XLA's CPU convolution falls off a cliff inside ``scan`` and when every client of a vmap
+has its own kernel; matrix products keep their full speed in both. `patches` therefore
+lines the shifted slices of the padded input up along the channels and multiplies once
+with the flattened kernel. Its derivative is made of the same: slices transpose to pads,
+concatenation to slices, the product to products. It does any window, stride and number
+of axes. The price is memory: the patches are as many times the input as the kernel has
+taps, and copying them takes longer than multiplying.
+
+`winograd` does most 3x3 convolutions of the networks here in half the time, with a
+quarter of the copies (2.25 times the input), see module `winograd`, and hands all
+others to `patches`.
+
+On accelerators XLA's convolution is the fast one, so `implementation` chooses.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fedsparsify_jax.models.ops import winograd as minimal
+
+METHODS = ("auto", "patches", "winograd", "xla")
+"""What `implementation` knows."""
+FEWEST_CHANNELS = 16
+"""With fewer, Winograd's additions cost more than the products they save."""
+
+
+def implementation(conv: str = "auto") -> Any:
+    """The function for the argument ``conv_general_dilated`` of ``flax.linen.Conv``.
+
+    Args:
+      conv: ``"patches"``, ``"winograd"``, ``"xla"``, or ``"auto"``, which is
+        ``"winograd"`` on the CPU backend (``jax.default_backend()`` at the time of the
+        call) and ``"xla"`` elsewhere.
+
+    Raises:
+      ValueError: for anything else.
+
+    >>> implementation("xla") is jax.lax.conv_general_dilated
+    True
+    """
+    if conv not in METHODS:
+        raise ValueError(f"unknown conv {conv!r}: one of {', '.join(METHODS)}")
+    if conv == "auto":
+        conv = "winograd" if jax.default_backend() == "cpu" else "xla"
+    ways = {"patches": patches, "winograd": winograd, "xla": lax.conv_general_dilated}
+    return ways[conv]
+
+
+def patches(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    """``lax.conv_general_dilated`` for channels-last inputs, as one matrix product.
+
+    Args:
+      lhs: inputs ``[B, *space, I]`` with any number of spatial axes.
+      rhs: kernel ``[*window, I, O]``.
+      window_strides: one an axis of space.
+      padding: ``"SAME"``, ``"VALID"``, or a pair an axis of space, none negative.
+      lhs_dilation: must be absent or all ones.
+      rhs_dilation: distance between the taps of the kernel, one an axis of space.
+      dimension_numbers: absent, or what says channels-last to ``lax``.
+      feature_group_count: must be 1.
+      precision: of the matrix product.
+
+    Returns:
+      Outputs ``[B, *space', O]``, equal to XLA's up to the rounding of sums.
+
+    Raises:
+      ValueError: for what it does not do, or a window larger than the padded input.
+
+    Example:
+      >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
+      >>> patches(x, kernel, (1, 1), "SAME").shape
+      (1, 4, 4, 5)
+      >>> float(patches(x, kernel, (2, 2), "VALID")[0, 0, 0, 0])
+      18.0
+    """
+    _check(lhs, rhs, lhs_dilation, dimension_numbers, feature_group_count)
+    gaps = _gaps(rhs, rhs_dilation)
+    pads = _pads(lhs, rhs, window_strides, padding, gaps)
+    return _product(lhs, rhs, tuple(window_strides), pads, gaps, precision)
+
+
+def winograd(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> jax.Array:
+    """As `patches`, but 3x3 kernels with stride one need fewer multiplications.
+
+    Which convolutions profit: two axes of space, a window of 3x3, no strides or
+    dilation, at least 16 channels on either side, float32 or wider, and as many outputs
+    as make up for transforming the kernel. All others are `patches`, so that any
+    network can be given this function.
+
+    Example:
+      >>> x, kernel = jnp.ones((9, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+      >>> winograd(x, kernel, (1, 1), "SAME")[0, :2, :2, 0].round().tolist()
+      [[64.0, 96.0], [96.0, 144.0]]
+    """
+    _check(lhs, rhs, lhs_dilation, dimension_numbers, feature_group_count)
+    gaps = _gaps(rhs, rhs_dilation)
+    pads = _pads(lhs, rhs, window_strides, padding, gaps)
+    strides = tuple(window_strides)
+    possible = (
+        rhs.shape[:-2] == (3, 3)
+        and {*strides, *gaps} == {1}
+        and min(rhs.shape[-2:]) >= FEWEST_CHANNELS
+        and lhs.dtype == rhs.dtype
+        and lhs.dtype in (jnp.float32, jnp.float64)
+    )
+    how = minimal.plan(lhs.shape, (pads[0], pads[1]), precision) if possible else None
+    if how is None:
+        return _product(lhs, rhs, strides, pads, gaps, precision)
+    return minimal.winograd_3x3(lhs, rhs, how)
+
+
+def _gaps(rhs: jax.Array, rhs_dilation: Sequence[int] | None) -> tuple[int, ...]:
+    """Distances between the taps along every axis of space."""
+    return tuple(rhs_dilation or (1,) * (rhs.ndim - 2))
+
+
+def _pads(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    gaps: tuple[int, ...],
+) -> tuple[tuple[int, int], ...]:
+    """The padding in numbers, a pair an axis of space."""
+    if isinstance(padding, str):
+        reach = _reach(rhs.shape[:-2], gaps)
+        padding = lax.padtype_to_pads(lhs.shape[1:-1], reach, strides, padding)
+    return tuple((low, high) for low, high in padding)
+
+
+# Jitted, so that a network of many equal layers is traced once for each kind of layer
+# and a call outside of jit is one program, not one for every slice.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _product(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    gaps: tuple[int, ...],
+    precision: Any,
+) -> jax.Array:
+    """The convolution, with every choice made."""
+    if any(low or high for low, high in padding):
+        lhs = jnp.pad(lhs, [(0, 0), *padding, (0, 0)])
+    window = rhs.shape[:-2]
+    reach = _reach(window, gaps)
+    space = [
+        (size - far) // stride + 1
+        for size, far, stride in zip(lhs.shape[1:-1], reach, strides, strict=True)
+    ]
+    if min(space) < 1:
+        raise ValueError(f"a window of {reach} does not fit into {lhs.shape[1:-1]}")
+    taps = itertools.product(*map(range, window))
+    shifted = [_seen_by(tap, lhs, gaps, space, strides) for tap in taps]
+    columns = shifted[0] if len(shifted) == 1 else jnp.concatenate(shifted, axis=-1)
+    rows = math.prod((lhs.shape[0], *space))
+    product = jnp.matmul(
+        columns.reshape(rows, columns.shape[-1]),
+        rhs.reshape(-1, rhs.shape[-1]),  # taps before channels, like the columns
+        precision=precision,
+    )
+    return product.reshape(lhs.shape[0], *space, rhs.shape[-1])
+
+
+def _reach(window: Sequence[int], gaps: Sequence[int]) -> tuple[int, ...]:
+    """How far a window extends along every axis."""
+    return tuple((k - 1) * gap + 1 for k, gap in zip(window, gaps, strict=True))
+
+
+def _seen_by(
+    tap: Sequence[int],
+    x: jax.Array,
+    gaps: Sequence[int],
+    space: Sequence[int],
+    strides: Sequence[int],
+) -> jax.Array:
+    """What one tap of the kernel meets on its way over x: ``[B, *space, I]``."""
+    start = [at * gap for at, gap in zip(tap, gaps, strict=True)]
+    limit = [
+        first + (size - 1) * stride + 1
+        for first, size, stride in zip(start, space, strides, strict=True)
+    ]
+    return lax.slice(
+        x, (0, *start, 0), (x.shape[0], *limit, x.shape[-1]), (1, *strides, 1)
+    )
+
+
+def _check(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    lhs_dilation: Sequence[int] | None,
+    dimension_numbers: Any,
+    feature_group_count: int,
+) -> None:
+    if lhs.ndim != rhs.ndim or lhs.shape[-1] != rhs.shape[-2]:
+        raise ValueError(
+            f"a kernel of shape {rhs.shape} does not fit inputs of shape {lhs.shape}: "
+            "[*window, I, O] and [B, *space, I] are needed"
+        )
+    if feature_group_count != 1:
+        raise ValueError(f"feature_group_count is {feature_group_count}: only 1 works")
+    if lhs_dilation is not None and any(gap != 1 for gap in lhs_dilation):
+        raise ValueError(f"lhs_dilation is {tuple(lhs_dilation)}: only ones work")
+    if dimension_numbers is not None:
+        last = lhs.ndim - 1
+        inside = tuple(range(1, last))
+        wanted = lax.ConvDimensionNumbers(
+            (0, last, *inside),
+            (last, last - 1, *range(last - 1)),
+            (0, last, *inside),
+        )
+        given = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+        if given != wanted:
+            raise ValueError(f"dimension_numbers is {given}: channels must come last")

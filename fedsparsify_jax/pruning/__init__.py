@@ -1,0 +1,8 @@
+"""Purge: from scores and a sparsity to masks."""
+
+from fedsparsify_jax.pruning.selection import SCOPES as SCOPES
+from fedsparsify_jax.pruning.selection import drop_share as drop_share
+from fedsparsify_jax.pruning.selection import keep_counts as keep_counts
+from fedsparsify_jax.pruning.selection import leaf_counts as leaf_counts
+from fedsparsify_jax.pruning.selection import magnitude as magnitude
+from fedsparsify_jax.pruning.selection import prune as prune

@@ -1,0 +1,116 @@
+"""The closing summary of a run."""
+
+import math
+import statistics
+from typing import Any
+
+from rich.console import Console
+
+from fedsparsify_jax.runner.display.progress import FAILED, duration, failures, measured
+
+Record = dict[str, Any]
+
+COUNTED = ("merged", *FAILED)
+"""Clients of a round that every line of ``metrics.jsonl`` counts."""
+
+
+def summarize(
+    records: list[Record], *, parameters: int, kept: int, numbers: int
+) -> dict[str, Any]:
+    """Totals and last values of a run's rounds.
+
+    Args:
+      records: all rounds of ``metrics.jsonl``.
+      parameters: prunable parameters of the model.
+      kept: how many of them the final masks keep.
+      numbers: all numbers of the model, statistics included.
+    """
+    last = records[-1]
+    metric, best_of = (
+        ("test_mae", min) if "test_mae" in last else ("test_accuracy", max)
+    )
+    validation = metric.replace("test", "validation")
+    measured: Record = {}
+    for name in (metric, validation) if validation in last else (metric,):
+        values = [r[name] for r in records if r[name] is not None]
+        measured |= {
+            name: last[name],
+            f"{name.split('_')[0]}_loss": last[f"{name.split('_')[0]}_loss"],
+            f"best_{name}": best_of(values) if values else None,
+            f"last_10_mean_{name}": statistics.fmean(values[-10:]) if values else None,
+        }
+    moved = sum(r["bytes_up"] + r["bytes_down"] for r in records)
+    dense = sum(r["bytes_dense"] for r in records)
+    messages = dense // (4 * numbers)
+    # Runs from before there were these counts are totalled as if nobody had failed.
+    failed = {field: sum(r.get(field, 0) for r in records) for field in FAILED}
+    return {
+        "rounds": last["round"],
+        **measured,
+        "sparsity": last["sparsity"],
+        "target_sparsity": last["target_sparsity"],
+        "parameters": parameters,
+        "parameters_kept": kept,
+        "bytes_formula": "non-zeros x 32 bit (FedSparsify authors; masks not counted)",
+        "bytes_up": sum(r["bytes_up"] for r in records),
+        "bytes_down": sum(r["bytes_down"] for r in records),
+        # One bit a prunable parameter, and a 32-bit index a non-zero, for each message.
+        "bytes_with_masks": moved + messages * math.ceil(parameters / 8),
+        "bytes_with_indices": 2 * moved,
+        "bytes_dense": dense,
+        **failed,
+        "rounds_without_clients": sum(r.get("merged", 1) == 0 for r in records),
+        "communication_saving": dense / moved if moved else None,
+        "seconds": sum(r["seconds"] for r in records),
+        "median_round_seconds": statistics.median(r["seconds"] for r in records),
+    }
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.2f} MB"
+
+
+def show(console: Console, summary: dict[str, Any], where: str) -> None:
+    """Prints the summary: a name and a value a line, never cut or wrapped."""
+
+    def percent(value: float | None) -> str:
+        return "not a number" if value is None else f"{100 * value:.2f} %"
+
+    moved = summary["bytes_up"] + summary["bytes_down"]
+    saving = summary["communication_saving"]
+    name, value = measured(summary)
+    best = {f"test_{name}": summary[f"best_test_{name}"]}
+    rows = {f"test {name}": f"{value}  (best {measured(best)[1]})"}
+    if f"validation_{name}" in summary:
+        held = {f"test_{name}": summary[f"validation_{name}"]}
+        rows[f"validation {name}"] = measured(held)[1]
+    rows |= {
+        "sparsity": (
+            f"{percent(summary['sparsity'])}"
+            f"  (target {percent(summary['target_sparsity'])})"
+        ),
+        "parameters kept": (
+            f"{summary['parameters_kept']:,} of {summary['parameters']:,}"
+        ),
+        "bytes moved": (
+            f"{_megabytes(moved)} as non-zeros x 32 bit; dense "
+            f"{_megabytes(summary['bytes_dense'])}"
+            + (f" ({saving:.2f} x)" if saving else "")
+        ),
+        "time": (
+            f"{duration(summary['seconds'])}"
+            f" ({duration(summary['median_round_seconds'])} a round)"
+        ),
+        "run directory": where,
+    }
+    if failed := failures(summary):
+        rows["clients' failures"] = failed
+    width = max(map(len, rows))
+    lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
+    console.print("\n" + "\n".join(lines), soft_wrap=True, markup=False)
+    if summary[f"test_{name}"] is None or summary["test_loss"] is None:
+        console.print(
+            "warning: the training diverged (losses are not finite): try a smaller "
+            "--learning-rate",
+            soft_wrap=True,
+        )

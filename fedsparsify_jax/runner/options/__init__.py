@@ -1,0 +1,1 @@
+"""The options of the command line, their rules, and what they resolve to."""

@@ -1,0 +1,136 @@
+"""Options resolved: each checked by its field's rules, then all of them together."""
+
+import dataclasses
+from typing import Any
+
+from fedsparsify_jax import data
+from fedsparsify_jax.aggregation.merges import WITHSTANDING
+from fedsparsify_jax.engine.sampling import cohort_size
+from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
+from fedsparsify_jax.engine.wrappers.attacks import SCALED
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.runner.options import defaults, schema
+from fedsparsify_jax.runner.options.config import STORED, TrainConfig
+from fedsparsify_jax.runner.options.grammars import client_sizes
+from fedsparsify_jax.runner.process import distributed
+
+
+def _check_together(config: TrainConfig) -> None:
+    assert config.num_clients is not None
+    try:
+        cohort_size(config.num_clients, config.participation)
+    except ValueError as error:
+        raise InputError(f"--{error}") from error
+    _check_schedule(config)
+    if config.coordinator is not None and config.out is None:
+        raise InputError(
+            "--coordinator needs --out DIR, on a file system that all processes see"
+        )
+    if config.resume and config.out is None:
+        raise InputError("--resume needs --out DIR: which run is to be continued?")
+    if config.allow_changes and not config.resume:
+        raise InputError(
+            "--allow-changes needs --resume: it is about a run to continue"
+        )
+    distributed.check(config.coordinator, config.num_processes, config.process_id)
+    _check_hostile(config)
+    if config.chunk_size is not None and config.cohort == "vmap":
+        raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
+    if (config.partition == STORED) != (config.dataset == "store"):
+        raise InputError(
+            f"--partition {config.partition} does not go with --dataset "
+            f"{config.dataset}: a store's clients, and only they, are divided already"
+        )
+    if config.client_sizes and config.partition not in ("iid", "value-skew"):
+        raise InputError(
+            f"--client-sizes goes with the partitions iid and value-skew, not with "
+            f"{config.partition}"
+        )
+
+
+def _check_schedule(config: TrainConfig) -> None:
+    """Refuses rounds that never come, and a sparsity that would have to go down."""
+    assert config.rounds is not None
+    if (config.fine_tune_rounds or 0) >= config.rounds:
+        raise InputError(
+            f"--fine-tune-rounds is {config.fine_tune_rounds}: it must be below the "
+            f"{config.rounds} rounds"
+        )
+    rounds = {"prune_at": config.prune_at or 1}
+    rounds |= {"begin": config.begin, "frequency": config.frequency}
+    for field, number in rounds.items():
+        if number > config.rounds:
+            raise InputError(
+                f"{schema.flag(field)} is {number}: there are only {config.rounds} "
+                "rounds"
+            )
+    first, last = config.initial_sparsity, config.final_sparsity
+    if first > last:
+        raise InputError(
+            f"--initial-sparsity is {first}: it must be at most the final sparsity, "
+            f"{last}"
+        )
+
+
+def _check_hostile(config: TrainConfig) -> None:
+    if (config.attack is None) != (config.attackers is None):
+        raise InputError(
+            f"--attack {'|'.join(ATTACKS)} and --attackers SHARE go together: got "
+            f"{config.attack} and {config.attackers}"
+        )
+    if config.attack_scale is not None and config.attack not in SCALED:
+        raise InputError(
+            f"--attack-scale goes with --attack {'|'.join(SCALED)}, not with "
+            f"{config.attack}"
+        )
+    if config.assumed_attackers is not None and config.merge not in WITHSTANDING:
+        raise InputError(
+            f"--assumed-attackers goes with --merge {'|'.join(WITHSTANDING)}, not with "
+            f"{config.merge}"
+        )
+
+
+def _of_store(config: TrainConfig) -> dict[str, Any]:
+    """What a store of clients settles; its clients are as they are."""
+    settled: dict[str, Any] = {}
+    for field in ("train_subset", "validation_fraction"):
+        if getattr(config, field) != getattr(TrainConfig, field):
+            raise InputError(
+                f"{schema.flag(field)} does not go with the clients of a store"
+            )
+    if config.partition == TrainConfig.partition:
+        settled["partition"] = STORED
+    if config.data_dir is not None:
+        has = data.open_population(config.data_dir).num_clients
+        if config.num_clients not in (None, has):
+            raise InputError(
+                f"--num-clients is {config.num_clients}: the store {config.data_dir} "
+                f"has {has} clients"
+            )
+        settled["num_clients"] = has
+    return settled
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Fills in the defaults that depend on the data set and checks every value.
+
+    Raises:
+      InputError: naming the option, its value and what is allowed.
+
+    Example:
+      >>> resolve(TrainConfig(dataset="fashion_mnist")).rounds
+      200
+    """
+    changes = schema.check(config)
+    dataset, sizes = changes["dataset"], changes["client_sizes"]
+    if sizes is not None and changes["num_clients"] is None:
+        changes["num_clients"] = len(client_sizes(sizes))
+    if dataset == "store":
+        changes |= _of_store(dataclasses.replace(config, **changes))
+    usual = defaults.of(dataset) | defaults.BY_ALGORITHM.get(changes["algorithm"], {})
+    for field, value in usual.items():
+        if changes[field] is None:
+            changes[field] = value
+    resolved = dataclasses.replace(config, **changes)
+    _check_together(resolved)
+    return resolved

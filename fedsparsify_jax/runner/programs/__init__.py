@@ -1,0 +1,1 @@
+"""Compiled programs of runs and sweeps, and where their data lie."""

@@ -1,0 +1,1 @@
+"""Run directories, checkpoints, manifests and locks."""

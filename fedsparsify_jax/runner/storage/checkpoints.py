@@ -1,0 +1,194 @@
+"""Checkpoints through Orbax; the only module that imports it.
+
+A checkpoint is the whole `State` after a completed round, and what `checkpoint_files`
+puts beside it. Random numbers of a round depend on the seed and the round's number
+alone, so state and configuration decide everything that follows.
+
+Saving goes on while the next rounds run. What is copied before `save` returns is the
+state itself, so the next round may have it by donation.
+
+Several processes save and restore together, in a directory that all of them see; what
+is there twice is written once, and the first process does the rest. A run resumes on
+any number of processes and devices.
+"""
+
+import errno
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.runner.process import distributed
+from fedsparsify_jax.runner.storage import checkpoint_files as files
+from fedsparsify_jax.types import State
+
+# What a file system that cannot take a checkpoint says.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _layout(state: State) -> list[str]:
+    """Every array of a state: its place, dtype and shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return [
+        f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    ]
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a few words; libraries say it in many."""
+    text = str(error)
+    for known in ("No space left on device", "Disk quota exceeded", "File too large"):
+        if known in text:
+            return known
+    lines = text.splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+class Checkpoints:
+    """The checkpoints of one run, on disk.
+
+    Args:
+      directory: of all of them; made when the first is saved.
+      config: the content of the run's ``config.json``, which goes into each.
+      keep_last: how many of the latest stay, at least 1.
+      keep_best: how many of the best stay besides.
+      higher_is_better: which are best.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: dict[str, Any] | None = None,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 0,
+        higher_is_better: bool = True,
+    ):
+        self._directory = directory.absolute()
+        self._config = config or {}
+        self._policy = (keep_last, keep_best, higher_is_better)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._pending: tuple[int, Future[None]] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self.wait()
+        finally:
+            # Of a job that has lost a process, what is being saved may never end.
+            self._thread.shutdown(wait=error is None or distributed.alone())
+
+    def save(
+        self,
+        completed: int,
+        state: State,
+        records: Sequence[files.Record] = (),
+        value: float | None = None,
+    ) -> None:
+        """Starts to save the state after ``completed`` rounds, whole or not at all.
+
+        Args:
+          completed: rounds, at least 1.
+          state: may be donated as soon as this returns.
+          records: of all rounds.
+          value: what the last one is judged by, None if it was not evaluated.
+
+        Raises:
+          InputError: if an earlier one could not be saved, or this one not begun.
+        """
+        self.wait()
+        records, layout = list(records), _layout(state)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            place = files.place_of(self._directory, completed)
+            written = ocp.save_async(place / files.STATE, state)
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            self._give_up(completed, error)
+
+        def finish() -> None:
+            written.result()
+            if distributed.is_first():
+                files.finish(
+                    self._directory, completed, self._config, records, value, layout
+                )
+                files.thin_out(self._directory, *self._policy)
+
+        self._pending = completed, self._thread.submit(finish)
+        if not distributed.alone():
+            # Else the next save would wait for this one, and a process that was lost
+            # meanwhile would be noticed by JAX, which aborts, before it is by us.
+            self.wait()
+
+    def wait(self, *, only_if_done: bool = False) -> None:
+        """Waits for what is being saved.
+
+        Args:
+          only_if_done: do not wait, only complain.
+
+        Raises:
+          InputError: if it could not be saved; the earlier ones are as they were. Of
+            several processes, whatever was raised if it does not come from a file.
+        """
+        if self._pending is None:
+            return
+        completed, future = self._pending
+        if only_if_done and not future.done():
+            return
+        self._pending = None
+        try:
+            future.result()
+        except Exception as error:
+            self._give_up(completed, error)
+
+    def _give_up(self, completed: int, error: Exception) -> NoReturn:
+        place = files.place_of(self._directory, completed)
+        shutil.rmtree(place, ignore_errors=True)
+        good = files.rounds(self._directory)
+        after = f"after round {good[-1]}" if good else "with round 1"
+        if not distributed.alone() and getattr(error, "errno", None) not in _FULL:
+            raise error  # most likely another process was lost: not about files
+        raise InputError(
+            f"cannot save the checkpoint of round {completed} in {self._directory} "
+            f"({_reason(error)}): once that is mended, the same command with --resume "
+            f"goes on {after}"
+        ) from error
+
+    def restore(self, completed: int, like: State) -> State:
+        """The state after ``completed`` rounds, in the shapes and places of ``like``.
+
+        Raises:
+          InputError: if it cannot be read or belongs to another model.
+        """
+        path = self._directory / str(completed)
+        wrong = files.other_layout(self._directory, completed, _layout(like))
+        if not wrong:
+            try:
+                abstract = jax.tree.map(_abstract, like)
+                restored: Any = ocp.load(path / files.STATE, abstract)
+                return restored
+            except Exception as error:
+                wrong = f"cannot be read: {_reason(error)}"
+        raise InputError(
+            f"the checkpoint {path} is whole but does not fit this run ({wrong}): "
+            f"resume it with the versions and options in its {files.CONFIG}, or name "
+            "another --out"
+        )

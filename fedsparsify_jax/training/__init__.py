@@ -1,0 +1,1 @@
+"""Tune: the local training of one client."""

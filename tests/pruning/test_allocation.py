@@ -1,0 +1,70 @@
+"""Densities of layers against the figures of the survey page and plain NumPy."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedsparsify_jax import pruning
+from fedsparsify_jax.pruning import allocation
+
+CIFAR = [(5, 5, 3, 6), (5, 5, 6, 16), (6400, 120), (120, 84), (84, 10)]
+FIGURES = {
+    "erk": [0.969, 0.306, 0.195, 0.465, 1.0],
+    "erk_feddst": [0.227, 0.204, 0.200, 0.209, 0.283],
+}
+
+
+@pytest.mark.parametrize("rule", FIGURES)
+def test_figures(rule: str) -> None:
+    densities = allocation.RULES[rule](CIFAR, 0.2)
+    np.testing.assert_allclose(densities, FIGURES[rule], atol=6e-4)
+
+
+def test_er_leaves_kernel_dimensions_out() -> None:
+    sizes = np.array([math.prod(shape) for shape in CIFAR])
+    raw = np.array([(s[-2] + s[-1]) / (s[-2] * s[-1]) for s in CIFAR])
+    dense = np.zeros(len(CIFAR), bool)
+    while True:
+        eps = (0.2 * sizes.sum() - sizes[dense].sum()) / (raw * sizes)[~dense].sum()
+        more = ~dense & (eps * raw > 1)
+        if not more.any():
+            break
+        dense |= more
+    expected = np.where(dense, 1.0, eps * raw)
+    np.testing.assert_allclose(allocation.er_densities(CIFAR, 0.2), expected, rtol=1e-4)
+    assert not np.allclose(expected, allocation.erk_densities(CIFAR, 0.2))
+
+
+@pytest.mark.parametrize("rule", allocation.RULES)
+@pytest.mark.parametrize("density", [0.01, 0.2, 0.7, 1.0])
+def test_the_whole_has_the_wanted_density(rule: str, density: float) -> None:
+    sizes = np.array([math.prod(shape) for shape in CIFAR])
+    densities = np.asarray(allocation.RULES[rule](CIFAR, density))
+    assert densities.min() >= 0 and densities.max() <= 1
+    np.testing.assert_allclose(densities @ sizes / sizes.sum(), density, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scope", ["er", "erk", "erk_feddst"])
+def test_prune_keeps_the_exact_count_and_the_vectors(scope: str) -> None:
+    rng = np.random.default_rng(0)
+    scores = {
+        "a": jnp.asarray(rng.random((9, 12)), jnp.float32),
+        "b": jnp.asarray(rng.random((12,)), jnp.float32),
+        "c": jnp.asarray(rng.random((12, 4)), jnp.float32),
+    }
+    masks = pruning.prune(scores, 0.7, scope=scope)
+    total = 9 * 12 + 12 + 12 * 4
+    assert sum(int(m.sum()) for m in masks.values()) == total - int(0.7 * total)
+    assert masks["b"].all()
+    for name in "ac":
+        chosen, left = np.asarray(masks[name]), np.asarray(scores[name])
+        assert left[chosen].min() > left[~chosen].max()
+
+
+def test_a_scope_without_counts_is_refused() -> None:
+    with pytest.raises(ValueError, match="'global' gives leaves no counts"):
+        pruning.leaf_counts({"w": jnp.zeros((2, 2))}, 0.5, scope="global")
+    with pytest.raises(ValueError, match="ERK_FEDDST needs at least one leaf"):
+        pruning.leaf_counts({"w": jnp.zeros(2)}, 0.5, scope="erk_feddst")
