@@ -158,7 +158,7 @@ BAD_OPTIONS = {
     "train now": "Unrecognized options: now",
     "trian": "trian",
     "": "train",
-    "train --data-dir here": "'digits' ships with scikit-learn and takes no --data-dir",
+    "train --data-dir here": "'digits' ships with the package and takes no --data-dir",
     "train --dataset npz": "'npz' needs --data-dir",
     "train --dataset npz --data-dir none.npz": "no file none.npz",
     "train --dataset fashion_mnist --data-dir none": "no directory none",

@@ -32,7 +32,6 @@ CONFINED = {
     "safetensors": {"runner/storage/model_files.py"},
     "datasets": {"data"},
     "nibabel": {"data"},
-    "sklearn": {"data"},
     "tyro": {
         "cli.py",
         "runner/options/config.py",
