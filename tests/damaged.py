@@ -31,7 +31,7 @@ def _labels(n: int) -> np.ndarray:
     return np.arange(n) % CLASSES
 
 
-def _idx_bytes(array: np.ndarray) -> bytes:
+def idx_bytes(array: np.ndarray) -> bytes:
     shape = b"".join(length.to_bytes(4, "big") for length in array.shape)
     return bytes([0, 0, 8, array.ndim]) + shape + array.astype(np.uint8).tobytes()
 
@@ -42,7 +42,7 @@ _IDX = {"x_train": (6, 4, 4), "y_train": (6,), "x_test": (3, 4, 4), "y_test": (3
 def write_idx(directory: Path) -> None:
     for seed, (name, shape) in enumerate(_IDX.items()):
         array = _numbers(seed, shape) if name[0] == "x" else _labels(shape[0])
-        contents = _idx_bytes(array)
+        contents = idx_bytes(array)
         if name.endswith("test"):
             (directory / f"{name}.gz").write_bytes(gzip.compress(contents, mtime=0))
         else:

@@ -1,4 +1,6 @@
-"""Partitions: complete, disjoint, reproducible, and the authors' block structure."""
+"""Partitions: complete, disjoint, reproducible, and the authors' blocks and sizes."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -7,7 +9,6 @@ from hypothesis import strategies as st
 
 from fedsparsify_jax import data
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.types import Examples
 
 BALANCED = np.repeat(np.arange(10), 60)
 
@@ -197,43 +198,96 @@ def test_dirichlet_gives_up_with_advice():
         data.dirichlet(np.zeros(20, int), 20, 0.01)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.int32])
-def test_stack_pads_with_zeros_and_keeps_the_dtype(dtype):
-    examples = Examples(
-        (1 + np.arange(12)).reshape(6, 2).astype(dtype), np.arange(1, 7, dtype=np.int32)
+SIZES = st.lists(st.integers(1, 50), min_size=1, max_size=9)
+
+
+def test_the_authors_sizes() -> None:
+    assert {len(sizes) for sizes in data.BRAIN_AGE_SIZES.values()} == {8}
+    assert {sum(sizes) for sizes in data.BRAIN_AGE_SIZES.values()} == {8356}
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIZES, st.integers(0, 300))
+def test_proportional_sizes(sizes: list[int], extra: int) -> None:
+    n = len(sizes) + extra
+    made = data.proportional_sizes(n, sizes)
+    assert sum(made) == n
+    assert min(made) >= 1
+    exact = np.array(sizes) * n / sum(sizes)
+    if exact.min() >= 1:
+        assert np.all(np.abs(np.array(made) - exact) < 1)
+
+
+def test_proportional_sizes_by_hand() -> None:
+    skewed = data.BRAIN_AGE_SIZES["skewed"]
+    assert data.proportional_sizes(8356, skewed) == list(skewed)
+    assert data.proportional_sizes(100, skewed) == [29, 21, 16, 11, 9, 6, 5, 3]
+    assert data.proportional_sizes(4, [1, 1, 1]) == [2, 1, 1]
+    assert data.proportional_sizes(3, [1000, 1, 1]) == [1, 1, 1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(SIZES, st.integers(0, 100))
+def test_by_sizes_uses_every_example_once(sizes: list[int], seed: int) -> None:
+    parts = data.by_sizes(np.zeros(sum(sizes)), sizes, seed)
+    assert [len(part) for part in parts] == sizes
+    assert sorted(np.concatenate(parts).tolist()) == list(range(sum(sizes)))
+
+
+def test_by_sizes_shuffles_by_seed() -> None:
+    first, again, other = (
+        np.concatenate(data.by_sizes(np.zeros(40), [30, 10], seed)).tolist()
+        for seed in (1, 1, 2)
     )
-    parts = [np.array([5]), np.array([0, 2, 4]), np.array([3, 1])]
-    clients = data.stack(examples, parts)
-    assert clients.x.dtype == dtype and clients.x.shape == (3, 3, 2)
-    assert clients.count.tolist() == [1, 3, 2]
-    assert clients.y.tolist() == [[6, 0, 0], [1, 3, 5], [4, 2, 0]]
-    for client, part in enumerate(parts):
-        assert np.array_equal(clients.x[client, : len(part)], examples.x[part])
-        assert not np.any(clients.x[client, len(part) :])
+    assert first == again != other
+    assert first != sorted(first)
 
 
-def test_stack_refuses_clients_without_examples():
-    examples = Examples(np.ones((2, 1), np.float32), np.zeros(2, np.int32))
-    with pytest.raises(InputError, match="client 1 has no examples"):
-        data.stack(examples, [np.array([0, 1]), np.array([], int)])
-    with pytest.raises(InputError, match="at least one client"):
-        data.stack(examples, [])
+@settings(max_examples=50, deadline=None)
+@given(SIZES, st.integers(0, 100))
+def test_value_skew_gives_ranges(sizes: list[int], seed: int) -> None:
+    n = sum(sizes)
+    ages = np.random.default_rng(seed).integers(40, 80, n).astype(np.float32)
+    parts = data.value_skew(ages, sizes, seed)
+    assert [len(part) for part in parts] == sizes
+    assert sorted(np.concatenate(parts).tolist()) == list(range(n))
+    for younger, older in itertools.pairwise(parts):
+        assert ages[younger].max() <= ages[older].min()
 
 
-def test_class_table_counts_and_totals():
-    labels = np.array([0, 2, 2, 0, 1, 2])
-    table = data.class_table(labels, [np.array([0, 1, 2]), np.array([3, 4, 5])])
-    rows = [line.split() for line in table.splitlines()]
-    assert rows == [
-        ["client", "0", "1", "2", "total"],
-        ["0", "1", "0", "2", "3"],
-        ["1", "1", "1", "1", "3"],
-    ]
-    assert len({len(line) for line in table.splitlines()}) == 1  # columns line up
+def test_value_skew_gives_ties_by_seed() -> None:
+    ages = np.full(20, 60.0)
+    held = {tuple(sorted(data.value_skew(ages, [10, 10], s)[0])) for s in range(5)}
+    assert len(held) > 1
 
 
-def test_class_table_counts_the_clients_it_leaves_out():
-    labels = np.zeros(25, int)
-    table = data.class_table(labels, data.iid(labels, 25), max_rows=20)
-    lines = table.splitlines()
-    assert len(lines) == 22 and lines[-1] == "... and 5 more clients"
+def test_by_group() -> None:
+    parts = data.by_group(np.array(["b", "a", "b", "c"]))
+    assert [part.tolist() for part in parts] == [[1], [0, 2], [3]]
+
+
+@pytest.mark.parametrize("function", [data.by_sizes, data.value_skew])
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([2, 2], "client sizes sum to 4, the data has 5 examples.*proportional_sizes"),
+        ([5, 0], r"client sizes are \[5, 0\]: expected whole numbers of at least 1"),
+        ([2.5, 2.5], "expected whole numbers"),
+        ([], "expected one number a client"),
+        ([[5]], "expected one number a client"),
+    ],
+)
+def test_sizes_that_cannot_be(function, sizes: list, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        function(np.arange(5.0), sizes)
+
+
+def test_other_input_that_cannot_be() -> None:
+    with pytest.raises(InputError, match="3 clients for 2 examples"):
+        data.proportional_sizes(2, [1, 1, 1])
+    with pytest.raises(InputError, match="targets hold NaN"):
+        data.value_skew([1.0, np.nan], [1, 1])
+    with pytest.raises(InputError, match=r"targets have shape \(2, 1\)"):
+        data.value_skew(np.ones((2, 1)), [1, 1])
+    with pytest.raises(InputError, match=r"groups have shape \(0,\)"):
+        data.by_group([])

@@ -6,9 +6,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from images import pictures, write_images
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data.formats.tables import first_line, local_files
 from fedsparsify_jax.data.normalization import Normalization, channel_normalization
 from fedsparsify_jax.data.sources.hub import parse_hub_name
 from fedsparsify_jax.errors import InputError
@@ -16,7 +16,7 @@ from fedsparsify_jax.errors import InputError
 NAME = "hf:someone/pets"
 
 
-def test_columns_are_found_by_type(tmp_path: Path, write_images, pictures) -> None:
+def test_columns_are_found_by_type(tmp_path: Path) -> None:
     colour, gray = pictures(3, (5, 4, 3)), pictures(2, (5, 4))
     write_images(tmp_path / "train.parquet", colour, image="photo", animal=[0, 1, 99])
     write_images(tmp_path / "test.parquet", gray, image="photo", animal=[1, 0])
@@ -28,7 +28,7 @@ def test_columns_are_found_by_type(tmp_path: Path, write_images, pictures) -> No
     assert made.normalization == channel_normalization(np.stack(colour))
 
 
-def test_gray_sets_have_no_channel_axis(tmp_path: Path, write_images, pictures) -> None:
+def test_gray_sets_have_no_channel_axis(tmp_path: Path) -> None:
     gray = pictures(2, (5, 4))
     for split in ("train", "test"):
         write_images(tmp_path / f"{split}.parquet", gray, label=[0, 1])
@@ -41,7 +41,7 @@ def test_gray_sets_have_no_channel_axis(tmp_path: Path, write_images, pictures) 
     "place", ["validation.parquet", "data/val-00000-of-00001.parquet", "dev/0.parquet"]
 )
 def test_validation_stands_in_for_a_missing_test_split(
-    tmp_path: Path, write_images, pictures, place: str
+    tmp_path: Path, place: str
 ) -> None:
     write_images(tmp_path / "train.parquet", pictures(2, (4, 4)), label=[0, 1])
     write_images(tmp_path / place, pictures(1, (4, 4), seed=1), label=[1])
@@ -49,7 +49,7 @@ def test_validation_stands_in_for_a_missing_test_split(
     np.testing.assert_array_equal(made.test.x, pictures(1, (4, 4), seed=1))
 
 
-def test_test_goes_before_validation(tmp_path: Path, write_images, pictures) -> None:
+def test_test_goes_before_validation(tmp_path: Path) -> None:
     for split, n in (("train", 4), ("validation", 3), ("test", 2)):
         path = tmp_path / split / "0000.parquet"
         write_images(path, pictures(n, (4, 4)), label=[0, 1, 0, 1][:n])
@@ -57,7 +57,7 @@ def test_test_goes_before_validation(tmp_path: Path, write_images, pictures) -> 
     assert (len(made.train.y), len(made.test.y)) == (4, 2)
 
 
-def test_several_label_columns(tmp_path: Path, write_images, pictures) -> None:
+def test_several_label_columns(tmp_path: Path) -> None:
     for split in ("train", "test"):
         path = tmp_path / f"{split}.parquet"
         write_images(path, pictures(2, (4, 4)), coarse=[1, 0], fine=[50, 60])
@@ -71,7 +71,7 @@ def test_several_label_columns(tmp_path: Path, write_images, pictures) -> None:
         data.load(f"{NAME},label=breed", tmp_path)
 
 
-def test_plain_integer_labels_by_name(tmp_path: Path, write_images, pictures) -> None:
+def test_plain_integer_labels_by_name(tmp_path: Path) -> None:
     for split in ("train", "test"):
         table = write_images(None, pictures(4, (4, 4)), breed=[0, 1, 2, 3])
         plain = table.cast_column("breed", datasets.Value("int16"))
@@ -95,14 +95,14 @@ def test_no_image_column(tmp_path: Path) -> None:
         data.load(NAME, tmp_path)
 
 
-def test_hidden_labels(tmp_path: Path, write_images, pictures) -> None:
+def test_hidden_labels(tmp_path: Path) -> None:
     write_images(tmp_path / "train.parquet", pictures(2, (4, 4)), label=[0, 1])
     write_images(tmp_path / "test.parquet", pictures(2, (4, 4)), label=[0, -1])
     with pytest.raises(InputError, match=r"test split of .*, row 1: no label \(-1\)"):
         data.load(NAME, tmp_path)
 
 
-def test_an_empty_split(tmp_path: Path, write_images, pictures, monkeypatch) -> None:
+def test_an_empty_split(tmp_path: Path, monkeypatch) -> None:
     train = write_images(tmp_path / "train.parquet", pictures(1, (4, 4)), label=[0])
     empty = write_images(tmp_path / "test.parquet", [], label=[])
     with pytest.raises(InputError, match=r"cannot read .*test.parquet: .*no data"):
@@ -113,7 +113,7 @@ def test_an_empty_split(tmp_path: Path, write_images, pictures, monkeypatch) -> 
         data.load(NAME)
 
 
-def test_a_subset(tmp_path: Path, write_images, pictures) -> None:
+def test_a_subset(tmp_path: Path) -> None:
     labels = [0, 0, 1, 1]
     for split in ("train", "test"):
         path = tmp_path / f"{split}.parquet"
@@ -122,9 +122,7 @@ def test_a_subset(tmp_path: Path, write_images, pictures) -> None:
     assert (made.train.y.tolist(), len(made.test.y)) == ([0, 1], 4)
 
 
-def test_directories_with_pattern_characters(
-    tmp_path: Path, write_images, pictures
-) -> None:
+def test_directories_with_pattern_characters(tmp_path: Path) -> None:
     folder = tmp_path / "test[1] *"
     for split in ("train", "test"):
         path = folder / f"{split}.parquet"
@@ -132,21 +130,12 @@ def test_directories_with_pattern_characters(
     np.testing.assert_array_equal(data.load(NAME, folder).train.x, pictures(2, (4, 4)))
 
 
-def test_two_candidates_for_a_split(tmp_path: Path, write_images, pictures) -> None:
+def test_two_candidates_for_a_split(tmp_path: Path) -> None:
     for place in ("en/train.parquet", "fr/train.parquet"):
         write_images(tmp_path / place, pictures(1, (4, 4)), label=[0])
     message = r"several candidates for train \(en/train.parquet, fr/train.parquet\)"
     with pytest.raises(InputError, match=message):
         data.load(NAME, tmp_path)
-
-
-def test_the_directory_s_own_name_says_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / "train"
-    folder.mkdir()
-    (folder / "mine.parquet").touch()
-    (folder / "training.parquet").touch()
-    assert local_files(folder) == {}
-    assert set(local_files(tmp_path)) == {"train"}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +160,7 @@ def test_all_options_of_a_name() -> None:
     assert parsed == ("a/b", "i", "l", "c")
 
 
-def test_the_hub_is_asked(write_images, pictures, monkeypatch) -> None:
+def test_the_hub_is_asked(monkeypatch) -> None:
     asked = []
 
     def stand_in(*args):
@@ -203,8 +192,3 @@ def test_without_the_package(name: str, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"install fedsparsify_jax\[hub\]"):
         data.load(name)
-
-
-def test_first_line() -> None:
-    assert first_line(ValueError()) == "ValueError"
-    assert first_line(ValueError("\n one\ntwo")) == "one"

@@ -8,6 +8,7 @@ import datasets
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from images import pictures, write_images
 from PIL import Image
 
 from fedsparsify_jax import data
@@ -20,14 +21,14 @@ TRAIN, TEST = "train-00000-of-00001.parquet", "test-00000-of-00001.parquet"
 
 
 @pytest.fixture
-def parquet(tmp_path: Path, write_images, pictures) -> Path:
+def parquet(tmp_path: Path) -> Path:
     """Six training pictures of three classes, two test pictures."""
     write_images(tmp_path / TRAIN, pictures(6), label=[0, 1, 2, 2, 1, 9])
     write_images(tmp_path / TEST, pictures(2, seed=1), label=[3, 4])
     return tmp_path
 
 
-def test_parquet_pixels_are_exact(parquet: Path, pictures) -> None:
+def test_parquet_pixels_are_exact(parquet: Path) -> None:
     made = data.load("cifar10", parquet)
     np.testing.assert_array_equal(made.train.x, pictures(6))
     np.testing.assert_array_equal(made.test.x, pictures(2, seed=1))
@@ -38,7 +39,7 @@ def test_parquet_pixels_are_exact(parquet: Path, pictures) -> None:
     assert made.augment is data.crop_and_flip
 
 
-def test_the_test_set_does_not_enter_the_statistics(parquet: Path, pictures) -> None:
+def test_the_test_set_does_not_enter_the_statistics(parquet: Path) -> None:
     made = data.load("cifar10", parquet)
     assert made.normalization == channel_normalization(np.stack(pictures(6)))
     seen = made.normalization(jnp.asarray(made.train.x))
@@ -47,7 +48,7 @@ def test_the_test_set_does_not_enter_the_statistics(parquet: Path, pictures) -> 
 
 
 def test_a_subset_decodes_only_its_rows(
-    parquet: Path, write_images, pictures, monkeypatch: pytest.MonkeyPatch
+    parquet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = [0, 1, 0, 1, 0, 1]
     write_images(parquet / TRAIN, pictures(6), label=labels)
@@ -68,7 +69,7 @@ def test_a_subset_decodes_only_its_rows(
         assert labels[row] == label
 
 
-def test_cifar100_fine_and_coarse(tmp_path: Path, write_images, pictures) -> None:
+def test_cifar100_fine_and_coarse(tmp_path: Path) -> None:
     fine, coarse = [99, 0, 7], [19, 3, 0]
     for name in (TRAIN, TEST):
         path = tmp_path / "cifar100" / name
@@ -80,7 +81,7 @@ def test_cifar100_fine_and_coarse(tmp_path: Path, write_images, pictures) -> Non
     np.testing.assert_array_equal(made.test.x, pictures(3))
 
 
-def test_shards_are_joined(tmp_path: Path, write_images, pictures) -> None:
+def test_shards_are_joined(tmp_path: Path) -> None:
     every = pictures(5)
     first, second = "train-00000-of-00002.parquet", "train-00001-of-00002.parquet"
     write_images(tmp_path / first, every[:3], label=[0, 1, 2])
@@ -93,7 +94,7 @@ def test_shards_are_joined(tmp_path: Path, write_images, pictures) -> None:
     assert made.train.y.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_gray_pictures_among_coloured_ones(tmp_path: Path, write_images) -> None:
+def test_gray_pictures_among_coloured_ones(tmp_path: Path) -> None:
     gray = np.arange(1024, dtype=np.uint8).reshape(32, 32)
     colour = np.stack([gray] * 3, -1)
     write_images(tmp_path / TRAIN, [gray, colour + np.uint8(1)], label=[0, 1])
@@ -109,7 +110,7 @@ def binary_records(images: np.ndarray, *labels: list[int]) -> bytes:
 
 
 @pytest.fixture
-def binary10(tmp_path: Path, pictures, monkeypatch: pytest.MonkeyPatch) -> Path:
+def binary10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The official layout with 2 records a file in place of 10,000."""
     small = cifar.CIFAR10._replace(train_records=2, test_records=2)
     monkeypatch.setattr(cifar, "_CIFAR10", cifar._CIFAR10._replace(layout=small))
@@ -122,7 +123,7 @@ def binary10(tmp_path: Path, pictures, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_binary_pixels_are_exact(binary10: Path, pictures) -> None:
+def test_binary_pixels_are_exact(binary10: Path) -> None:
     for directory in (binary10, binary10 / "cifar-10-batches-bin"):
         made = data.load("cifar10", directory)
         np.testing.assert_array_equal(made.train.x, pictures(12)[:10])
@@ -132,7 +133,7 @@ def test_binary_pixels_are_exact(binary10: Path, pictures) -> None:
         assert made.num_classes == 10
 
 
-def test_binary_subset(binary10: Path, pictures) -> None:
+def test_binary_subset(binary10: Path) -> None:
     made = data.load("cifar10", binary10, train_subset=10)
     assert sorted(made.train.y.tolist()) == list(range(10))
     assert data.load("cifar10", binary10, train_subset=4).train.x.shape[0] == 4
@@ -143,7 +144,6 @@ def test_binary_subset(binary10: Path, pictures) -> None:
 )
 def test_binary_cifar100(
     tmp_path: Path,
-    pictures,
     monkeypatch: pytest.MonkeyPatch,
     coarse: bool,
     expected: list[int],
@@ -220,7 +220,7 @@ def encoded(image: np.ndarray | None, cut: bool = False) -> dict | None:
         (lambda p: encoded(p[..., 0] * np.uint16(9)), "row 1: images of mode I;16"),
     ],
 )
-def test_bad_images_are_named(parquet: Path, pictures, second, message: str) -> None:
+def test_bad_images_are_named(parquet: Path, second, message: str) -> None:
     whole = pictures(1)[0]
     features = datasets.Features(
         img=datasets.Image(), label=datasets.ClassLabel(num_classes=10)
@@ -231,7 +231,7 @@ def test_bad_images_are_named(parquet: Path, pictures, second, message: str) -> 
         data.load("cifar10", parquet)
 
 
-def test_errors_in_a_subset_give_the_row_of_the_file(parquet: Path, pictures) -> None:
+def test_errors_in_a_subset_give_the_row_of_the_file(parquet: Path) -> None:
     labels = [0, 1, 0, 1, 0, 1]
     rows = balanced_rows(labels, 2, seed=1).tolist()
     assert rows[1] != 1  # else position and row could not be told apart
@@ -247,7 +247,7 @@ def test_errors_in_a_subset_give_the_row_of_the_file(parquet: Path, pictures) ->
         data.load("cifar10", parquet, train_subset=2, seed=1)
 
 
-def test_wrong_shape_labels_and_columns(parquet: Path, write_images, pictures) -> None:
+def test_wrong_shape_labels_and_columns(parquet: Path) -> None:
     write_images(parquet / TEST, pictures(1, (28, 28, 3)), label=[0])
     with pytest.raises(
         InputError, match=r"test split .* images have shape \(28, 28, 3"
@@ -273,7 +273,7 @@ def test_a_column_without_images(parquet: Path) -> None:
         data.load("cifar10", parquet)
 
 
-def test_missing_files(tmp_path: Path, write_images, pictures) -> None:
+def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"no directory {tmp_path}/nowhere"):
         data.load("cifar10", tmp_path / "nowhere")
     with pytest.raises(
@@ -289,9 +289,7 @@ def test_missing_files(tmp_path: Path, write_images, pictures) -> None:
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_the_hub_is_asked_by_name(
-    name: str, write_images, pictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_is_asked_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     columns = {"label": [0, 1]}
     if name == "cifar100":
@@ -333,7 +331,7 @@ def shared_cifar10() -> Path | None:
     return next((f for f in folders if (f / TRAIN).is_file()), None)
 
 
-def test_real_cifar10_or_its_like(tmp_path: Path, write_images, pictures) -> None:
+def test_real_cifar10_or_its_like(tmp_path: Path) -> None:
     """100 training images of the real files; where they are not, of similar ones."""
     directory = shared_cifar10()
     if directory is None:

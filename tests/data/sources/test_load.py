@@ -25,6 +25,13 @@ def test_unknown_names_hear_of_the_hub() -> None:
         data.load("cifar-10")
 
 
+def test_an_unknown_name_meets_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'fashion_mnist'"):
+        data.load("fashionmnist")
+    with pytest.raises(InputError, match=r"known: .*digits, .*npz"):
+        data.load("xyz")
+
+
 def test_options_reach_the_loader_or_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'digits' has no option 'seed': it has none"):
         data.load("digits", seed=1)
@@ -54,6 +61,6 @@ def test_heavy_packages_are_not_imported() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert done.stdout.strip() == "[]"
