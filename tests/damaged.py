@@ -99,8 +99,8 @@ def write_texts(directory: Path) -> None:
         csv.writer(file).writerows([("text", "label"), *rows[:3]])
 
 
-_SMALL_CIFAR = cifar._CIFAR10._replace(
-    layout=cifar.CIFAR10._replace(
+_SMALL_CIFAR = cifar.CIFAR10._replace(
+    layout=cifar.CIFAR10.layout._replace(
         train=("data_batch_1.bin",), train_records=4, test_records=2
     )
 )
@@ -114,7 +114,7 @@ def write_records(directory: Path) -> None:
 
 
 def load_records(directory: Path) -> data.Dataset:
-    return cifar._load(_SMALL_CIFAR, directory, None, 0)
+    return cifar.load_source(_SMALL_CIFAR, directory)
 
 
 def write_scans(directory: Path) -> None:
@@ -127,10 +127,10 @@ def write_scans(directory: Path) -> None:
 
 
 def write_store(directory: Path) -> None:
-    made = data.from_arrays("toy", **_arrays())
+    toy = data.from_arrays("toy", **_arrays())
     parts = [np.array([4]), np.array([0, 1]), np.array([2, 3, 5])]
     # A store is written to a directory of its own, and read where it is put.
-    data.write_population(directory / "store", made, parts)
+    data.write_population(directory / "store", toy, parts)
 
 
 def load_store(directory: Path) -> data.Dataset:
@@ -243,32 +243,32 @@ def outcome(source: Source, directory: Path, original: data.Dataset) -> str:
       Exception: whatever a loader lets through.
     """
     try:
-        found = source.load(directory)
+        dataset = source.load(directory)
     except InputError as error:
         message = str(error)
         assert message.isprintable() and str(directory) in message, message
         return "refused"
-    check_valid(found)
+    check_valid(dataset)
     if source.exact:
         for one, other in zip(
-            found.train + found.test, original.train + original.test, strict=True
+            dataset.train + dataset.test, original.train + original.test, strict=True
         ):
             assert np.array_equal(one, other)
     return "accepted"
 
 
-def check_valid(found: data.Dataset) -> None:
+def check_valid(dataset: data.Dataset) -> None:
     """Asserts all that training relies on."""
-    assert found.train.x.shape[1:] == found.test.x.shape[1:]
-    assert math.prod(found.train.x.shape) > 0
-    assert np.isfinite([found.normalization.mean, found.normalization.std]).all()
-    assert np.all(np.asarray(found.normalization.std) > 0)
-    for examples in (found.train, found.test):
+    assert dataset.train.x.shape[1:] == dataset.test.x.shape[1:]
+    assert math.prod(dataset.train.x.shape) > 0
+    assert np.isfinite([dataset.normalization.mean, dataset.normalization.std]).all()
+    assert np.all(np.asarray(dataset.normalization.std) > 0)
+    for examples in (dataset.train, dataset.test):
         assert len(examples.x) == len(examples.y) > 0
         assert examples.x.dtype.isnative and examples.x.dtype.itemsize <= 4
         assert np.isfinite(examples.x).all()
-        if found.task == "classification":
+        if dataset.task == "classification":
             assert examples.y.dtype == np.int32
-            assert 0 <= examples.y.min() <= examples.y.max() < found.num_classes
+            assert 0 <= examples.y.min() <= examples.y.max() < dataset.num_classes
         else:
             assert examples.y.dtype == np.float32 and np.isfinite(examples.y).all()

@@ -49,7 +49,7 @@ def random_flip(key: Key, x: jax.Array) -> jax.Array:
 
 
 def crop_and_flip(key: Key, x: jax.Array, pad: int = 4) -> jax.Array:
-    """Random crop after padding, then random mirroring: the usual one for CIFAR.
+    """Crops at random after padding, then mirrors at random: the usual one for CIFAR.
 
     Black is padded before normalisation, since batches are augmented as raw pixels.
 

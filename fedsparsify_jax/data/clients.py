@@ -41,7 +41,7 @@ def stack(examples: Examples, parts: Sequence[np.ndarray]) -> ClientData:
     for client, part in enumerate(parts):
         x[client, : len(part)] = source_x[part]
         y[client, : len(part)] = source_y[part]
-    return ClientData(jnp.asarray(x), jnp.asarray(y), jnp.asarray(counts))
+    return ClientData(x=jnp.asarray(x), y=jnp.asarray(y), count=jnp.asarray(counts))
 
 
 def class_table(

@@ -1,4 +1,4 @@
-"""What a data source hands over, checked."""
+"""Data sets as every source gives them, with the checks that all of them pass."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -24,9 +24,10 @@ class Dataset(NamedTuple):
     """A supervised task with a central test set.
 
     Attributes:
-      name: what it is called in logs.
-      train: what is divided among the clients; host arrays in the source's dtype.
-      test: what the global model is evaluated on.
+      name: in logs.
+      train: examples that are divided among the clients; host arrays in the source's
+        dtype.
+      test: examples that the global model is evaluated on.
       num_classes: C; labels are int32 in ``0 .. C - 1``. It is 1 in regression, the
         length of the model's output, and targets are float32.
       normalization: raw inputs to what a network sees.
@@ -47,7 +48,7 @@ class Dataset(NamedTuple):
 
 
 def _native_inputs(where: str, x: np.ndarray) -> np.ndarray:
-    """Checked inputs in this machine's byte order and a dtype that JAX takes."""
+    """Checks inputs; returns them in native byte order and a dtype that JAX takes."""
     if x.ndim < 2:
         raise InputError(
             f"{where} inputs have shape {x.shape}: expected [examples, features...]"
@@ -58,9 +59,9 @@ def _native_inputs(where: str, x: np.ndarray) -> np.ndarray:
         raise InputError(f"{where} inputs have dtype {x.dtype}: expected numbers")
     if x.dtype.kind != "f":
         return _native_integers(where, x)
-    wanted = np.float16 if x.dtype.itemsize == 2 else np.float32
+    dtype = np.float16 if x.dtype.itemsize == 2 else np.float32
     with np.errstate(over="ignore"):
-        x = x.astype(wanted, copy=False)
+        x = x.astype(dtype, copy=False)
     # In chunks: the table of booleans for a set of brain scans takes gigabytes.
     starts = range(0, len(x), _CHUNK)
     if not all(np.isfinite(x[start : start + _CHUNK]).all() for start in starts):
@@ -77,20 +78,21 @@ def _native_integers(where: str, x: np.ndarray) -> np.ndarray:
     return x.astype(np.int32)
 
 
-def _check_length(where: str, what: str, y: np.ndarray, num_examples: int) -> None:
+def _check_kind(where: str, y: np.ndarray, num_examples: int, task: Task) -> None:
+    names = {"classification": ("labels", "iu", "integers")}
+    what, kinds, expected = names.get(task, ("targets", "iuf", "numbers"))
     if y.shape != (num_examples,):
         raise InputError(
             f"{where} {what} have shape {y.shape} for {num_examples} examples: "
             f"expected [{num_examples}]"
         )
-
-
-def _check_labels(where: str, y: np.ndarray, num_examples: int) -> None:
-    _check_length(where, "labels", y, num_examples)
-    if y.dtype.kind not in "iu":
-        raise InputError(f"{where} labels have dtype {y.dtype}: expected integers")
+    if y.dtype.kind not in kinds:
+        raise InputError(f"{where} {what} have dtype {y.dtype}: expected {expected}")
     if num_examples == 0:
         raise InputError(f"the {where} set is empty")
+
+
+def _check_labels(where: str, y: np.ndarray) -> None:
     if y.min() < 0:
         raise InputError(f"{where} labels go down to {y.min()}: expected 0, 1, 2, ...")
     if y.max() >= MOST_CLASSES:
@@ -100,19 +102,8 @@ def _check_labels(where: str, y: np.ndarray, num_examples: int) -> None:
         )
 
 
-def _check_targets(where: str, y: np.ndarray, num_examples: int) -> None:
-    _check_length(where, "targets", y, num_examples)
-    if y.dtype.kind not in "iuf":
-        raise InputError(f"{where} targets have dtype {y.dtype}: expected numbers")
-    if num_examples == 0:
-        raise InputError(f"the {where} set is empty")
-    with np.errstate(over="ignore"):
-        if not np.isfinite(y.astype(np.float32)).all():
-            raise InputError(f"{where} targets hold NaN or infinity: clean them first")
-
-
 def checked_examples(where: str, x: Any, y: Any, task: Task) -> Examples:
-    """One part of the data, checked and in the library's dtypes.
+    """Checks one part of the data and returns it in the library's dtypes.
 
     Args:
       where: whose they are, for errors.
@@ -128,11 +119,15 @@ def checked_examples(where: str, x: Any, y: Any, task: Task) -> Examples:
     except (ValueError, TypeError) as error:  # lists of unequal lengths
         raise InputError(f"{where} examples are no arrays ({error})") from error
     x = _native_inputs(where, x)
-    if task == "regression":
-        _check_targets(where, y, len(x))
-        return Examples(x, y.astype(np.float32))
-    _check_labels(where, y, len(x))
-    return Examples(x, y.astype(np.int32))
+    _check_kind(where, y, len(x), task)
+    if task == "classification":
+        _check_labels(where, y)
+        return Examples(x, y.astype(np.int32))
+    with np.errstate(over="ignore"):
+        y = y.astype(np.float32)
+    if not np.isfinite(y).all():
+        raise InputError(f"{where} targets hold NaN or infinity: clean them first")
+    return Examples(x, y)
 
 
 def _classes(train: Examples, test: Examples, num_classes: int | None) -> int:
@@ -162,7 +157,7 @@ def from_arrays(
     """Makes a data set of the user's own arrays.
 
     Args:
-      name: what to call it.
+      name: in logs.
       x_train: ``[n, ...]`` numbers; 64-bit integers become int32, other integers and
         float16 are kept, other floats become float32.
       y_train: ``[n]`` integer classes from 0; in regression ``[n]`` numbers.
@@ -177,8 +172,8 @@ def from_arrays(
       InputError: for shapes, dtypes or labels that cannot be, NaN and infinity.
 
     Example:
-      >>> made = from_arrays("toy", np.ones((4, 2)), [0, 1, 2, 0], np.ones((1, 2)), [1])
-      >>> made.num_classes, made.train.x.dtype
+      >>> toy = from_arrays("toy", np.ones((4, 2)), [0, 1, 2, 0], np.ones((1, 2)), [1])
+      >>> toy.num_classes, toy.train.x.dtype
       (3, dtype('float32'))
       >>> scans = np.ones((2, 3)), [61, 70.5], np.ones((1, 3)), [48]
       >>> ages = from_arrays("ages", *scans, task="regression")
@@ -187,6 +182,7 @@ def from_arrays(
     """
     if task not in ("classification", "regression"):
         raise InputError(f"task is {task!r}: expected classification or regression")
+    # Each half on its own, then both together.
     train = checked_examples("training", x_train, y_train, task)
     test = checked_examples("test", x_test, y_test, task)
     if train.x.shape[1:] != test.x.shape[1:]:
@@ -194,6 +190,7 @@ def from_arrays(
             f"training examples have shape {train.x.shape[1:]}, test examples "
             f"{test.x.shape[1:]}: they must be the same"
         )
+    # The length of the model's output.
     if task == "classification":
         num_classes = _classes(train, test, num_classes)
     elif num_classes not in (None, 1):
@@ -203,4 +200,12 @@ def from_arrays(
     if normalization is None:
         is_image = train.x.dtype == np.uint8
         normalization = Normalization(0.0, 255.0) if is_image else Normalization()
-    return Dataset(name, train, test, num_classes, normalization, task, augment)
+    return Dataset(
+        name=name,
+        train=train,
+        test=test,
+        num_classes=num_classes,
+        normalization=normalization,
+        task=task,
+        augment=augment,
+    )

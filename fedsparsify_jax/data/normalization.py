@@ -14,7 +14,7 @@ _CHUNK = 4096  # images widened to 64 bits at once
 
 
 def _plain(name: str, value: Any) -> float | tuple[float, ...]:
-    """A float, or a tuple of floats: hashable, and equal after a trip through JSON."""
+    """Returns a float or a tuple of floats: hashable, and the same again from JSON."""
     array = np.asarray(value, np.float64)
     if array.ndim > 1 or array.size == 0 or not np.isfinite(array).all():
         raise InputError(
@@ -45,13 +45,13 @@ class Normalization:
             raise InputError(f"normalization std is {self.std}: it must be above 0")
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Raw inputs ``[B, ...]`` to float32 of the same shape."""
+        """Standardises raw inputs ``[B, ...]`` to float32 of the same shape."""
         centred = x.astype(jnp.float32) - _last_axis("mean", self.mean, x)
         return centred / _last_axis("std", self.std, x)
 
 
 def _last_axis(name: str, value: float | Sequence[float], x: jax.Array) -> Any:
-    """``value`` in a shape that broadcasts against ``x`` without rank promotion."""
+    """Returns ``value`` in a shape that broadcasts against ``x`` without promotion."""
     if not isinstance(value, tuple):
         return value
     if x.ndim == 0 or len(value) != x.shape[-1]:
@@ -63,7 +63,7 @@ def _last_axis(name: str, value: float | Sequence[float], x: jax.Array) -> Any:
 
 
 def channel_normalization(images: np.ndarray) -> Normalization:
-    """Mean and standard deviation of every channel, from TRAINING images only.
+    """Measures mean and standard deviation of every channel, of TRAINING images only.
 
     They belong into the model as they are: the test set is standardised by the training
     set's numbers. (The authors' CIFAR code standardises the test set by its own, which

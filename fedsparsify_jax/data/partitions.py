@@ -57,7 +57,7 @@ def iid(labels: ArrayLike, num_clients: int, seed: int = 0) -> Parts:
 def label_shards(
     labels: ArrayLike, num_clients: int, classes_per_client: int, seed: int = 0
 ) -> Parts:
-    """The authors' non-IID partition: every client holds k classes, in blocks.
+    """Deals k classes to every client, in blocks: the authors' non-IID partition.
 
     The examples are sorted by label and cut into ``N k`` chunks; each client in turn
     takes the first k chunks whose labels it does not hold yet. On balanced data this
@@ -110,23 +110,24 @@ def label_shards(
 def _deal(
     labels: np.ndarray, chunks: Parts, num_clients: int, classes_per_client: int
 ) -> Parts:
-    """Each client in turn takes the first chunks with labels new to it."""
+    """Deals every client in turn the first chunks with labels new to it."""
     if min(map(len, chunks)) == 0:
         raise InputError(
             f"{len(chunks)} chunks of {len(labels)} examples leave some empty: use "
             "fewer clients or fewer classes per client"
         )
-    left, parts = list(chunks), []
+    # Chunks that are dealt become empty, and go when the client has all of its own.
+    remaining, parts = list(chunks), []
     for client in range(num_clients):
         held: set[int] = set()
         taken: Parts = []
-        for position, chunk in enumerate(left):
+        for position, chunk in enumerate(remaining):
             new = set(labels[chunk].tolist())
             if len(taken) < classes_per_client and not new & held:
                 taken.append(chunk)
                 held |= new
-                left[position] = chunk[:0]
-        left = [chunk for chunk in left if len(chunk)]
+                remaining[position] = chunk[:0]
+        remaining = [chunk for chunk in remaining if len(chunk)]
         if len(taken) < classes_per_client:
             raise InputError(
                 f"no {classes_per_client} chunks of different classes are left for "
@@ -168,6 +169,7 @@ def dirichlet(
     _check_alpha(alpha)
     rng = np.random.default_rng(seed)
     for _ in range(_TRIES):
+        # Every class on its own: a draw of shares, and cuts at their sums.
         pieces: list[Parts] = [[] for _ in range(num_clients)]
         for label in np.unique(checked):
             members = rng.permutation(np.flatnonzero(checked == label))
@@ -193,7 +195,7 @@ def quantity_skew(
     *,
     min_examples: int = 1,
 ) -> Parts:
-    """Clients of very unequal size, each with the class mix of the whole.
+    """Gives clients very unequal sizes, but each the class mix of the whole.
 
     Every client first gets ``min_examples``; what remains is divided by a draw from
     Dirichlet(alpha), so small ``alpha`` means stronger skew.
@@ -209,8 +211,8 @@ def quantity_skew(
     """
     checked = _labels(labels, num_clients)
     _check_alpha(alpha)
-    rest = len(checked) - num_clients * min_examples
-    if rest < 0:
+    surplus = len(checked) - num_clients * min_examples
+    if surplus < 0:
         raise InputError(
             f"{num_clients} clients of at least {min_examples} examples need "
             f"{num_clients * min_examples}, the data has {len(checked)}"
@@ -218,7 +220,7 @@ def quantity_skew(
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(checked))
     shares = rng.dirichlet(np.full(num_clients, alpha))
-    ends = np.floor(np.cumsum(shares)[:-1] * rest).astype(int)
+    ends = np.floor(np.cumsum(shares)[:-1] * surplus).astype(int)
     ends += min_examples * np.arange(1, num_clients)
     return np.split(order, ends)
 
@@ -235,7 +237,7 @@ def _sizes(sizes: Sequence[int]) -> np.ndarray:
 
 
 def _cuts(n: int, sizes: Sequence[int]) -> np.ndarray:
-    """Where n examples are cut; the sizes must use up all of them."""
+    """Returns the rows at which n examples are cut; the sizes must sum to n."""
     checked = _sizes(sizes)
     if checked.sum() != n:
         raise InputError(
@@ -246,11 +248,11 @@ def _cuts(n: int, sizes: Sequence[int]) -> np.ndarray:
 
 
 def proportional_sizes(n: int, sizes: Sequence[int]) -> list[int]:
-    """Client sizes in (nearly) the same proportions that sum to exactly n.
+    """Scales client sizes, in (nearly) the same proportions, to sum to exactly n.
 
     Every client first gets the whole part of its share; what is left goes to the
-    largest fractions, the first client first among equals. Nobody is left without an
-    example: clients whose share comes to nothing get one, taken from the largest.
+    largest fractions, the first client first among equals. Clients whose share comes
+    to nothing get one example, taken from the largest.
 
     Args:
       n: examples to divide.
@@ -269,13 +271,13 @@ def proportional_sizes(n: int, sizes: Sequence[int]) -> list[int]:
             f"{len(checked)} clients for {n} examples: every client needs at least one"
         )
     # Whole-number arithmetic: the remainders are exact, so ties are true ties.
-    whole, rest = np.divmod(checked * n, checked.sum())
-    first = np.argsort(-rest, kind="stable")[: n - int(whole.sum())]
-    whole[first] += 1
-    for client in np.flatnonzero(whole == 0):
-        whole[client] = 1
-        whole[whole.argmax()] -= 1
-    return whole.tolist()
+    scaled, remainders = np.divmod(checked * n, checked.sum())
+    first = np.argsort(-remainders, kind="stable")[: n - int(scaled.sum())]
+    scaled[first] += 1
+    for client in np.flatnonzero(scaled == 0):
+        scaled[client] = 1
+        scaled[scaled.argmax()] -= 1
+    return scaled.tolist()
 
 
 def by_sizes(labels: ArrayLike, sizes: Sequence[int], seed: int = 0) -> Parts:
@@ -298,7 +300,7 @@ def by_sizes(labels: ArrayLike, sizes: Sequence[int], seed: int = 0) -> Parts:
 
 
 def value_skew(targets: ArrayLike, sizes: Sequence[int], seed: int = 0) -> Parts:
-    """Every client holds one range of the target: the first client the smallest values.
+    """Gives every client one range of the target, the first one the smallest values.
 
     The examples are sorted by target and cut into blocks of the given sizes. In the
     brain age experiments this gives each client an age range.
@@ -329,7 +331,7 @@ def value_skew(targets: ArrayLike, sizes: Sequence[int], seed: int = 0) -> Parts
 
 
 def by_group(groups: ArrayLike) -> Parts:
-    """One client a group, such as the site where a scan was made; by sorted name.
+    """Makes each group a client, such as the site of a scan; by sorted name.
 
     >>> [part.tolist() for part in by_group(["leeds", "bath", "leeds"])]
     [[1], [0, 2]]

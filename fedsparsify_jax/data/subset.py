@@ -20,7 +20,7 @@ def _check(n: int, total: int) -> None:
 
 
 def balanced_rows(labels: ArrayLike, n: int, seed: int = 0) -> np.ndarray:
-    """Rows of a class-balanced subset, in the order of the source.
+    """Draws the rows of a class-balanced subset, in the order of the source.
 
     Every class gives ``n // C`` examples; if n is no multiple of C, the remainder goes
     to classes drawn by the seed, one each.
@@ -46,21 +46,21 @@ def balanced_rows(labels: ArrayLike, n: int, seed: int = 0) -> np.ndarray:
     classes, counts = np.unique(labels, return_counts=True)
     rng = np.random.default_rng(seed)
     share, extra = divmod(n, len(classes))
-    wanted = np.full(len(classes), share)
-    wanted[rng.permutation(len(classes))[:extra]] += 1
+    sizes = np.full(len(classes), share)
+    sizes[rng.permutation(len(classes))[:extra]] += 1
     chosen = []
-    for label, count, want in zip(classes, counts, wanted, strict=True):
-        if want > count:
+    for label, count, size in zip(classes, counts, sizes, strict=True):
+        if size > count:
             raise InputError(
                 f"class {label} has {count} examples, a balanced subset of {n} needs "
-                f"{want}: at most {len(classes) * int(counts.min())} can be balanced"
+                f"{size}: at most {len(classes) * int(counts.min())} can be balanced"
             )
-        chosen.append(rng.permutation(np.flatnonzero(labels == label))[:want])
+        chosen.append(rng.permutation(np.flatnonzero(labels == label))[:size])
     return np.sort(np.concatenate(chosen))
 
 
 def random_rows(total: int, n: int, seed: int = 0) -> np.ndarray:
-    """Rows of a uniformly drawn subset, ascending: what regression uses.
+    """Draws the rows of a uniform subset, ascending; for regression.
 
     >>> len(random_rows(10, 4, seed=1))
     4
@@ -70,7 +70,7 @@ def random_rows(total: int, n: int, seed: int = 0) -> np.ndarray:
 
 
 def subset_rows(targets: np.ndarray, n: int | None, seed: int = 0) -> np.ndarray:
-    """All rows without n, balanced ones for integer labels, random ones for floats."""
+    """Draws balanced rows for integer labels, random ones for floats; all without n."""
     if n is None:
         return np.arange(len(targets))
     if np.issubdtype(targets.dtype, np.integer):
@@ -79,7 +79,7 @@ def subset_rows(targets: np.ndarray, n: int | None, seed: int = 0) -> np.ndarray
 
 
 def balanced_subset(examples: Examples, n: int, seed: int = 0) -> Examples:
-    """A class-balanced subset of labelled examples, see `balanced_rows`.
+    """Draws a class-balanced subset of labelled examples, see `balanced_rows`.
 
     >>> examples = Examples(np.arange(6), np.array([0, 1, 0, 1, 0, 1]))
     >>> sorted(balanced_subset(examples, 2).y.tolist())

@@ -14,7 +14,7 @@ _STREAM = 1  # its draws are not those of a subset with the same seed
 
 
 def held_out_rows(targets: np.ndarray, fraction: float, seed: int = 0) -> np.ndarray:
-    """Rows to hold out, ascending: the share of every class, or of all numbers.
+    """Draws the rows to hold out, ascending: a share of every class, or of all numbers.
 
     Args:
       targets: ``[n]``; integers are classes.
@@ -36,13 +36,13 @@ def held_out_rows(targets: np.ndarray, fraction: float, seed: int = 0) -> np.nda
     chosen = []
     for label in range(int(classes.max()) + 1):
         rows = np.flatnonzero(classes == label)
-        wanted = round(fraction * len(rows))
-        if wanted == len(rows):
+        size = round(fraction * len(rows))
+        if size == len(rows):
             raise InputError(
                 f"--validation-fraction is {fraction}: it leaves no training example "
                 f"of a group of {len(rows)}"
             )
-        chosen.append(rng.permutation(rows)[:wanted])
+        chosen.append(rng.permutation(rows)[:size])
     held = np.sort(np.concatenate(chosen))
     if not held.size:
         raise InputError(
@@ -73,9 +73,9 @@ def hold_out(dataset: Dataset, fraction: float, seed: int = 0) -> Dataset:
     if fraction == 0:
         return dataset
     held = held_out_rows(np.asarray(dataset.train.y), fraction, seed)
-    left = np.delete(np.arange(len(dataset.train.y)), held)
+    remaining = np.delete(np.arange(len(dataset.train.y)), held)
     train, validation = (
         Examples(np.asarray(dataset.train.x)[rows], np.asarray(dataset.train.y)[rows])
-        for rows in (left, held)
+        for rows in (remaining, held)
     )
     return dataset._replace(train=train, validation=validation)

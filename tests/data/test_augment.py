@@ -37,8 +37,8 @@ def test_every_crop_is_a_shift(key: jax.Array, dtype: str) -> None:
 def test_all_shifts_occur() -> None:
     x = jnp.tile(images(1), (400, 1, 1, 1))
     out = np.asarray(random_crop(jax.random.key(3), x, pad=1))
-    seen = {image.tobytes() for image in out}
-    assert seen == set(shifts(np.asarray(x[0]), 1))
+    occurring = {image.tobytes() for image in out}
+    assert occurring == set(shifts(np.asarray(x[0]), 1))
 
 
 def test_no_padding_is_the_identity(key: jax.Array) -> None:

@@ -210,12 +210,12 @@ def test_the_authors_sizes() -> None:
 @given(SIZES, st.integers(0, 300))
 def test_proportional_sizes(sizes: list[int], extra: int) -> None:
     n = len(sizes) + extra
-    made = data.proportional_sizes(n, sizes)
-    assert sum(made) == n
-    assert min(made) >= 1
+    scaled = data.proportional_sizes(n, sizes)
+    assert sum(scaled) == n
+    assert min(scaled) >= 1
     exact = np.array(sizes) * n / sum(sizes)
     if exact.min() >= 1:
-        assert np.all(np.abs(np.array(made) - exact) < 1)
+        assert np.all(np.abs(np.array(scaled) - exact) < 1)
 
 
 def test_proportional_sizes_by_hand() -> None:

@@ -41,14 +41,14 @@ def model(zeros: int, size: int = 21):
 @pytest.mark.parametrize("zeros", [0, 1, 20, 21])
 def test_messages_by_hand_on_the_host_and_jitted(zeros):
     nonzeros = 21 - zeros + 1 + 2
-    wanted = {
+    expected = {
         "nonzero": 4 * nonzeros,
         "bitmap": 4 * nonzeros + 3,  # 23 prunable numbers: 3 bytes of bits
         "indexed": 8 * nonzeros,
     }
-    found = {name: formula(nonzeros, 23) for name, formula in FORMULAS.items()}
-    assert found == wanted
-    for name, count in wanted.items():
+    messages = {name: formula(nonzeros, 23) for name, formula in FORMULAS.items()}
+    assert messages == expected
+    for name, count in expected.items():
         message = jax.jit(getattr(metrics, f"{name}_bytes"))(model(zeros))
         assert message.dtype == jnp.uint32 and int(message) == count
 
@@ -79,8 +79,8 @@ def test_statistics_sent_dense_are_what_the_reference_printed():
 
 
 def test_the_exponents_of_the_reference():
-    found = [metrics.saving(0.95, 200, 10, 118_282, n).ratio for n in (1, 3, 6, 12)]
-    assert [round(ratio, 2) for ratio in found] == [1.90, 3.44, 5.27, 7.84]
+    ratios = [metrics.saving(0.95, 200, 10, 118_282, n).ratio for n in (1, 3, 6, 12)]
+    assert [round(ratio, 2) for ratio in ratios] == [1.90, 3.44, 5.27, 7.84]
 
 
 def test_masks_and_indices_as_the_reference_says():
@@ -96,9 +96,9 @@ def test_masks_and_indices_as_the_reference_says():
 def test_a_run_of_three_rounds_by_hand():
     # s = 0, 0.6 * (1 - 0.5^3) = 0.525, 0.6 of 10 numbers, beside 2 that stay.
     kept = [12, 12, 12 - 5, 12 - 6]
-    found = metrics.saving(0.6, 3, 2, 12, prunable=10)
+    run = metrics.saving(0.6, 3, 2, 12, prunable=10)
     moved = sum(up + down for up, down in itertools.pairwise(kept))
-    assert found == (2 * 4 * moved, 2 * 3 * 2 * 12 * 4)
+    assert run == (2 * 4 * moved, 2 * 3 * 2 * 12 * 4)
 
 
 def test_late_and_rare_purges_save_less():
@@ -134,13 +134,13 @@ def test_the_engine_moves_what_the_schedule_says(begin, every):
 
     keys = jax.random.split(jax.random.key(2), rounds)
     _, moved = jax.jit(lambda state, keys: jax.lax.scan(step, state, keys))(state, keys)
-    wanted = metrics.saving(0.7, rounds, 4, 15, begin=begin, every=every)
-    assert int(moved.sum()) == wanted.total < wanted.dense
+    run = metrics.saving(0.7, rounds, 4, 15, begin=begin, every=every)
+    assert int(moved.sum()) == run.total < run.dense
 
 
 def test_counts_agree_with_the_library():
-    found = metrics.saving(0.95, 1, 1, 118_282)
-    assert found.total == 4 * (118_282 + int(kept_count(118_282, 0.95)))
+    run = metrics.saving(0.95, 1, 1, 118_282)
+    assert run.total == 4 * (118_282 + int(kept_count(118_282, 0.95)))
 
 
 @pytest.mark.parametrize(

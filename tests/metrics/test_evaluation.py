@@ -23,13 +23,13 @@ def test_evaluation_does_not_depend_on_the_batch_size(batch_size):
     w = rng.normal(size=(3, 4))
     examples = Examples(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32))
     variables = {"params": {"w": jnp.asarray(w, jnp.float32)}}
-    found = jax.jit(
+    result = jax.jit(
         lambda v, e: evaluate(linear, cross_entropy, v, e, batch_size=batch_size)
     )(variables, examples)
     logits = x @ w
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(10), y]
-    assert float(found.loss) == pytest.approx(losses.mean(), rel=1e-5)
-    assert float(found.metric) == pytest.approx((logits.argmax(axis=1) == y).mean())
+    assert float(result.loss) == pytest.approx(losses.mean(), rel=1e-5)
+    assert float(result.metric) == pytest.approx((logits.argmax(axis=1) == y).mean())
 
 
 def test_bytes_count_non_zeros_of_every_collection():

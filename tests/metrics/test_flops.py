@@ -24,11 +24,11 @@ def mlp():
 
 def of(fn, variables, x_shape):
     """Forward FLOPs of a plain function of params and x."""
-    found = layer_flops(
+    layers = layer_flops(
         lambda v, x: (fn(v["params"], x), {}), {"params": variables}, x_shape
     )
     return {
-        path.removeprefix("params/"): flops.forward for path, flops in found.items()
+        path.removeprefix("params/"): layer.forward for path, layer in layers.items()
     }
 
 
@@ -167,19 +167,19 @@ def test_kernels_are_followed(way):
 
 def test_patches_are_followed_to_the_kernel():
     kernel = {"k": jnp.ones((2, 2, 3, 7))}
-    found = of(lambda p, x: patches(p["k"], x), kernel, (2, 4, 4, 3))
-    assert found == {"k": 2 * (2 * 3 * 3) * (2 * 2 * 3) * 7}
+    flops = of(lambda p, x: patches(p["k"], x), kernel, (2, 4, 4, 3))
+    assert flops == {"k": 2 * (2 * 3 * 3) * (2 * 2 * 3) * 7}
 
 
 def test_concatenated_and_padded_kernels_are_divided():
-    found = of(
+    flops = of(
         lambda p, x: x @ jnp.concatenate([p["w"], p["v"]], axis=1),
         {"w": W, "v": jnp.ones((4, 3))},
         (5, 4),
     )
-    assert found == {"w": 2 * 5 * 4 * 6, "v": 2 * 5 * 4 * 3}
-    found = of(lambda p, x: x @ jnp.pad(p["w"], ((0, 0), (0, 2))), {"w": W}, (5, 4))
-    assert found == {"w": 2 * 5 * 4 * 6, NO_LEAF: 2 * 5 * 4 * 2}
+    assert flops == {"w": 2 * 5 * 4 * 6, "v": 2 * 5 * 4 * 3}
+    flops = of(lambda p, x: x @ jnp.pad(p["w"], ((0, 0), (0, 2))), {"w": W}, (5, 4))
+    assert flops == {"w": 2 * 5 * 4 * 6, NO_LEAF: 2 * 5 * 4 * 2}
 
 
 def recurrent(params, x):
@@ -191,20 +191,20 @@ def recurrent(params, x):
 
 def test_scans_count_every_step_and_gradients_reach_the_carry():
     params = {"in": W, "over": jnp.ones((6, 6))}
-    found = layer_flops(
+    flops = layer_flops(
         lambda v, x: (recurrent(v["params"], x), {}), {"params": params}, (7, 4)
     )
     first, over = 2 * 7 * 4 * 6, 2 * 7 * 6 * 6
-    assert tuple(found["params/in"]) == (first, first, 0, 24)
-    assert tuple(found["params/over"]) == (over, over, over, 36)
+    assert tuple(flops["params/in"]) == (first, first, 0, 24)
+    assert tuple(flops["params/over"]) == (over, over, over, 36)
 
 
 def test_layers_stacked_for_a_scan_belong_to_the_stack():
     def deep(params, x):
         return lax.scan(lambda x, w: (x @ w, None), x, params["w"])[0]
 
-    found = of(deep, {"w": jnp.ones((3, 4, 4))}, (5, 4))
-    assert found == {"w": 3 * 2 * 5 * 4 * 4}
+    flops = of(deep, {"w": jnp.ones((3, 4, 4))}, (5, 4))
+    assert flops == {"w": 3 * 2 * 5 * 4 * 4}
 
 
 def test_products_of_activations_are_no_leafs_and_stay_dense():
@@ -214,11 +214,11 @@ def test_products_of_activations_are_no_leafs_and_stay_dense():
 
     variables = {"params": {"w": W, "v": W}}
     layers = layer_flops(attention, variables, (5, 4))
-    whole = 2 * 5 * 6 * 5
-    assert tuple(layers[NO_LEAF]) == (whole, 0, 2 * whole, 0)
+    dense = 2 * 5 * 6 * 5
+    assert tuple(layers[NO_LEAF]) == (dense, 0, 2 * dense, 0)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, bool), variables)
-    assert inference_flops(layers, nothing) == whole
-    assert training_flops(layers, nothing) == 3 * whole
+    assert inference_flops(layers, nothing) == dense
+    assert training_flops(layers, nothing) == 3 * dense
 
 
 def test_a_normalised_activation_is_not_the_scale_it_was_multiplied_with():
@@ -278,7 +278,7 @@ def test_the_engines_counts_are_understood():
     layers = layer_flops(mlp().apply, variables, (1, 28, 28))
     kept = {path: leaf.size // 2 for path, leaf in trees.named_leaves(variables)}
     assert metrics.inference_flops(layers, kept=kept) == 118_016
-    found = metrics.inference_flops(
+    flops = metrics.inference_flops(
         layers, kept={p: np.int32(n) for p, n in kept.items()}
     )
-    assert found == 118_016 and isinstance(found, int)
+    assert flops == 118_016 and isinstance(flops, int)

@@ -19,7 +19,7 @@ _GRAY, _COLOUR = ("1", "L"), ("RGB", "RGBA", "RGBX", "P", "PA", "LA", "CMYK", "Y
 
 
 def _values(where: str, table: Any, name: str) -> list[Any]:
-    """A column as Python values.
+    """Returns a column as Python values.
 
     Raises:
       InputError: if it is missing or cannot be read.
@@ -34,7 +34,7 @@ def _values(where: str, table: Any, name: str) -> list[Any]:
 
 
 def label_column(where: str, table: Any, name: str) -> np.ndarray:
-    """The integer labels of a table.
+    """Returns the integer labels of a table.
 
     Args:
       where: the table, for errors.
@@ -61,7 +61,7 @@ def label_column(where: str, table: Any, name: str) -> np.ndarray:
 
 
 def text_column(where: str, table: Any, name: str) -> list[str]:
-    """The texts of a table.
+    """Returns the texts of a table.
 
     Raises:
       InputError: if the column is missing, or an entry is no text.
@@ -76,7 +76,7 @@ def text_column(where: str, table: Any, name: str) -> list[str]:
 
 
 def _pixels(image: Any) -> np.ndarray:
-    """uint8 ``[H, W]`` of a gray picture, ``[H, W, 3]`` of a coloured one."""
+    """Returns uint8 ``[H, W]`` for a gray picture, ``[H, W, 3]`` for a coloured one."""
     if image.mode in _GRAY:
         return np.asarray(image.convert("L"))
     if image.mode in _COLOUR:
@@ -85,7 +85,7 @@ def _pixels(image: Any) -> np.ndarray:
 
 
 def _check_format(value: dict[str, Any]) -> None:
-    """Only pixels: pillow starts other programs for PostScript, for example."""
+    """Accepts pixels only: pillow starts other programs for PostScript, for example."""
     from PIL import Image
 
     if value["bytes"] is None and "://" in value["path"]:
@@ -110,12 +110,11 @@ def _decoded(
     where: str, table: Any, name: str, rows: np.ndarray
 ) -> Iterator[np.ndarray]:
     datasets = import_datasets(where)
-    # Encoded bytes, so that only the wanted rows are decoded, and errors have a row.
+    # Encoded bytes, so that only the chosen rows are decoded, and errors have a row.
     encoded = table.select_columns([name]).cast_column(
         name, datasets.Image(decode=False)
     )
-    whole = len(rows) == len(table)
-    chosen = encoded if whole else encoded.select(rows)
+    chosen = encoded if len(rows) == len(table) else encoded.select(rows)
     decoder, position = datasets.Image(), 0
     for batch in chosen.iter(_BATCH):
         for value in batch[name]:
@@ -129,7 +128,7 @@ def _decoded(
 def image_column(
     where: str, table: Any, name: str, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """The images of a table, or of some of its rows; only those are decoded.
+    """Decodes the images of a table, or of some of its rows.
 
     Args:
       where: the table, for errors.
@@ -164,7 +163,7 @@ def image_column(
 
 
 def as_colour(gray: np.ndarray) -> np.ndarray:
-    """Gray pixels ``[..., H, W]`` three times over: ``[..., H, W, 3]``.
+    """Repeats gray pixels ``[..., H, W]`` as three channels: ``[..., H, W, 3]``.
 
     >>> as_colour(np.ones((2, 2), np.uint8)).shape
     (2, 2, 3)

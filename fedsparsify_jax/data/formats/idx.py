@@ -16,14 +16,12 @@ import numpy as np
 from fedsparsify_jax.errors import InputError
 
 _UNSIGNED_BYTE = 8
-
-
-_LARGEST = 2**30
+LARGEST = 2**30
 """Bytes of a file, unpacked; those of the data sets in this format have 154 MB."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """The contents of a file, decompressed if its name ends in ``.gz``.
+    """Reads a file, and decompresses it if its name ends in ``.gz``.
 
     Raises:
       InputError: if it cannot be read, its compression is damaged, or it is larger
@@ -32,16 +30,16 @@ def read_bytes(path: Path) -> bytes:
     packed = path.suffix == ".gz"
     try:
         with gzip.open(path) if packed else path.open("rb") as file:
-            contents = file.read(_LARGEST + 1)
+            contents = file.read(LARGEST + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(
             f"{path} is truncated or not gzip ({error}): fetch the file again"
         ) from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if len(contents) > _LARGEST:
+    if len(contents) > LARGEST:
         raise InputError(
-            f"{path} has more than {_LARGEST:,} bytes"
+            f"{path} has more than {LARGEST:,} bytes"
             f"{' unpacked' * packed}: is this the right file?"
         )
     return contents
@@ -52,7 +50,7 @@ def parse_idx(contents: bytes, name: str) -> np.ndarray:
 
     Args:
       contents: the (decompressed) file.
-      name: what to call it in errors.
+      name: of the file, for errors.
 
     Raises:
       InputError: for anything but exactly such a file.
@@ -71,11 +69,11 @@ def parse_idx(contents: bytes, name: str) -> np.ndarray:
     if len(contents) < start:
         raise InputError(f"{name} is truncated inside its header: fetch it again")
     shape = struct.unpack(f">{rank}I", contents[4:start])
-    expected, found = math.prod(shape), len(contents) - start
-    if found != expected:
-        state = "truncated" if found < expected else "too long"
+    expected, length = math.prod(shape), len(contents) - start
+    if length != expected:
+        state = "truncated" if length < expected else "too long"
         raise InputError(
-            f"{name} is {state}: {found:,} bytes of data where its header says "
+            f"{name} is {state}: {length:,} bytes of data where its header says "
             f"{expected:,}; fetch it again"
         )
     flat = np.frombuffer(contents, np.uint8, offset=start)
@@ -91,9 +89,9 @@ def check_sha256(contents: bytes, expected: str, name: str) -> None:
     Raises:
       InputError: if they differ.
     """
-    found = hashlib.sha256(contents).hexdigest()
-    if found != expected:
+    digest = hashlib.sha256(contents).hexdigest()
+    if digest != expected:
         raise InputError(
-            f"{name} is corrupt or not the official file (SHA-256 {found[:12]}..., "
+            f"{name} is corrupt or not the official file (SHA-256 {digest[:12]}..., "
             f"expected {expected[:12]}...): fetch it again"
         )

@@ -1,4 +1,4 @@
-"""How much a file may ask for: before it is unpacked, not after."""
+"""Limits on the size of a file's contents, checked before it is unpacked."""
 
 import os
 
@@ -9,7 +9,7 @@ DEFLATE = 1032
 
 
 def memory() -> int:
-    """Bytes of the machine's memory; more than there can be if it cannot be told."""
+    """Returns the bytes of the machine's memory, 2^62 if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # not on every system
@@ -17,7 +17,7 @@ def memory() -> int:
 
 
 def check_size(where: str, promised: int, stored: int, *, packed: bool) -> None:
-    """Refuses what a header promises and its file cannot hold.
+    """Refuses a header that promises more than its file can hold.
 
     Args:
       where: the file, for errors.

@@ -13,7 +13,7 @@ from fedsparsify_jax.errors import InputError
 
 
 class Header(NamedTuple):
-    """What comes before the numbers."""
+    """The dtype and layout that stand before the numbers."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -26,7 +26,7 @@ def read_header(file: IO[bytes], size: int, where: str) -> Header:
     Args:
       file: at its beginning.
       size: bytes of the whole file.
-      where: what to call it in errors.
+      where: the file, for errors.
 
     Raises:
       InputError: for objects, which would have to be unpickled; unless as many bytes
@@ -41,19 +41,19 @@ def read_header(file: IO[bytes], size: int, where: str) -> Header:
       (2, 3)
     """
     try:
-        found = _parse(file)
+        header = _parse(file)
     except Exception as error:  # as many kinds as there are kinds of damage
         raise InputError(f"{where} is not a whole .npy file ({error})") from error
-    promised = math.prod(found.shape) * found.dtype.itemsize
+    promised = math.prod(header.shape) * header.dtype.itemsize
     follow = size - file.tell()
-    if found.dtype.hasobject:
+    if header.dtype.hasobject:
         raise InputError(f"{where} is not a whole .npy file (pickled objects)")
-    if promised != follow or min(found.shape, default=0) < 0:
+    if promised != follow or min(header.shape, default=0) < 0:
         raise InputError(
             f"{where} is not a whole .npy file ({follow:,} bytes of data where its "
             f"header says {promised:,})"
         )
-    return found
+    return header
 
 
 def _parse(file: IO[bytes]) -> Header:
@@ -67,7 +67,7 @@ def _parse(file: IO[bytes]) -> Header:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # headers that need mending
         shape, fortran_order, dtype = readers[version](file)
-    return Header(dtype, shape, fortran_order)
+    return Header(dtype=dtype, shape=shape, fortran_order=fortran_order)
 
 
 def read_array(file: IO[bytes], size: int, where: str) -> np.ndarray:
@@ -76,7 +76,7 @@ def read_array(file: IO[bytes], size: int, where: str) -> np.ndarray:
     Args:
       file: at its beginning.
       size: bytes of the whole file.
-      where: what to call it in errors.
+      where: the file, for errors.
 
     Raises:
       InputError: see `read_header`.

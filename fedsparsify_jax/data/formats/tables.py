@@ -25,7 +25,7 @@ _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one line; the deepest cause says most.
+    """Returns the message of an exception's deepest cause, cut to one line.
 
     >>> first_line(ValueError("bad number\\nin a long story"))
     'bad number'
@@ -37,7 +37,7 @@ def first_line(error: BaseException) -> str:
 
 
 def import_datasets(what: str) -> Any:
-    """The package ``datasets``.
+    """Imports the package ``datasets``.
 
     Raises:
       InputError: if it is not installed; ``what`` is what needs it.
@@ -53,18 +53,18 @@ def import_datasets(what: str) -> Any:
 
 @contextlib.contextmanager
 def _without_progress_bars(datasets: Any) -> Iterator[None]:
-    """Reading a local file is no news; downloads keep their bars."""
-    shown = datasets.is_progress_bar_enabled()
+    """Hides progress bars, which are for downloads, while a local file is read."""
+    enabled = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             datasets.enable_progress_bars()
 
 
 def _split_of(directory: Path, path: Path) -> str | None:
-    """``train-00000-of-00001.parquet`` and ``train/0000.parquet`` are both train."""
+    """Returns ``train`` for ``train-00000-of-00001.parquet`` or ``train/0.parquet``."""
     match = _FILE.match(path.stem)
     if match:
         return _SPLITS[match[1]]
@@ -73,7 +73,7 @@ def _split_of(directory: Path, path: Path) -> str | None:
 
 
 def _check_one_source(directory: Path, split: str, paths: list[Path]) -> None:
-    """All files of a split must be shards of one table, and all of them there."""
+    """Refuses files of a split that are not all the shards of one table."""
     kinds = {path.suffix for path in paths}
     folders = {path.parent for path in paths}
     if len(kinds) > 1 or len(folders) > 1:
@@ -94,7 +94,7 @@ def _check_one_source(directory: Path, split: str, paths: list[Path]) -> None:
 def local_files(
     directory: Path, suffixes: tuple[str, ...] = (".parquet",)
 ) -> dict[str, list[Path]]:
-    """The files of each split below a directory, told by their names.
+    """Lists the files of each split below a directory, by their names.
 
     Args:
       directory: where to look, subdirectories included.
@@ -106,18 +106,18 @@ def local_files(
     """
     if not directory.is_dir():
         raise InputError(f"no directory {directory}")
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for path in sorted(directory.rglob("*")):
         split = _split_of(directory, path)
         if split and path.suffix in suffixes and path.is_file():
-            found.setdefault(split, []).append(path)
-    for split, paths in found.items():
+            files.setdefault(split, []).append(path)
+    for split, paths in files.items():
         _check_one_source(directory, split, paths)
-    return found
+    return files
 
 
 def _check_parquet(path: Path) -> None:
-    """A parquet file begins and ends with ``PAR1``: finds truncated downloads."""
+    """Refuses truncated downloads: a parquet file begins and ends with ``PAR1``."""
     try:
         contents = path.open("rb")
     except OSError as error:
@@ -184,7 +184,7 @@ def open_hub(what: str, name: str, advice: str, config: str | None = None) -> Sp
 
 
 def require_split(what: str, splits: Splits, *names: str) -> Any:
-    """The first of the splits that exists.
+    """Returns the first of the splits that exists.
 
     Raises:
       InputError: if none does, or it is empty.

@@ -29,7 +29,7 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
 }
 
 NAMES = tuple(_LOADERS)
-"""The plain names `load` knows; beside them it takes ``hf:owner/name``."""
+"""The plain names that `load` takes; beside them it takes ``hf:owner/name``."""
 
 
 def _loader(name: str) -> Callable[..., Dataset]:
@@ -42,7 +42,7 @@ def _loader(name: str) -> Callable[..., Dataset]:
 
 
 def loader_options(name: str) -> list[str]:
-    """The keywords that `load` takes for a data set.
+    """Lists the keywords that `load` takes for a data set.
 
     >>> loader_options("cifar10")
     ['train_subset', 'seed']
@@ -57,11 +57,11 @@ def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Datas
     Args:
       name: one of `NAMES`, or ``hf:owner/name`` for an image data set of the Hugging
         Face hub (see `load_hub`).
-      data_dir: where its files are; what is looked at without it depends on the set.
+      data_dir: of its files; without it, the loader of the data set decides.
       **options: keywords of the loader, such as ``train_subset`` of `load_cifar10`.
 
     Raises:
-      InputError: one line that says what is wrong and what to do.
+      InputError: in one line, what is wrong and what to do.
 
     Example:
       >>> digits = load("digits")

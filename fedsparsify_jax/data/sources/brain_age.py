@@ -35,11 +35,11 @@ class Scans(NamedTuple):
     lines: list[int]  # of the table, from 1, for errors
 
     def where(self, row: int) -> str:
-        """How errors name a scan."""
+        """Names a scan in errors."""
         return f"{self.table}, line {self.lines[row]} ({self.paths[row].name})"
 
     def take(self, rows: np.ndarray) -> "Scans":
-        """Some of the rows."""
+        """Returns some of the rows."""
         return self._replace(
             paths=[self.paths[row] for row in rows],
             ages=self.ages[rows],
@@ -86,6 +86,7 @@ def read_scan_table(table: Path) -> Scans:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns = reader.fieldnames or []
+            # The header, then row after row, so that errors have a line number.
             missing = [name for name in ("path", "age") if name not in columns]
             if missing:
                 raise InputError(
@@ -104,14 +105,17 @@ def read_scan_table(table: Path) -> Scans:
         raise InputError(f"{table} is not a CSV file in UTF-8 ({error})") from error
     if not paths:
         raise InputError(f"{table} has no rows")
-    has_sites = "site" in columns
     return Scans(
-        table, paths, np.array(ages, np.float32), sites if has_sites else None, lines
+        table=table,
+        paths=paths,
+        ages=np.array(ages, np.float32),
+        sites=sites if "site" in columns else None,
+        lines=lines,
     )
 
 
 def z_score(volume: np.ndarray) -> np.ndarray:
-    """A volume with mean 0 and (population) standard deviation 1 over all its voxels.
+    """Standardises a volume to mean 0 and (population) deviation 1 over its voxels.
 
     The moments are computed in float64, the result is float32.
 
@@ -141,7 +145,7 @@ def _nibabel() -> Any:
 
 
 def read_volume(path: Path) -> np.ndarray:
-    """A scan as float32 ``[D, H, W]``, with the header's scaling applied.
+    """Reads a scan as float32 ``[D, H, W]``, with the header's scaling applied.
 
     Raises:
       ValueError: if it is not three-dimensional, or larger than its file can hold.
@@ -209,10 +213,10 @@ def load_brain_age(
     train_subset: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Scans and ages from ``train.csv`` and ``test.csv``; a regression task.
+    """Loads scans and ages from ``train.csv`` and ``test.csv``; a regression task.
 
     Every scan is standardised by its own mean and deviation. To divide the training
-    scans by site, pass ``read_scan_table(...).sites`` to `partition_paper.by_group`.
+    scans by site, pass ``read_scan_table(...).sites`` to `partitions.by_group`.
 
     Args:
       data_dir: directory with both tables; see `read_scan_table`.

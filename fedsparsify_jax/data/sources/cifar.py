@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100: hub parquet files, official binary files, or the hub."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,21 +30,8 @@ class BinaryLayout(NamedTuple):
     label_classes: tuple[int, ...]  # classes of each label byte of a record
 
 
-CIFAR10 = BinaryLayout(
-    "cifar-10-batches-bin",
-    tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-    ("test_batch.bin",),
-    10_000,
-    10_000,
-    (10,),
-)
-CIFAR100 = BinaryLayout(
-    "cifar-100-binary", ("train.bin",), ("test.bin",), 50_000, 10_000, (20, 100)
-)
-
-
-class _Source(NamedTuple):
-    """What tells one of the three data sets from the others."""
+class Source(NamedTuple):
+    """One of the three data sets: where its labels are, in either format."""
 
     name: str
     layout: BinaryLayout
@@ -57,9 +44,35 @@ class _Source(NamedTuple):
         return self.layout.label_classes[self.label_byte]
 
 
-_CIFAR10 = _Source("cifar10", CIFAR10, 0, "uoft-cs/cifar10", "label")
-_FINE = _Source("cifar100", CIFAR100, 1, "uoft-cs/cifar100", "fine_label")
-_COARSE = _Source("cifar100", CIFAR100, 0, "uoft-cs/cifar100", "coarse_label")
+CIFAR10 = Source(
+    name="cifar10",
+    layout=BinaryLayout(
+        folder="cifar-10-batches-bin",
+        train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        test=("test_batch.bin",),
+        train_records=10_000,
+        test_records=10_000,
+        label_classes=(10,),
+    ),
+    label_byte=0,
+    hub="uoft-cs/cifar10",
+    label_column="label",
+)
+CIFAR100 = Source(
+    name="cifar100",
+    layout=BinaryLayout(
+        folder="cifar-100-binary",
+        train=("train.bin",),
+        test=("test.bin",),
+        train_records=50_000,
+        test_records=10_000,
+        label_classes=(20, 100),
+    ),
+    label_byte=1,
+    hub="uoft-cs/cifar100",
+    label_column="fine_label",
+)
+CIFAR100_COARSE = CIFAR100._replace(label_byte=0, label_column="coarse_label")
 
 
 def parse_records(
@@ -106,7 +119,7 @@ def parse_records(
 
 
 def _binary_half(
-    folder: Path, names: tuple[str, ...], records: int, source: _Source
+    folder: Path, names: tuple[str, ...], records: int, source: Source
 ) -> tuple[np.ndarray, np.ndarray]:
     labels, images = [], []
     for name in names:
@@ -122,8 +135,8 @@ def _binary_half(
 
 
 def _from_binary(
-    folder: Path, source: _Source, train_subset: int | None, seed: int
-) -> dict[str, np.ndarray]:
+    folder: Path, source: Source, train_subset: int | None, seed: int
+) -> dict[str, Any]:
     layout = source.layout
     x, y = _binary_half(folder, layout.train, layout.train_records, source)
     x_test, y_test = _binary_half(folder, layout.test, layout.test_records, source)
@@ -132,11 +145,11 @@ def _from_binary(
 
 
 def _from_tables(
-    data_dir: Path | None, source: _Source, train_subset: int | None, seed: int
-) -> dict[str, np.ndarray]:
+    data_dir: Path | None, source: Source, train_subset: int | None, seed: int
+) -> dict[str, Any]:
     splits = open_splits(source.name, source.hub, data_dir)
     what = source.hub if data_dir is None else str(data_dir)
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for split in ("train", "test"):
         where = f"the {split} split of {what}"
         table = require_split(what, splits, split)
@@ -153,16 +166,20 @@ def _from_tables(
 
 
 def _binary_folder(data_dir: Path, layout: BinaryLayout) -> Path | None:
-    """Where the binary files are: in the directory or in the archive's folder in it."""
+    """Finds the binary files: in the directory or in the archive's folder in it."""
     for folder in (data_dir, data_dir / layout.folder):
         if any((folder / name).is_file() for name in (*layout.train, *layout.test)):
             return folder
     return None
 
 
-def _load(
-    source: _Source, data_dir: Path | None, train_subset: int | None, seed: int
+def load_source(
+    source: Source,
+    data_dir: Path | None = None,
+    train_subset: int | None = None,
+    seed: int = 0,
 ) -> Dataset:
+    """Loads one of the data sets; see `load_cifar10` for the arguments."""
     if data_dir is not None and not data_dir.is_dir():
         raise InputError(f"no directory {data_dir}")
     folder = None if data_dir is None else _binary_folder(data_dir, source.layout)
@@ -177,10 +194,7 @@ def _load(
         )
     return from_arrays(
         source.name,
-        arrays["x_train"],
-        arrays["y_train"],
-        arrays["x_test"],
-        arrays["y_test"],
+        **arrays,
         normalization=channel_normalization(arrays["x_train"]),
         num_classes=source.num_classes,
         augment=crop_and_flip,
@@ -190,7 +204,7 @@ def _load(
 def load_cifar10(
     data_dir: Path | None = None, *, train_subset: int | None = None, seed: int = 0
 ) -> Dataset:
-    """50,000 training and 10,000 test images of 32x32 RGB pixels in 10 classes.
+    """Loads 50,000 training and 10,000 test images of 32x32 RGB pixels in 10 classes.
 
     Both halves are standardised by the training images' channel statistics (of the
     subset, if one is taken).
@@ -208,7 +222,7 @@ def load_cifar10(
     References:
       Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009).
     """
-    return _load(_CIFAR10, data_dir, train_subset, seed)
+    return load_source(CIFAR10, data_dir, train_subset, seed)
 
 
 def load_cifar100(
@@ -218,7 +232,7 @@ def load_cifar100(
     train_subset: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """50,000 training and 10,000 test images of 32x32 RGB pixels in 100 classes.
+    """Loads 50,000 training and 10,000 test images of 32x32 RGB pixels in 100 classes.
 
     Args:
       data_dir: as for `load_cifar10`, with columns ``img``, ``fine_label`` and
@@ -231,4 +245,5 @@ def load_cifar100(
     Raises:
       InputError: if files are missing, truncated, or not the right ones.
     """
-    return _load(_COARSE if coarse else _FINE, data_dir, train_subset, seed)
+    source = CIFAR100_COARSE if coarse else CIFAR100
+    return load_source(source, data_dir, train_subset, seed)

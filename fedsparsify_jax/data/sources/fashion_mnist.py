@@ -62,7 +62,7 @@ def _from_directory(directory: Path) -> dict[str, Any]:
 
 
 def arrays_from_hub(splits: Any) -> dict[str, Any]:
-    """The arrays of a loaded hub data set with columns ``image`` and ``label``."""
+    """Returns the arrays of a hub data set with columns ``image`` and ``label``."""
     arrays = {}
     for split in ("train", "test"):
         table = splits[split].with_format("numpy")
@@ -93,7 +93,7 @@ def _from_hub() -> dict[str, Any]:
 
 
 def load_fashion_mnist(data_dir: Path | None = None) -> Dataset:
-    """60,000 training and 10,000 test images of 28x28 pixels in 10 classes.
+    """Loads 60,000 training and 10,000 test images of 28x28 pixels in 10 classes.
 
     Pixels are divided by 256, as in the FedSparsify experiments.
 

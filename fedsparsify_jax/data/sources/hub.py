@@ -21,6 +21,7 @@ from fedsparsify_jax.data.subset import subset_rows
 from fedsparsify_jax.errors import InputError, shown, unknown
 
 PREFIX = "hf:"
+_NAME = re.compile(rf"{PREFIX}[\w.-]{{1,96}}/[\w.-]{{1,96}}")
 _OPTIONS = ("image", "label", "config")
 _SYNTAX = "hf:owner/name[,image=COLUMN][,label=COLUMN][,config=NAME]"
 
@@ -44,26 +45,22 @@ def parse_hub_name(text: str) -> HubName:
       >>> parse_hub_name("hf:uoft-cs/cifar100,label=coarse_label")
       HubName(name='uoft-cs/cifar100', image=None, label='coarse_label', config=None)
     """
-    name, *options = text.removeprefix(PREFIX).split(",")
-    owner, _, rest = name.partition("/")
-    named = all(re.fullmatch(r"[\w.-]{1,96}", part) for part in (owner, rest))
-    if not (text.startswith(PREFIX) and named):
+    name, *options = text.split(",")
+    if not _NAME.fullmatch(name):
         raise InputError(f"data set {shown(text)} is not of the form {_SYNTAX}")
     chosen: dict[str, str] = {}
     for option in options:
         key, equals, value = option.partition("=")
         if key not in _OPTIONS:
-            raise unknown(f"option of {PREFIX}{name}", key, _OPTIONS)
+            raise unknown(f"option of {name}", key, _OPTIONS)
         if not (equals and value):
-            raise InputError(
-                f"option {key!r} of {PREFIX}{name} has no value: {_SYNTAX}"
-            )
+            raise InputError(f"option {key!r} of {name} has no value: {_SYNTAX}")
         chosen[key] = value
-    return HubName(name, **chosen)
+    return HubName(name.removeprefix(PREFIX), **chosen)
 
 
 def find_column(where: str, table: Any, kind: str, option: str) -> str:
-    """The only column of a kind.
+    """Finds the only column of a kind.
 
     Args:
       where: the table, for errors.
@@ -93,14 +90,14 @@ def find_column(where: str, table: Any, kind: str, option: str) -> str:
 
 
 def kind_of(feature: Any) -> str:
-    """``int64`` for a plain column, else the name of its feature class."""
+    """Returns ``int64`` for a plain column, else the name of its feature class."""
     return str(getattr(feature, "dtype", None) or type(feature).__name__)
 
 
 def open_splits(
     what: str, name: str, data_dir: Path | None, config: str | None = None
 ) -> Splits:
-    """A data set in the hub's format: from parquet files of a directory, or the hub."""
+    """Opens a data set from the parquet files of a directory, or from the hub."""
     if data_dir is None:
         advice = "put its parquet files into a directory and name it with --data-dir"
         return open_hub(what, name, advice, config)
@@ -120,7 +117,7 @@ def load_hub(
     train_subset: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """An image data set of the hub with a training and a test (or validation) split.
+    """Loads an image data set of the hub with a train and a test or validation split.
 
     The image column and the ClassLabel column are found by their types. Coloured images
     are standardised by the training images' channel statistics, gray ones divided by
@@ -137,16 +134,18 @@ def load_hub(
     Raises:
       InputError: if it cannot be had, or columns or splits are missing or ambiguous.
     """
-    wanted = parse_hub_name(name)
-    what = wanted.name if data_dir is None else str(data_dir)
-    splits = open_splits(wanted.name, wanted.name, data_dir, wanted.config)
+    parsed = parse_hub_name(name)
+    what = parsed.name if data_dir is None else str(data_dir)
+    splits = open_splits(parsed.name, parsed.name, data_dir, parsed.config)
     train = require_split(what, splits, "train")
     test = require_split(what, splits, "test", "validation")
     where = f"the train split of {what}"
-    image = wanted.image or find_column(where, train, "Image", "image")
-    label = wanted.label or find_column(where, train, "ClassLabel", "label")
+    # The columns, by name or by the only one of its type.
+    image = parsed.image or find_column(where, train, "Image", "image")
+    label = parsed.label or find_column(where, train, "ClassLabel", "label")
     require_column(where, train, label)
     labels = label_column(where, train, label)
+    # Labels first, so that only the images of the subset are decoded.
     rows = subset_rows(labels, train_subset, seed)
     where_test = f"the {test.split} split of {what}"
     y_test = label_column(where_test, test, label)
@@ -158,7 +157,7 @@ def load_hub(
         )
     names = getattr(train.features[label], "names", None)
     return from_arrays(
-        wanted.name,
+        parsed.name,
         x_train,
         labels[rows],
         x_test,
@@ -169,5 +168,5 @@ def load_hub(
 
 
 def _num_classes(names: list[str] | None, train: np.ndarray, test: np.ndarray) -> int:
-    """As declared; else as found, before a subset may have left classes out."""
+    """Returns as many as are declared, or as occur before a subset leaves some out."""
     return len(names) if names else int(max(train.max(), test.max())) + 1

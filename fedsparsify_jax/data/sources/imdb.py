@@ -39,7 +39,7 @@ _FORMATS = (".parquet", ".jsonl", ".csv")
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case words: letters and digits of any script, apostrophes inside.
+    """Splits a text into lower-case words: letters, digits and inner apostrophes.
 
     >>> tokenize("It's GOOD -- 10/10!")
     ["it's", 'good', '10', '10']
@@ -68,7 +68,7 @@ def vocabulary(texts: Iterable[str], max_size: int = VOCABULARY_SIZE) -> dict[st
 def encode(
     texts: Sequence[str], words: Mapping[str, int], length: int = SEQUENCE_LENGTH
 ) -> np.ndarray:
-    """Texts to rows of one length.
+    """Converts texts to rows of one length.
 
     Long texts lose their beginning and short ones are padded at the beginning, the
     default of Keras' ``pad_sequences``: a recurrent network ends on the last word.
@@ -118,7 +118,7 @@ def load_imdb(
     train_subset: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """IMDB film reviews (25,000 + 25,000 in 2 classes), or any texts in their format.
+    """Loads IMDB film reviews (25,000 + 25,000, 2 classes) or texts in their format.
 
     Inputs are int32 word numbers below ``vocabulary_size``; the vocabulary is that of
     the training texts (of the subset, if one is taken).
@@ -147,8 +147,9 @@ def load_imdb(
     labels = label_column(where, train, "label")
     y_test = label_column(where_test, test, "label")
     rows = subset_rows(labels, train_subset, seed)
-    every = text_column(where, train, "text")
-    texts = [every[row] for row in rows]
+    # The vocabulary is that of the subset.
+    column = text_column(where, train, "text")
+    texts = [column[row] for row in rows]
     words = vocabulary(texts, vocabulary_size)
     return from_arrays(
         "imdb",

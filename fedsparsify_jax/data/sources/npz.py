@@ -16,8 +16,8 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 def load_npz(data_dir: Path | None = None) -> Dataset:
     """Loads ``x_train``, ``y_train``, ``x_test`` and ``y_test`` from an npz file.
 
-    Write one with ``numpy.savez("mine.npz", x_train=..., y_train=..., ...)``; what the
-    arrays must be is said in `dataset.from_arrays`. Pickled contents are refused.
+    Write one with ``numpy.savez("mine.npz", x_train=..., y_train=..., ...)``; for
+    what the arrays must be, see `dataset.from_arrays`. Pickled contents are refused.
 
     Args:
       data_dir: the file, or a directory that holds exactly one.
@@ -46,7 +46,7 @@ def load_npz(data_dir: Path | None = None) -> Dataset:
 
 
 def _read(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
-    """The four arrays, none of them larger than the file can hold."""
+    """Reads the four arrays, none of them larger than the file can hold."""
     members = {info.filename: info for info in archive.infolist()}
     missing = [name for name in ARRAYS if f"{name}.npy" not in members]
     if missing:

@@ -1,4 +1,4 @@
-"""The header of a store of clients: what its arrays are, with checksums.
+"""The header of a store of clients: dtypes, shapes and checksums of its arrays.
 
 A store's files are its only copy of what a run trains on, and plain ``.npy`` files have
 no checksums of their own: the header has those of the small arrays, of itself, and one
@@ -25,7 +25,7 @@ SMALL = ("y", "offsets", "checksums", "test_x", "test_y")
 
 
 def checksum(array: np.ndarray) -> int:
-    """CRC-32 of an array's bytes.
+    """Computes the CRC-32 of an array's bytes.
 
     >>> checksum(np.zeros(4, np.uint8))
     558161692
@@ -33,9 +33,15 @@ def checksum(array: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(array).data)
 
 
+def described(array: np.ndarray) -> dict[str, Any]:
+    """Returns an array's entry in the header."""
+    crc32 = checksum(array)
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "crc32": crc32}
+
+
 def _of_header(header: Mapping[str, Any]) -> int:
-    rest = {name: entry for name, entry in header.items() if name != "checksum"}
-    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+    others = {name: entry for name, entry in header.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(others, sort_keys=True).encode())
 
 
 def write_header(directory: Path, entries: Mapping[str, Any]) -> None:
@@ -85,12 +91,12 @@ def read_header(directory: Path) -> dict[str, Any]:
 
 
 def _checked(header: dict[str, Any]) -> dict[str, Any]:
-    """The header, or an exception for what is missing or no such thing."""
+    """Returns the header; raises for an entry that is missing or of another kind."""
     if header["checksum"] != _of_header(header):
         raise ValueError("its checksum differs")
-    whole = header["clients"], header["num_classes"]
-    if not all(type(number) is int and number > 0 for number in whole):
-        raise ValueError(f"clients and num_classes are {whole}")
+    counts = header["clients"], header["num_classes"]
+    if not all(type(count) is int and count > 0 for count in counts):
+        raise ValueError(f"clients and num_classes are {counts}")
     if header["num_classes"] > MOST_CLASSES:
         raise ValueError(f"num_classes is {header['num_classes']}")
     if header["task"] not in ("classification", "regression"):

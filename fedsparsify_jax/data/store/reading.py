@@ -8,7 +8,7 @@ A store is a directory of plain NumPy arrays and a header, without pickles:
     checksums.npy     uint32 [N]: CRC-32 of every client's rows of x
     test_x.npy  test_y.npy   the central test set
 
-`population_writer` makes one. A client's examples are compared with their checksum when
+`PopulationWriter` makes one. A client's examples are compared with their checksum when
 they are first read, everything else when the store is opened. The files must stay as
 they are while a store is open.
 """
@@ -53,27 +53,27 @@ class Population:
 
     @property
     def num_clients(self) -> int:
-        """N."""
+        """Returns N."""
         return len(self.offsets) - 1
 
     @functools.cached_property
     def count(self) -> np.ndarray:
-        """Examples of every client: int32 ``[N]``."""
+        """Counts the examples of every client: int32 ``[N]``."""
         return np.diff(self.offsets).astype(np.int32)
 
     @functools.cached_property
     def longest(self) -> int:
-        """M, the examples of the largest client."""
+        """Returns M, the examples of the largest client."""
         return int(self.count.max())
 
     @functools.cached_property
-    def _unseen(self) -> np.ndarray:
-        """Clients whose examples were not compared with their checksum yet."""
+    def _unchecked(self) -> np.ndarray:
+        """Marks clients whose examples were not compared with their checksum yet."""
         return np.ones(self.num_clients, bool)
 
     @property
     def parts(self) -> list[np.ndarray]:
-        """The partition: rows of ``dataset.train``, one index array a client."""
+        """Returns the partition of ``dataset.train``, one index array a client."""
         pairs = zip(self.offsets[:-1], self.offsets[1:], strict=True)
         return [np.arange(start, stop) for start, stop in pairs]
 
@@ -111,11 +111,11 @@ class Population:
                 f"has 0 to {self.num_clients - 1}"
             )
         spans = [(self.offsets[one], self.offsets[one + 1]) for one in chosen.tolist()]
-        self._compare(chosen[self._unseen[chosen]].tolist())
+        self._compare(chosen[self._unchecked[chosen]].tolist())
         x = _gathered(self.dataset.train.x, spans, self.longest)
         y = _gathered(self.dataset.train.y, spans, self.longest)
         count: Any = self.count[chosen]
-        return ClientData(x, y, count)
+        return ClientData(x=x, y=y, count=count)
 
     def _compare(self, clients: list[int]) -> None:
         for client in clients:
@@ -125,14 +125,14 @@ class Population:
                     f"{self.directory / 'x.npy'}: the examples of client {client} are "
                     "damaged, their checksum differs: write the store again"
                 )
-            self._unseen[client] = False
+            self._unchecked[client] = False
 
 
 Span = tuple[int, int]
 
 
 def _gathered(mapped: np.ndarray, spans: list[Span], length: int) -> Any:
-    """Rows of a mapped array, span after span, each padded to ``length``."""
+    """Reads rows of a mapped array, span after span, each padded to ``length``."""
     rows = np.zeros((len(spans), length, *mapped.shape[1:]), mapped.dtype)
     for start, stop in spans:
         _advise(mapped, "MADV_WILLNEED", start, stop)  # all reads under way at once
@@ -145,7 +145,7 @@ def _gathered(mapped: np.ndarray, spans: list[Span], length: int) -> Any:
 
 
 def _advise(mapped: np.ndarray, name: str, start: int, stop: int) -> None:
-    """Tells the system what becomes of some rows, where it takes advice."""
+    """Advises the system on the use of some rows, if it takes advice."""
     memory, advice = mapped.base, getattr(mmap, name, None)
     if advice is None or not isinstance(memory, mmap.mmap):
         return
@@ -160,14 +160,16 @@ def open_population(directory: Path | str) -> Population:
     """Opens a store; reads its header, offsets and test set, but no client.
 
     Args:
-      directory: what `population_writer` wrote.
+      directory: of a store that `PopulationWriter` wrote.
 
     Raises:
       InputError: if it is missing, incomplete, damaged, or of another kind.
     """
     directory = Path(directory)
+    # Files of the format that the header says ...
     header = read_header(directory)
     arrays = {name: _open_array(directory, name, header) for name in ARRAYS}
+    # ... that fit together ...
     offsets, checksums = np.array(arrays["offsets"]), np.array(arrays["checksums"])
     clients, examples = header["clients"], len(arrays["x"])
     if (
@@ -183,6 +185,7 @@ def open_population(directory: Path | str) -> Population:
             f"{directory / 'offsets.npy'} does not divide the {examples} examples "
             f"among {clients} clients: the store is damaged"
         )
+    # ... and hold examples that can be trained on.
     test = checked_examples(
         f"{directory}: test",
         np.array(arrays["test_x"]),
@@ -190,19 +193,21 @@ def open_population(directory: Path | str) -> Population:
         header["task"],
     )
     dataset = Dataset(
-        header["name"],
-        Examples(arrays["x"], arrays["y"]),
-        test,
-        header["num_classes"],
-        header["normalization"],
-        header["task"],
+        name=header["name"],
+        train=Examples(arrays["x"], arrays["y"]),
+        test=test,
+        num_classes=header["num_classes"],
+        normalization=header["normalization"],
+        task=header["task"],
     )
     _check_training(directory, dataset)
-    return Population(directory, dataset, offsets, checksums)
+    return Population(
+        directory=directory, dataset=dataset, offsets=offsets, checksums=checksums
+    )
 
 
 def _check_training(directory: Path, dataset: Dataset) -> None:
-    """Are the training examples of the test set's kind, and all labels classes?"""
+    """Checks that training examples are of the test set's kind, and labels classes."""
     for one, like in zip(dataset.train, dataset.test, strict=True):
         if one.dtype != like.dtype or one.shape[1:] != like.shape[1:]:
             raise InputError(
@@ -220,7 +225,7 @@ def _check_training(directory: Path, dataset: Dataset) -> None:
 
 
 def load_store(data_dir: Path | None = None) -> Dataset:
-    """The data set in a store; its training examples are mapped, not read.
+    """Loads the data set in a store; its training examples are mapped, not read.
 
     Args:
       data_dir: the store's directory.
@@ -234,24 +239,25 @@ def load_store(data_dir: Path | None = None) -> Dataset:
 
 
 def _open_array(directory: Path, name: str, header: dict[str, Any]) -> np.ndarray:
-    """One of the arrays, mapped, if it is what the header says."""
+    """Maps one of the arrays, if it is as the header describes it."""
     path = directory / f"{name}.npy"
     try:
         with path.open("rb") as file:
-            found = read_npy_header(file, path.stat().st_size, str(path))
+            actual = read_npy_header(file, path.stat().st_size, str(path))
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{directory} lacks {path.name}") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a whole .npy file ({error})") from error
-    wanted = header["arrays"][name]
-    said = [wanted["dtype"], list(wanted["shape"])]
-    if [found.dtype.str, list(found.shape)] != said or found.fortran_order:
+    entry = header["arrays"][name]
+    dtype, shape = entry["dtype"], list(entry["shape"])
+    same = (actual.dtype.str, list(actual.shape)) == (dtype, shape)
+    if not same or actual.fortran_order:
         raise InputError(
-            f"{path} has {found.dtype.str} {list(found.shape)}, {HEADER} says "
-            f"{said[0]} {said[1]}: the files are not of one store"
+            f"{path} has {actual.dtype.str} {list(actual.shape)}, {HEADER} says "
+            f"{dtype} {shape}: the files are not of one store"
         )
-    if name in SMALL and checksum(array) != wanted["crc32"]:
+    if name in SMALL and checksum(array) != entry["crc32"]:
         raise InputError(
             f"{path} is damaged, its checksum differs: write the store again"
         )

@@ -1,10 +1,10 @@
-"""Writing the stores that `population` reads, client by client."""
+"""Writing the stores that `reading` opens, client by client."""
 
+import dataclasses
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fedsparsify_jax.data.dataset import (
     checked_examples,
     from_arrays,
 )
-from fedsparsify_jax.data.store.header import checksum, write_header
+from fedsparsify_jax.data.store.header import checksum, described, write_header
 from fedsparsify_jax.data.store.reading import Population, open_population
 from fedsparsify_jax.errors import InputError
 
@@ -32,15 +32,12 @@ class _Rows:
     def _write_header(self) -> None:
         # NumPy leaves room in a header for the longest first axis there can be.
         dtype, shape = self._row
-        description = np.lib.format.dtype_to_descr(dtype)
-        np.lib.format.write_array_header_1_0(
-            self.file,
-            {
-                "descr": description,
-                "fortran_order": False,
-                "shape": (self.length, *shape),
-            },
-        )
+        description = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": (self.length, *shape),
+        }
+        np.lib.format.write_array_header_1_0(self.file, description)
 
     def append(self, rows: np.ndarray) -> None:
         contents = np.ascontiguousarray(rows).data
@@ -48,8 +45,8 @@ class _Rows:
         self.crc32 = zlib.crc32(contents, self.crc32)
         self.length += len(rows)
 
-    def finish(self) -> dict[str, object]:
-        """Completes the file; what the store's header says of it."""
+    def finish(self) -> dict[str, Any]:
+        """Completes the file and returns its entry in the store's header."""
         self.file.seek(0)
         self._write_header()
         self.file.close()
@@ -59,7 +56,7 @@ class _Rows:
 
 
 class PopulationWriter:
-    """Writes a store client by client; only the one at hand is in memory.
+    """Writes a store client by client; only the current one is in memory.
 
     Args of the constructor:
       directory: a new or empty one.
@@ -99,6 +96,7 @@ class PopulationWriter:
         task: Task = "classification",
         name: str = "population",
     ):
+        # The test set in place of the training set, for the checks they have in common.
         self._dataset = from_arrays(
             name,
             *(x_test, y_test) * 2,
@@ -130,22 +128,22 @@ class PopulationWriter:
         where = f"client {len(self._offsets) - 1}"
         if not len(y):
             raise InputError(f"{where} has no examples")
-        mine = checked_examples(where, x, y, self._dataset.task)
+        x, y = checked_examples(where, x, y, self._dataset.task)
         like = self._dataset.test.x
-        if mine.x.dtype != like.dtype or mine.x.shape[1:] != like.shape[1:]:
+        if x.dtype != like.dtype or x.shape[1:] != like.shape[1:]:
             raise InputError(
-                f"{where} inputs are {mine.x.dtype} of shape {mine.x.shape[1:]}, those "
-                f"of the test set {like.dtype} of shape {like.shape[1:]}"
+                f"{where} inputs are {x.dtype} of shape {x.shape[1:]}, "
+                f"those of the test set {like.dtype} of shape {like.shape[1:]}"
             )
         classes = self._dataset.num_classes
-        if self._dataset.task == "classification" and mine.y.max() >= classes:
+        if self._dataset.task == "classification" and y.max() >= classes:
             raise InputError(
-                f"{where} labels go up to {mine.y.max()}: with {classes} classes they "
-                f"end at {classes - 1}"
+                f"{where} labels go up to {y.max()}: with {classes} classes "
+                f"they end at {classes - 1}"
             )
-        self._checksums.append(checksum(mine.x))
-        self._x.append(mine.x)
-        self._y.append(mine.y)
+        self._checksums.append(checksum(x))
+        self._x.append(x)
+        self._y.append(y)
         self._offsets.append(self._x.length)
 
     def close(self) -> None:
@@ -153,35 +151,26 @@ class PopulationWriter:
         if len(self._offsets) == 1:
             self._abandon()
             raise InputError(f"no client was written to {self.directory}")
-        dataset, arrays = self._dataset, {}
-        arrays["x"], arrays["y"] = self._x.finish(), self._y.finish()
-        whole = {
+        dataset = self._dataset
+        small = {
             "offsets": np.array(self._offsets, np.int64),
             "checksums": np.array(self._checksums, np.uint32),
             "test_x": dataset.test.x,
             "test_y": dataset.test.y,
         }
-        for name, array in whole.items():
+        entries = {"x": self._x.finish(), "y": self._y.finish()}
+        for name, array in small.items():
             np.save(self.directory / f"{name}.npy", array, allow_pickle=False)
-            arrays[name] = {
-                "dtype": array.dtype.str,
-                "shape": list(array.shape),
-                "crc32": checksum(array),
-            }
-        write_header(
-            self.directory,
-            {
-                "name": dataset.name,
-                "task": dataset.task,
-                "num_classes": dataset.num_classes,
-                "normalization": {
-                    "mean": dataset.normalization.mean,
-                    "std": dataset.normalization.std,
-                },
-                "clients": len(self._offsets) - 1,
-                "arrays": arrays,
-            },
-        )
+            entries[name] = described(array)
+        header = {
+            "name": dataset.name,
+            "task": dataset.task,
+            "num_classes": dataset.num_classes,
+            "normalization": dataclasses.asdict(dataset.normalization),
+            "clients": len(self._offsets) - 1,
+            "arrays": entries,
+        }
+        write_header(self.directory, header)
 
     def _abandon(self) -> None:
         self._x.file.close()
@@ -190,12 +179,7 @@ class PopulationWriter:
     def __enter__(self) -> "PopulationWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.close()
         else:

@@ -44,16 +44,16 @@ def standardised(seed: int) -> np.ndarray:
 
 
 def test_volumes_and_ages(scans: Path) -> None:
-    made = data.load("brain_age", scans)
-    assert (made.task, made.num_classes) == ("regression", 1)
-    assert made.train.x.shape == (3, *SHAPE, 1)
-    assert made.train.x.dtype == made.train.y.dtype == np.float32
-    assert made.train.y.tolist() == [61.0, 70.25, 48.0]
-    assert made.test.y.tolist() == [55.5, 61.0]
+    dataset = data.load("brain_age", scans)
+    assert (dataset.task, dataset.num_classes) == ("regression", 1)
+    assert dataset.train.x.shape == (3, *SHAPE, 1)
+    assert dataset.train.x.dtype == dataset.train.y.dtype == np.float32
+    assert dataset.train.y.tolist() == [61.0, 70.25, 48.0]
+    assert dataset.test.y.tolist() == [55.5, 61.0]
     for i in range(3):
-        np.testing.assert_allclose(made.train.x[i], standardised(i), atol=1e-5)
-    np.testing.assert_allclose(made.test.x[0], standardised(3), atol=1e-5)
-    np.testing.assert_array_equal(made.test.x[1], made.train.x[0])
+        np.testing.assert_allclose(dataset.train.x[i], standardised(i), atol=1e-5)
+    np.testing.assert_allclose(dataset.test.x[0], standardised(3), atol=1e-5)
+    np.testing.assert_array_equal(dataset.test.x[1], dataset.train.x[0])
 
 
 def test_half_precision_storage(scans: Path) -> None:
@@ -67,16 +67,16 @@ def test_half_precision_storage(scans: Path) -> None:
 
 def test_a_subset_reads_only_its_scans(scans: Path) -> None:
     full = data.load("brain_age", scans)
-    made = data.load("brain_age", scans, train_subset=1, seed=2)
-    [row] = np.flatnonzero(full.train.y == made.train.y[0])
-    np.testing.assert_array_equal(made.train.x[0], full.train.x[row])
+    dataset = data.load("brain_age", scans, train_subset=1, seed=2)
+    [row] = np.flatnonzero(full.train.y == dataset.train.y[0])
+    np.testing.assert_array_equal(dataset.train.x[0], full.train.x[row])
     others = {"a.nii", "sub/b.nii.gz", "c.nii"} - {
         ("a.nii", "sub/b.nii.gz", "c.nii")[row]
     }
     for name in others - {"a.nii"}:  # which the test set uses too
         (scans / name).write_bytes(b"not a volume")
     again = data.load("brain_age", scans, train_subset=1, seed=2)
-    np.testing.assert_array_equal(again.train.x, made.train.x)
+    np.testing.assert_array_equal(again.train.x, dataset.train.x)
 
 
 def test_sites_make_clients(scans: Path) -> None:
@@ -95,15 +95,15 @@ def test_integer_volumes_are_scaled_by_their_header(scans: Path) -> None:
     image = nibabel.Nifti1Image(stored, np.eye(4))
     image.header.set_slope_inter(0.5, 7)
     nibabel.save(image, scans / "a.nii")
-    made = data.load("brain_age", scans)
+    dataset = data.load("brain_age", scans)
     expected = (stored - stored.mean()) / stored.std()  # the scale cancels out
-    np.testing.assert_allclose(made.train.x[0, ..., 0], expected, atol=1e-5)
+    np.testing.assert_allclose(dataset.train.x[0, ..., 0], expected, atol=1e-5)
 
 
 def test_one_point_in_time(scans: Path) -> None:
     save(scans / "a.nii", volume(0)[..., None])
-    made = data.load("brain_age", scans)
-    np.testing.assert_allclose(made.train.x[0], standardised(0), atol=1e-5)
+    dataset = data.load("brain_age", scans)
+    np.testing.assert_allclose(dataset.train.x[0], standardised(0), atol=1e-5)
 
 
 def truncate(path: Path) -> None:
@@ -212,8 +212,8 @@ def test_z_score_of_large_values() -> None:
 
 
 def test_age_ranges_as_clients(scans: Path) -> None:
-    made = data.load("brain_age", scans)
-    parts = data.value_skew(made.train.y, [2, 1])
-    clients = data.stack(made.train, parts)
+    dataset = data.load("brain_age", scans)
+    parts = data.value_skew(dataset.train.y, [2, 1])
+    clients = data.stack(dataset.train, parts)
     assert sorted(clients.y[0].tolist()) == [48.0, 61.0]
     assert clients.y[1, 0] == 70.25

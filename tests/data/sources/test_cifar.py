@@ -29,22 +29,22 @@ def parquet(tmp_path: Path) -> Path:
 
 
 def test_parquet_pixels_are_exact(parquet: Path) -> None:
-    made = data.load("cifar10", parquet)
-    np.testing.assert_array_equal(made.train.x, pictures(6))
-    np.testing.assert_array_equal(made.test.x, pictures(2, seed=1))
-    assert made.train.x.dtype == np.uint8
-    assert made.train.y.tolist() == [0, 1, 2, 2, 1, 9]
-    assert made.test.y.tolist() == [3, 4]
-    assert (made.num_classes, made.task) == (10, "classification")
-    assert made.augment is data.crop_and_flip
+    dataset = data.load("cifar10", parquet)
+    np.testing.assert_array_equal(dataset.train.x, pictures(6))
+    np.testing.assert_array_equal(dataset.test.x, pictures(2, seed=1))
+    assert dataset.train.x.dtype == np.uint8
+    assert dataset.train.y.tolist() == [0, 1, 2, 2, 1, 9]
+    assert dataset.test.y.tolist() == [3, 4]
+    assert (dataset.num_classes, dataset.task) == (10, "classification")
+    assert dataset.augment is data.crop_and_flip
 
 
 def test_the_test_set_does_not_enter_the_statistics(parquet: Path) -> None:
-    made = data.load("cifar10", parquet)
-    assert made.normalization == channel_normalization(np.stack(pictures(6)))
-    seen = made.normalization(jnp.asarray(made.train.x))
-    np.testing.assert_allclose(seen.mean((0, 1, 2)), 0, atol=1e-5)
-    np.testing.assert_allclose(seen.std((0, 1, 2)), 1, rtol=1e-5)
+    dataset = data.load("cifar10", parquet)
+    assert dataset.normalization == channel_normalization(np.stack(pictures(6)))
+    normalised = dataset.normalization(jnp.asarray(dataset.train.x))
+    np.testing.assert_allclose(normalised.mean((0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(normalised.std((0, 1, 2)), 1, rtol=1e-5)
 
 
 def test_a_subset_decodes_only_its_rows(
@@ -60,11 +60,11 @@ def test_a_subset_decodes_only_its_rows(
         return original(self, value, *args, **options)
 
     monkeypatch.setattr(datasets.Image, "decode_example", count)
-    made = data.load("cifar10", parquet, train_subset=2, seed=3)
+    dataset = data.load("cifar10", parquet, train_subset=2, seed=3)
     assert len(decoded) == 2 + 2  # of training and test
-    assert sorted(made.train.y.tolist()) == [0, 1]
+    assert sorted(dataset.train.y.tolist()) == [0, 1]
     everything = np.stack(pictures(6))
-    for image, label in zip(made.train.x, made.train.y, strict=True):
+    for image, label in zip(dataset.train.x, dataset.train.y, strict=True):
         [row] = [i for i in range(6) if np.array_equal(everything[i], image)]
         assert labels[row] == label
 
@@ -74,11 +74,11 @@ def test_cifar100_fine_and_coarse(tmp_path: Path) -> None:
     for name in (TRAIN, TEST):
         path = tmp_path / "cifar100" / name
         write_images(path, pictures(3), fine_label=fine, coarse_label=coarse)
-    made = data.load("cifar100", tmp_path)
-    assert (made.train.y.tolist(), made.num_classes) == (fine, 100)
-    made = data.load("cifar100", tmp_path, coarse=True)
-    assert (made.train.y.tolist(), made.num_classes) == (coarse, 20)
-    np.testing.assert_array_equal(made.test.x, pictures(3))
+    dataset = data.load("cifar100", tmp_path)
+    assert (dataset.train.y.tolist(), dataset.num_classes) == (fine, 100)
+    dataset = data.load("cifar100", tmp_path, coarse=True)
+    assert (dataset.train.y.tolist(), dataset.num_classes) == (coarse, 20)
+    np.testing.assert_array_equal(dataset.test.x, pictures(3))
 
 
 def test_shards_are_joined(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_shards_are_joined(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds 1 of 2 files of the train split"):
         data.load("cifar10", tmp_path)
     write_images(tmp_path / second, every[3:], label=[3, 4])
-    made = data.load("cifar10", tmp_path)
-    np.testing.assert_array_equal(made.train.x, every)
-    assert made.train.y.tolist() == [0, 1, 2, 3, 4]
+    dataset = data.load("cifar10", tmp_path)
+    np.testing.assert_array_equal(dataset.train.x, every)
+    assert dataset.train.y.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_gray_pictures_among_coloured_ones(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_gray_pictures_among_coloured_ones(tmp_path: Path) -> None:
     colour = np.stack([gray] * 3, -1)
     write_images(tmp_path / TRAIN, [gray, colour + np.uint8(1)], label=[0, 1])
     write_images(tmp_path / TEST, [colour], label=[0])
-    made = data.load("cifar10", tmp_path)
-    np.testing.assert_array_equal(made.train.x[0], colour)
+    dataset = data.load("cifar10", tmp_path)
+    np.testing.assert_array_equal(dataset.train.x[0], colour)
 
 
 def binary_records(images: np.ndarray, *labels: list[int]) -> bytes:
@@ -112,8 +112,8 @@ def binary_records(images: np.ndarray, *labels: list[int]) -> bytes:
 @pytest.fixture
 def binary10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The official layout with 2 records a file in place of 10,000."""
-    small = cifar.CIFAR10._replace(train_records=2, test_records=2)
-    monkeypatch.setattr(cifar, "_CIFAR10", cifar._CIFAR10._replace(layout=small))
+    small = cifar.CIFAR10.layout._replace(train_records=2, test_records=2)
+    monkeypatch.setattr(cifar, "CIFAR10", cifar.CIFAR10._replace(layout=small))
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
     images = np.stack(pictures(12))
@@ -125,17 +125,17 @@ def binary10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_binary_pixels_are_exact(binary10: Path) -> None:
     for directory in (binary10, binary10 / "cifar-10-batches-bin"):
-        made = data.load("cifar10", directory)
-        np.testing.assert_array_equal(made.train.x, pictures(12)[:10])
-        np.testing.assert_array_equal(made.test.x, pictures(12)[10:])
-        assert made.train.y.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5]
-        assert made.test.y.tolist() == [5, 4]
-        assert made.num_classes == 10
+        dataset = data.load("cifar10", directory)
+        np.testing.assert_array_equal(dataset.train.x, pictures(12)[:10])
+        np.testing.assert_array_equal(dataset.test.x, pictures(12)[10:])
+        assert dataset.train.y.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5]
+        assert dataset.test.y.tolist() == [5, 4]
+        assert dataset.num_classes == 10
 
 
 def test_binary_subset(binary10: Path) -> None:
-    made = data.load("cifar10", binary10, train_subset=10)
-    assert sorted(made.train.y.tolist()) == list(range(10))
+    dataset = data.load("cifar10", binary10, train_subset=10)
+    assert sorted(dataset.train.y.tolist()) == list(range(10))
     assert data.load("cifar10", binary10, train_subset=4).train.x.shape[0] == 4
 
 
@@ -149,24 +149,24 @@ def test_binary_cifar100(
     expected: list[int],
     classes: int,
 ) -> None:
-    small = cifar.CIFAR100._replace(train_records=2, test_records=2)
-    for name in ("_FINE", "_COARSE"):
+    small = cifar.CIFAR100.layout._replace(train_records=2, test_records=2)
+    for name in ("CIFAR100", "CIFAR100_COARSE"):
         monkeypatch.setattr(cifar, name, getattr(cifar, name)._replace(layout=small))
     for name in ("train.bin", "test.bin"):
         contents = binary_records(np.stack(pictures(2)), [19, 0], [99, 50])
         (tmp_path / name).write_bytes(contents)
-    made = data.load("cifar100", tmp_path, coarse=coarse)
-    np.testing.assert_array_equal(made.train.x, pictures(2))
-    assert (made.test.y.tolist(), made.num_classes) == (expected, classes)
+    dataset = data.load("cifar100", tmp_path, coarse=coarse)
+    np.testing.assert_array_equal(dataset.train.x, pictures(2))
+    assert (dataset.test.y.tolist(), dataset.num_classes) == (expected, classes)
 
 
 def test_the_official_layout() -> None:
     """Sizes of the released files, in bytes."""
-    assert cifar.CIFAR10.train_records * (1 + 3072) == 30_730_000
-    assert cifar.CIFAR100.train_records * (2 + 3072) == 153_700_000
-    assert cifar.CIFAR100.test_records * (2 + 3072) == 30_740_000
-    assert cifar.CIFAR10.train[0] == "data_batch_1.bin"
-    assert cifar.CIFAR10.train[-1] == "data_batch_5.bin"
+    ten, hundred = cifar.CIFAR10.layout, cifar.CIFAR100.layout
+    assert ten.train_records * (1 + 3072) == 30_730_000
+    assert hundred.train_records * (2 + 3072) == 153_700_000
+    assert hundred.test_records * (2 + 3072) == 30_740_000
+    assert (ten.train[0], ten.train[-1]) == ("data_batch_1.bin", "data_batch_5.bin")
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_damaged_binary_files(binary10: Path, change, message: str) -> None:
 
 def test_damaged_parquet(parquet: Path) -> None:
     path = parquet / TRAIN
-    whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"GIF89a"):
+    contents = path.read_bytes()
+    for damaged in (contents[: len(contents) // 2], b"", b"GIF89a"):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=f"{TRAIN} is truncated or not a parquet"):
             data.load("cifar10", parquet)
@@ -221,11 +221,11 @@ def encoded(image: np.ndarray | None, cut: bool = False) -> dict | None:
     ],
 )
 def test_bad_images_are_named(parquet: Path, second, message: str) -> None:
-    whole = pictures(1)[0]
+    first = pictures(1)[0]
     features = datasets.Features(
         img=datasets.Image(), label=datasets.ClassLabel(num_classes=10)
     )
-    columns = {"img": [encoded(whole), second(whole)], "label": [0, 1]}
+    columns = {"img": [encoded(first), second(first)], "label": [0, 1]}
     datasets.Dataset.from_dict(columns, features).to_parquet(parquet / TEST)
     with pytest.raises(InputError, match=f"the test split of .*{message}"):
         data.load("cifar10", parquet)
@@ -301,10 +301,10 @@ def test_the_hub_is_asked_by_name(name: str, monkeypatch: pytest.MonkeyPatch) ->
         return datasets.DatasetDict(train=table, test=table)
 
     monkeypatch.setattr(datasets, "load_dataset", stand_in)
-    made = data.load(name)
+    dataset = data.load(name)
     assert asked == [(f"uoft-cs/{name}", None)]
-    np.testing.assert_array_equal(made.train.x, pictures(2))
-    assert made.train.y.tolist() == [0, 1]
+    np.testing.assert_array_equal(dataset.train.x, pictures(2))
+    assert dataset.train.y.tolist() == [0, 1]
 
 
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,10 +339,10 @@ def test_real_cifar10_or_its_like(tmp_path: Path) -> None:
         labels = np.arange(200) % 10
         write_images(tmp_path / TRAIN, pictures(200), label=labels.tolist())
         write_images(tmp_path / TEST, pictures(50, seed=1), label=labels[:50].tolist())
-    made = data.load("cifar10", directory, train_subset=100)
-    assert made.train.x.shape == (100, 32, 32, 3)
-    assert np.bincount(made.train.y).tolist() == [10] * 10
-    counts = np.bincount(made.test.y, minlength=10)
-    assert made.test.x.shape[1:] == (32, 32, 3)
+    dataset = data.load("cifar10", directory, train_subset=100)
+    assert dataset.train.x.shape == (100, 32, 32, 3)
+    assert np.bincount(dataset.train.y).tolist() == [10] * 10
+    counts = np.bincount(dataset.test.y, minlength=10)
+    assert dataset.test.x.shape[1:] == (32, 32, 3)
     assert len(set(counts.tolist())) == 1  # the test set is balanced
-    assert 80 < np.mean(made.normalization.mean) < 160
+    assert 80 < np.mean(dataset.normalization.mean) < 160

@@ -20,21 +20,21 @@ def test_columns_are_found_by_type(tmp_path: Path) -> None:
     colour, gray = pictures(3, (5, 4, 3)), pictures(2, (5, 4))
     write_images(tmp_path / "train.parquet", colour, image="photo", animal=[0, 1, 99])
     write_images(tmp_path / "test.parquet", gray, image="photo", animal=[1, 0])
-    made = data.load(NAME, tmp_path)
-    assert (made.name, made.num_classes) == ("someone/pets", 100)  # as declared
-    np.testing.assert_array_equal(made.train.x, colour)
-    np.testing.assert_array_equal(made.test.x, np.stack([gray] * 3, -1))
-    assert (made.train.y.tolist(), made.test.y.tolist()) == ([0, 1, 99], [1, 0])
-    assert made.normalization == channel_normalization(np.stack(colour))
+    dataset = data.load(NAME, tmp_path)
+    assert (dataset.name, dataset.num_classes) == ("someone/pets", 100)  # as declared
+    np.testing.assert_array_equal(dataset.train.x, colour)
+    np.testing.assert_array_equal(dataset.test.x, np.stack([gray] * 3, -1))
+    assert (dataset.train.y.tolist(), dataset.test.y.tolist()) == ([0, 1, 99], [1, 0])
+    assert dataset.normalization == channel_normalization(np.stack(colour))
 
 
 def test_gray_sets_have_no_channel_axis(tmp_path: Path) -> None:
     gray = pictures(2, (5, 4))
     for split in ("train", "test"):
         write_images(tmp_path / f"{split}.parquet", gray, label=[0, 1])
-    made = data.load(NAME, tmp_path)
-    np.testing.assert_array_equal(made.train.x, gray)
-    assert made.normalization == Normalization(0.0, 255.0)
+    dataset = data.load(NAME, tmp_path)
+    np.testing.assert_array_equal(dataset.train.x, gray)
+    assert dataset.normalization == Normalization(0.0, 255.0)
 
 
 @pytest.mark.parametrize(
@@ -45,16 +45,16 @@ def test_validation_stands_in_for_a_missing_test_split(
 ) -> None:
     write_images(tmp_path / "train.parquet", pictures(2, (4, 4)), label=[0, 1])
     write_images(tmp_path / place, pictures(1, (4, 4), seed=1), label=[1])
-    made = data.load(NAME, tmp_path)
-    np.testing.assert_array_equal(made.test.x, pictures(1, (4, 4), seed=1))
+    dataset = data.load(NAME, tmp_path)
+    np.testing.assert_array_equal(dataset.test.x, pictures(1, (4, 4), seed=1))
 
 
 def test_test_goes_before_validation(tmp_path: Path) -> None:
     for split, n in (("train", 4), ("validation", 3), ("test", 2)):
         path = tmp_path / split / "0000.parquet"
         write_images(path, pictures(n, (4, 4)), label=[0, 1, 0, 1][:n])
-    made = data.load(NAME, tmp_path)
-    assert (len(made.train.y), len(made.test.y)) == (4, 2)
+    dataset = data.load(NAME, tmp_path)
+    assert (len(dataset.train.y), len(dataset.test.y)) == (4, 2)
 
 
 def test_several_label_columns(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_several_label_columns(tmp_path: Path) -> None:
         InputError, match=r"several ClassLabel columns \(coarse, fine\): .*label=COLUMN"
     ):
         data.load(NAME, tmp_path)
-    made = data.load(f"{NAME},label=fine", tmp_path)
-    assert made.train.y.tolist() == [50, 60]
+    dataset = data.load(f"{NAME},label=fine", tmp_path)
+    assert dataset.train.y.tolist() == [50, 60]
     with pytest.raises(InputError, match="no column 'breed': it has img, coarse, fine"):
         data.load(f"{NAME},label=breed", tmp_path)
 
@@ -79,8 +79,8 @@ def test_plain_integer_labels_by_name(tmp_path: Path) -> None:
     message = r"has no ClassLabel column: it has img \(.*\), breed \(int16\)"
     with pytest.raises(InputError, match=message):
         data.load(NAME, tmp_path)
-    made = data.load(f"{NAME},label=breed", tmp_path, train_subset=4)
-    assert (made.num_classes, made.train.y.tolist()) == (4, [0, 1, 2, 3])
+    dataset = data.load(f"{NAME},label=breed", tmp_path, train_subset=4)
+    assert (dataset.num_classes, dataset.train.y.tolist()) == (4, [0, 1, 2, 3])
 
 
 def test_no_image_column(tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_a_subset(tmp_path: Path) -> None:
     for split in ("train", "test"):
         path = tmp_path / f"{split}.parquet"
         write_images(path, pictures(4, (4, 4)), label=labels)
-    made = data.load(NAME, tmp_path, train_subset=2, seed=1)
-    assert (made.train.y.tolist(), len(made.test.y)) == ([0, 1], 4)
+    dataset = data.load(NAME, tmp_path, train_subset=2, seed=1)
+    assert (dataset.train.y.tolist(), len(dataset.test.y)) == ([0, 1], 4)
 
 
 def test_directories_with_pattern_characters(tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def test_the_hub_is_asked(monkeypatch) -> None:
         return datasets.DatasetDict(train=table, validation=named)
 
     monkeypatch.setattr(datasets, "load_dataset", stand_in)
-    made = data.load(f"{NAME},config=small")
+    dataset = data.load(f"{NAME},config=small")
     assert asked == [("someone/pets", "small")]
-    assert made.test.y.tolist() == [0, 1]
+    assert dataset.test.y.tolist() == [0, 1]
 
 
 def test_the_hub_refuses(monkeypatch) -> None:

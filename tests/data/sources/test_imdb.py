@@ -39,48 +39,48 @@ def write(directory: Path, suffix: str, **splits: list[tuple]) -> Path:
 def test_all_formats(tmp_path: Path, suffix: str) -> None:
     test = TEST if suffix != ".csv" else [TEST[0], ("!", 0)]  # csv has no empty text
     write(tmp_path, suffix, train=TRAIN, test=test)
-    made = data.load("imdb", tmp_path, length=5)
-    assert made.train.x.tolist() == [
+    dataset = data.load("imdb", tmp_path, length=5)
+    assert dataset.train.x.tolist() == [
         [0, 4, 2, 2, 3],
         [0, 0, 0, 5, 3],
         [0, 0, 0, 0, 6],
         [0, 0, 0, 7, 2],
     ]
-    assert made.test.x.tolist() == [[0, 0, 2, 1, 3], [0] * 5]
-    assert made.train.x.dtype == made.train.y.dtype == np.int32
-    assert (made.train.y.tolist(), made.test.y.tolist()) == ([1, 0, 0, 1], [1, 0])
-    assert (made.num_classes, made.task) == (2, "classification")
+    assert dataset.test.x.tolist() == [[0, 0, 2, 1, 3], [0] * 5]
+    assert dataset.train.x.dtype == dataset.train.y.dtype == np.int32
+    assert (dataset.train.y.tolist(), dataset.test.y.tolist()) == ([1, 0, 0, 1], [1, 0])
+    assert (dataset.num_classes, dataset.task) == (2, "classification")
 
 
 def test_defaults_are_the_authors(tmp_path: Path) -> None:
     long = " ".join(f"w{i:05d}" for i in range(30_000))
     write(tmp_path, ".parquet", train=[(long, 0), ("w00000", 1)], test=[(long, 1)])
-    made = data.load("imdb", tmp_path)
-    assert made.train.x.shape == (2, 200)
-    assert made.train.x[1].tolist() == [0] * 199 + [2]
-    assert np.all(made.train.x[0] == 1)  # the last words are beyond the vocabulary
+    dataset = data.load("imdb", tmp_path)
+    assert dataset.train.x.shape == (2, 200)
+    assert dataset.train.x[1].tolist() == [0] * 199 + [2]
+    assert np.all(dataset.train.x[0] == 1)  # the last words are beyond the vocabulary
     words = imdb.vocabulary([long])
     assert (len(words), max(words.values())) == (24_998, 24_999)
 
 
 def test_the_vocabulary_is_the_training_set_s(tmp_path: Path) -> None:
     write(tmp_path, ".jsonl", train=TRAIN, test=[("unseen " * 9 + "bad", 0)])
-    made = data.load("imdb", tmp_path, length=3)
-    assert made.test.x.tolist() == [[1, 1, 5]]
+    dataset = data.load("imdb", tmp_path, length=3)
+    assert dataset.test.x.tolist() == [[1, 1, 5]]
     assert imdb.vocabulary([t for t, _ in TRAIN]) == WORDS
 
 
 def test_a_small_vocabulary(tmp_path: Path) -> None:
     write(tmp_path, ".jsonl", train=TRAIN, test=TEST)
-    made = data.load("imdb", tmp_path, length=4, vocabulary_size=4)
-    assert made.train.x[0].tolist() == [1, 2, 2, 3]
-    assert made.train.x.max() == 3
+    dataset = data.load("imdb", tmp_path, length=4, vocabulary_size=4)
+    assert dataset.train.x[0].tolist() == [1, 2, 2, 3]
+    assert dataset.train.x.max() == 3
 
 
 def test_a_balanced_subset(tmp_path: Path) -> None:
     write(tmp_path, ".jsonl", train=TRAIN, test=TEST)
-    made = data.load("imdb", tmp_path, train_subset=2, seed=1)
-    assert sorted(made.train.y.tolist()) == [0, 1]
+    dataset = data.load("imdb", tmp_path, train_subset=2, seed=1)
+    assert sorted(dataset.train.y.tolist()) == [0, 1]
 
 
 def test_tokenize() -> None:
@@ -164,9 +164,9 @@ def test_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"train": table, "test": table, "unsupervised": table}
 
     monkeypatch.setattr(datasets, "load_dataset", stand_in)
-    made = data.load("imdb", length=2)
+    dataset = data.load("imdb", length=2)
     assert asked == [("stanfordnlp/imdb", None)]
-    assert made.train.x.tolist() == [[3, 2]]
+    assert dataset.train.x.tolist() == [[3, 2]]
 
     def fail(*args):
         raise ConnectionError("offline")

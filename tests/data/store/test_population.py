@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax import data
-from fedsparsify_jax.data.store.header import HEADER, checksum, write_header
+from fedsparsify_jax.data.store.header import HEADER, described, write_header
 from fedsparsify_jax.errors import InputError
 
 COUNTS = (3, 1, 5, 2)
@@ -48,9 +48,9 @@ def test_a_gathered_cohort_is_that_of_the_stacked_clients(tmp_path, dtype, task)
     stacked = data.stack(dataset.train, parts())
     for ids in ([2, 0], [3], [0, 1, 2, 3], []):
         expected = type(stacked)(*(np.asarray(leaf)[ids] for leaf in stacked))
-        found = population.gather(np.array(ids, np.int32))
-        assert [leaf.dtype for leaf in found] == [leaf.dtype for leaf in stacked]
-        chex.assert_trees_all_equal(found, expected)
+        cohort = population.gather(np.array(ids, np.int32))
+        assert [leaf.dtype for leaf in cohort] == [leaf.dtype for leaf in stacked]
+        chex.assert_trees_all_equal(cohort, expected)
 
 
 def test_everything_else_comes_back_too(store):
@@ -80,10 +80,10 @@ def test_a_page_is_left_out_of_nothing(tmp_path):
     sizes = np.split(np.arange(40), [1, 14, 20])
     population = data.write_population(tmp_path / "store", dataset, sizes)
     for _ in range(2):  # what was let go of is read again
-        found = population.gather([3, 1])
-        np.testing.assert_array_equal(found.x[0], x[20:40])
-        np.testing.assert_array_equal(found.x[1, :13], x[1:14])
-        assert not found.x[1, 13:].any()
+        cohort = population.gather([3, 1])
+        np.testing.assert_array_equal(cohort.x[0], x[20:40])
+        np.testing.assert_array_equal(cohort.x[1, :13], x[1:14])
+        assert not cohort.x[1, 13:].any()
 
 
 @pytest.mark.parametrize("ids", [[4], [-1, 0]])
@@ -120,17 +120,16 @@ def with_array(name, array):
 
     def damage(directory):
         np.save(directory / f"{name}.npy", array)
-        described = {"dtype": array.dtype.str, "shape": list(array.shape)}
-        described["crc32"] = checksum(array)
-        edit(lambda header: header["arrays"].update({name: described}))(directory)
+        entry = {name: described(array)}
+        edit(lambda header: header["arrays"].update(entry))(directory)
 
     return damage
 
 
-def flipped(name, at):
+def flipped(name, place):
     def damage(directory):
         contents = bytearray((directory / name).read_bytes())
-        contents[at] ^= 1
+        contents[place] ^= 1
         (directory / name).write_bytes(contents)
 
     return damage
