@@ -1,16 +1,18 @@
-"""Which leaf of a model feeds which matrix product or convolution of its jaxpr.
+"""The leaf of a model behind every matrix product or convolution of its jaxpr.
 
-A jaxpr is walked once, equation by equation. Of every value it is known which shares of
-it are entries of which leaf (reshapes, slices, concatenations and products with
-constants keep that), whether a trained leaf had a part in it, and whether the inputs
+A jaxpr is walked once, equation by equation. Every value has its origin: the shares of
+it that are entries of each leaf (reshapes, slices, concatenations and products with
+constants keep those), whether a trained leaf had a part in it, and whether the inputs
 had. Products then belong to the leaf that one of their operands is made of.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 Shares = dict[str, Fraction]
@@ -18,7 +20,7 @@ Shares = dict[str, Fraction]
 
 
 class Value(NamedTuple):
-    """What is known of one value of a jaxpr."""
+    """The origin of one value of a jaxpr."""
 
     shares: Shares
     trained: bool  # has a derivative by some trained leaf
@@ -28,9 +30,9 @@ class Value(NamedTuple):
 class Work(NamedTuple):
     """FLOPs, fractions while shares are being multiplied."""
 
-    forward: Fraction
-    weight_gradient: Fraction
-    input_gradient: Fraction
+    forward: Fraction = Fraction(0)
+    weight_gradient: Fraction = Fraction(0)
+    input_gradient: Fraction = Fraction(0)
 
 
 Ledger = dict[str, Work]
@@ -72,21 +74,21 @@ _CONVOLUTIONS = {"winograd_3x3"}
 
 
 def walk(jaxpr: Jaxpr, inputs: Sequence[Value]) -> tuple[list[Value], Ledger]:
-    """Values of a jaxpr's outputs, and the work done on the way.
+    """Returns the values of a jaxpr's outputs, and the work done on the way.
 
     Raises:
       ValueError: for products in a loop of unknown length, or in something unknown.
     """
-    known: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
-    known |= dict.fromkeys(jaxpr.constvars, CONSTANT)
+    origins: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+    origins |= dict.fromkeys(jaxpr.constvars, CONSTANT)
     ledger: Ledger = {}
 
     def read(atom: Any) -> Value:
-        return CONSTANT if isinstance(atom, Literal) else known[atom]
+        return CONSTANT if isinstance(atom, Literal) else origins[atom]
 
     for equation in jaxpr.eqns:
         values, work = _equation(equation, [read(atom) for atom in equation.invars])
-        known |= dict(zip(equation.outvars, values, strict=True))
+        origins |= dict(zip(equation.outvars, values, strict=True))
         ledger = _add(ledger, work)
     return [read(atom) for atom in jaxpr.outvars], ledger
 
@@ -112,7 +114,8 @@ def _equation(equation: JaxprEqn, inputs: list[Value]) -> tuple[list[Value], Led
         raise ValueError(f"cannot count the products inside {name!r}")
     # What depends on the inputs is an activation, not a weight.
     shares = {} if data else _shares(equation, inputs)
-    return [Value(shares, trained, data)] * len(equation.outvars), work
+    value = Value(shares=shares, trained=trained, data=data)
+    return [value] * len(equation.outvars), work
 
 
 def _shares(equation: JaxprEqn, inputs: list[Value]) -> Shares:
@@ -143,7 +146,7 @@ def _shape(atom: Any) -> tuple[int, ...]:
 
 
 def _flops(equation: JaxprEqn) -> int:
-    """Two for every multiply-add; taps that meet padding count like the others."""
+    """Counts two for every multiply-add; taps that meet padding count too."""
     left, right = map(_shape, equation.invars)
     size = math.prod(_shape(equation.outvars[0]))
     if equation.params.get("name") in _CONVOLUTIONS:
@@ -158,27 +161,26 @@ def _flops(equation: JaxprEqn) -> int:
 
 
 def _product(flops: int, inputs: list[Value]) -> Ledger:
-    """The work of a product, given to the leaves that one operand is made of."""
+    """Divides the work of a product among the leaves that one operand is made of."""
     weights = [value for value in inputs if value.shares]
     if len(weights) != 1:
         gradients = sum(value.trained for value in inputs)
-        return {
-            NO_LEAF: Work(Fraction(flops), Fraction(0), Fraction(flops * gradients))
-        }
+        gradient = Fraction(flops * gradients)
+        return {NO_LEAF: Work(forward=Fraction(flops), input_gradient=gradient)}
     (weight,) = weights
     other = inputs[0] if inputs[1] is weight else inputs[1]
-    whole = Work(
-        Fraction(flops),
-        Fraction(flops * weight.trained),
-        Fraction(flops * other.trained),
+    work = Work(
+        forward=Fraction(flops),
+        weight_gradient=Fraction(flops * weight.trained),
+        input_gradient=Fraction(flops * other.trained),
     )
-    ledger = {leaf: _times(whole, share) for leaf, share in weight.shares.items()}
-    rest = 1 - sum(weight.shares.values(), Fraction(0))
-    return ledger | ({NO_LEAF: _times(whole, rest)} if rest else {})
+    ledger = {leaf: _times(work, share) for leaf, share in weight.shares.items()}
+    remainder = 1 - sum(weight.shares.values(), Fraction(0))
+    return ledger | ({NO_LEAF: _times(work, remainder)} if remainder else {})
 
 
 def _scan(equation: JaxprEqn, inputs: list[Value]) -> tuple[list[Value], Ledger]:
-    """Walks the body until what is known of the carry no longer changes."""
+    """Walks the body until the origin of the carry no longer changes."""
     first, carried = equation.params["num_consts"], equation.params["num_carry"]
     constants, carry = inputs[:first], inputs[first : first + carried]
     scanned = inputs[first + carried :]
@@ -195,19 +197,19 @@ def _scan(equation: JaxprEqn, inputs: list[Value]) -> tuple[list[Value], Ledger]
 
 
 def _cond(equation: JaxprEqn, inputs: list[Value]) -> tuple[list[Value], Ledger]:
-    """The most expensive of the branches."""
+    """Walks all branches and counts the most expensive one."""
     chosen, *operands = inputs
     branches = [walk(one.jaxpr, operands) for one in equation.params["branches"]]
     values, _ = branches[0]
     for others, _ in branches[1:]:
         values = [_join(a, b) for a, b in zip(values, others, strict=True)]
     if chosen.data:
-        values = [Value({}, value.trained, True) for value in values]
+        values = [value._replace(shares={}, data=True) for value in values]
     return values, max((work for _, work in branches), key=_cost)
 
 
 def _called(equation: JaxprEqn) -> Jaxpr | None:
-    """The body of what merely calls a function: jit, checkpoint, custom derivatives."""
+    """Returns the body of a mere call: jit, checkpoint, custom derivatives."""
     if equation.primitive.name in ("while", "shard_map"):
         return None
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
@@ -219,7 +221,7 @@ def _called(equation: JaxprEqn) -> Jaxpr | None:
 
 
 def _has_products(equation: JaxprEqn) -> bool:
-    """Whether any function among an equation's parameters multiplies matrices."""
+    """Tells whether a function among an equation's parameters multiplies matrices."""
     parameters = list(equation.params.values())
     while parameters:
         one = parameters.pop()
@@ -236,21 +238,20 @@ def _has_products(equation: JaxprEqn) -> bool:
 
 def _join(a: Value, b: Value) -> Value:
     shares = a.shares if a.shares == b.shares else {}
-    return Value(shares, a.trained or b.trained, a.data or b.data)
+    trained, data = a.trained or b.trained, a.data or b.data
+    return Value(shares=shares, trained=trained, data=data)
 
 
 def _times(work: Work, factor: Fraction) -> Work:
-    return Work(*(part * factor for part in work))
+    return jax.tree.map(lambda part: part * factor, work)
 
 
 def _add(a: Ledger, b: Ledger) -> Ledger:
-    nothing = Work(Fraction(0), Fraction(0), Fraction(0))
-    sums = dict(a)
-    for leaf, work in b.items():
-        old = sums.get(leaf, nothing)
-        sums[leaf] = Work(*(x + y for x, y in zip(old, work, strict=True)))
-    return sums
+    sums = {
+        leaf: jax.tree.map(operator.add, a.get(leaf, Work()), b[leaf]) for leaf in b
+    }
+    return a | sums
 
 
 def _cost(ledger: Ledger) -> Fraction:
-    return sum((sum(work, Fraction(0)) for work in ledger.values()), Fraction(0))
+    return sum(jax.tree.leaves(ledger), Fraction(0))

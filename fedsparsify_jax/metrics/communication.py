@@ -1,8 +1,8 @@
-"""Bytes moved: what one message costs, and what a whole schedule saves.
+"""Bytes moved: the cost of one message, and the saving of a schedule.
 
 Three formulas for a message with z non-zeros:
 
-* ``nonzero``, the authors': ``z x 32 bit``; where the non-zeros are is not counted
+* ``nonzero``, the authors': ``z x 32 bit``; their positions are not counted
   (reference: the authors' code, commit 65b0a49; batch statistics count too),
 * ``bitmap``: that and one bit for every prunable number, in whole bytes,
 * ``indexed``: ``z x (32 + 32) bit``, every non-zero with its index.
@@ -39,7 +39,7 @@ FORMULAS: dict[str, Callable[[int, int], int]] = {
 
 
 def nonzero_bytes(variables: Variables) -> jax.Array:
-    """Bytes of one message with this model: non-zeros x 32 bit, a uint32 scalar.
+    """Counts the bytes of one message: non-zeros x 32 bit, a uint32 scalar.
 
     Exact up to 2^30 non-zeros.
 
@@ -50,7 +50,7 @@ def nonzero_bytes(variables: Variables) -> jax.Array:
 
 
 def bitmap_bytes(variables: Variables, prunable: Prunable | None = None) -> jax.Array:
-    """Bytes of one message that says by a bitmap where its non-zeros are.
+    """Counts the bytes of one message with a bitmap of its non-zeros.
 
     Non-zeros x 32 bit and one bit for every prunable number, the bits rounded up to
     bytes: a uint32 scalar, exact while the result is below 2^32.
@@ -67,7 +67,7 @@ def bitmap_bytes(variables: Variables, prunable: Prunable | None = None) -> jax.
 
 
 def indexed_bytes(variables: Variables) -> jax.Array:
-    """Bytes of one message that sends an index of 32 bit with every non-zero.
+    """Counts the bytes of one message with an index of 32 bit for every non-zero.
 
     Non-zeros x 64 bit, a uint32 scalar, exact up to 2^29 non-zeros. Indices of
     ``ceil(log2 n)`` bit would be smaller, but are not what sparse formats store.
@@ -80,7 +80,7 @@ def indexed_bytes(variables: Variables) -> jax.Array:
 
 
 def dense_bytes(variables: Variables) -> int:
-    """Bytes of one message with this model if nothing were pruned.
+    """Counts the bytes of one message if nothing were pruned.
 
     >>> dense_bytes({"params": {"w": jnp.array([0.0, 1.5, -2.0])}})
     12
@@ -89,14 +89,14 @@ def dense_bytes(variables: Variables) -> int:
 
 
 class Saving(NamedTuple):
-    """What a whole run moves, and what it would move without pruning."""
+    """Bytes that a run moves, and that it would move without pruning."""
 
     total: int  # bytes of all rounds, both ways
     dense: int  # the same for a model of which everything is sent
 
     @property
     def ratio(self) -> float:
-        """How many times less than dense."""
+        """Returns how many times less than dense."""
         return self.dense / self.total
 
 
@@ -112,7 +112,7 @@ def saving(
     prunable: int | None = None,
     formula: str = "nonzero",
 ) -> Saving:
-    """Bytes of FedSparsify-Global, which its schedule alone decides.
+    """Computes the bytes of FedSparsify-Global; its schedule alone decides them.
 
     In round t every client sends a model under the masks of round t-1 and gets the
     new global model, pruned to s_t:
@@ -162,7 +162,7 @@ def saving(
 
 
 def _kept(schedule: Schedule, rounds: int, parameters: int, prunable: int) -> list[int]:
-    """Numbers in the global model after rounds 0 (dense), 1, ..., T."""
+    """Counts numbers in the global model after rounds 0 (dense), 1, ..., T."""
     targets = (np.asarray(schedule(t)).item() for t in range(1, rounds + 1))
     pruned = [math.floor(target * prunable) for target in targets]
     return [parameters, *(parameters - count for count in pruned)]

@@ -31,7 +31,7 @@ def evaluate(
     batch_size: int = 1000,
     batches: CohortMap | None = None,
 ) -> Evaluation:
-    """Mean loss and accuracy (or another measure) of a model over all examples.
+    """Computes a model's mean loss and accuracy (or another measure) over all examples.
 
     The last short batch is filled with repeats that are not counted, so the result
     does not depend on ``batch_size`` (up to the rounding of sums).
@@ -54,6 +54,7 @@ def evaluate(
       >>> evaluate(identity, loss, {}, perfect, batch_size=2)
       Evaluation(loss=Array(-10., dtype=float32), metric=Array(1., dtype=float32))
     """
+    # Batches by number; the last one is filled with its last example.
     total = examples.y.shape[0]
     batch_size = min(batch_size, total)
     run_batches = batches or chunked(1)

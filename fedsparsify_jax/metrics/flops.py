@@ -52,7 +52,7 @@ def layer_flops(
     x_shape: tuple[int, ...],
     dtype: DTypeLike = jnp.float32,
 ) -> dict[str, LayerFlops]:
-    """Dense FLOPs of a model's products by the leaf that each of them reads.
+    """Counts dense FLOPs of a model's products by the leaf that each of them reads.
 
     The forward pass is traced, not run, and every product given to the leaf that one
     of its operands is made of, through reshapes, transposes, slices, concatenations,
@@ -90,10 +90,10 @@ def layer_flops(
     sizes = {path: leaf.size for path, leaf in leaves.items()} | {NO_LEAF: 0}
     return {
         path: LayerFlops(
-            round(ledger[path].forward),
-            round(ledger[path].weight_gradient),
-            round(ledger[path].input_gradient),
-            size,
+            forward=round(ledger[path].forward),
+            weight_gradient=round(ledger[path].weight_gradient),
+            input_gradient=round(ledger[path].input_gradient),
+            size=size,
         )
         for path, size in sizes.items()
         if path in ledger
@@ -101,7 +101,7 @@ def layer_flops(
 
 
 def _leaf(path: str, variables: Variables) -> Value:
-    """A leaf of the model, trained if it is a parameter."""
+    """Returns the origin of a leaf, which is trained if it is a parameter."""
     trained = "params" not in variables or path.startswith("params/")
     return Value({path: Fraction(1)}, trained=trained, data=False)
 
@@ -112,11 +112,11 @@ def inference_flops(
     *,
     kept: Mapping[str, ArrayLike] | None = None,
 ) -> Any:
-    """FLOPs of a forward pass in which pruned weights cost nothing.
+    """Counts FLOPs of a forward pass in which pruned weights cost nothing.
 
     Args:
       layers: from `layer_flops`.
-      masks: what is kept; everything by default.
+      masks: of the kept entries; everything by default.
       kept: instead of masks, path of a leaf to the number of kept entries, as in
         `RoundInfo` and ``metrics.jsonl``.
 
@@ -127,7 +127,8 @@ def inference_flops(
       ValueError: if both masks and counts are given, or a leaf is missing.
 
     Example:
-      >>> layers = {"params/w": LayerFlops(64, 64, 0, 32)}
+      >>> layer = LayerFlops(forward=64, weight_gradient=64, input_gradient=0, size=32)
+      >>> layers = {"params/w": layer}
       >>> inference_flops(layers), inference_flops(layers, kept={"params/w": 8})
       (64, 16)
     """
@@ -140,21 +141,22 @@ def training_flops(
     *,
     kept: Mapping[str, ArrayLike] | None = None,
 ) -> Any:
-    """FLOPs of a training step: forward, and gradients by weights and inputs.
+    """Counts FLOPs of a training step: forward, gradients by weights and by inputs.
 
     Methods that also need the gradients of pruned weights now and then (FedDST,
     PruneFL) do more in those steps.
 
     Args:
       layers: from `layer_flops`.
-      masks: what is kept; everything by default.
+      masks: of the kept entries; everything by default.
       kept: path of a leaf to kept entries, see `inference_flops`.
 
     Returns:
       An exact int; for traced masks or counts a float32 scalar.
 
     Example:
-      >>> layers = {"params/w": LayerFlops(64, 64, 0, 32)}
+      >>> layer = LayerFlops(forward=64, weight_gradient=64, input_gradient=0, size=32)
+      >>> layers = {"params/w": layer}
       >>> training_flops(layers), training_flops(layers, kept={"params/w": 8})
       (128, 32)
     """
@@ -172,10 +174,11 @@ def _total(
         if kept is not None:
             raise ValueError("give masks or kept counts, not both")
         kept = mask_algebra.kept(masks)
-    work = {
-        path: sum(layer[:3]) if training else layer.forward
-        for path, layer in layers.items()
-    }
+    # Dense FLOPs first; kept entries scale them, exactly if they are plain numbers.
+    work = {path: layer.forward for path, layer in layers.items()}
+    if training:
+        for path, layer in layers.items():
+            work[path] += layer.weight_gradient + layer.input_gradient
     if kept is None:
         return sum(work.values())
     missing = set(layers) - set(kept) - {NO_LEAF}

@@ -23,10 +23,5 @@ def draw(init: Callable[[jax.Array], Any]) -> Any:
 
 
 @pytest.fixture
-def key() -> jax.Array:
-    return jax.random.key(0)
-
-
-@pytest.fixture
 def made_up() -> Callable[[Callable[[jax.Array], Any]], Any]:
     return draw

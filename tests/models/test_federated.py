@@ -85,9 +85,12 @@ def test_a_tiny_cnn_keeps_its_statistics_unpruned_and_finite(
         variables["batch_stats"],
     )
     assert all(jax.tree.leaves(moved))
-    whole = Examples(images.x[0], images.y[0])
+    examples = Examples(images.x[0], images.y[0])
     scores = evaluate(
-        model.apply, lambda outputs, y: jnp.abs(outputs[:, 0]), state.variables, whole
+        model.apply,
+        lambda outputs, y: jnp.abs(outputs[:, 0]),
+        state.variables,
+        examples,
     )
     assert np.isfinite(scores.loss)
 

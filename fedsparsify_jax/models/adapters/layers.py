@@ -1,4 +1,4 @@
-"""The layers inside a Flax network: in which order they run, and others in their place.
+"""The layers inside a Flax network: their order, and replacements for some of them.
 
 Flax calls every method of every module through its interceptors. That shows which
 layers a forward pass goes through, and lets a smaller one answer in the place of one
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from fedsparsify_jax.models.networks.batch_norm import BatchNorm
-from fedsparsify_jax.types import ApplyFn, Key, Variables
+from fedsparsify_jax.types import ApplyFn, Variables
 
 LayerCall = Callable[[jax.Array], jax.Array]
 """Inputs ``[B, ..., in]`` to outputs ``[B, ..., out]``."""
@@ -30,15 +30,15 @@ class Layer(NamedTuple):
 
     path: tuple[str, ...]  # of its parameters in the collection, ("Dense_0",)
     kind: str  # one of KINDS
-    inputs: int  # length of the last axis of what it reads
-    outputs: int  # of what it gives
+    inputs: int  # length of the last axis of its inputs
+    outputs: int  # of its outputs
     places: int = 1  # of space, at which its weights are applied
 
 
 def layers_of(apply_fn: ApplyFn, variables: Variables, x: Any) -> tuple[Layer, ...]:
-    """The layers with parameters, and dropouts, in the order of a training step.
+    """Lists the layers with parameters, and dropouts, in the order of a training step.
 
-    Nothing is computed. ``()`` for what is no linen network.
+    Nothing is computed. The list is empty for a model that is no linen network.
 
     Args:
       apply_fn: the model's forward pass.
@@ -54,16 +54,21 @@ def layers_of(apply_fn: ApplyFn, variables: Variables, x: Any) -> tuple[Layer, .
       ('Dense_0',) Dense 4 3 1
       ('Dense_1',) Dense 3 2 1
     """
-    found: list[Layer] = []
+    layers: list[Layer] = []
 
     def note(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         answer = next_call(*args, **kwargs)
         module = context.module
         kind = _kind(module)
         if context.method_name == "__call__" and kind and args:
-            widths = (args[0].shape[-1], answer.shape[-1])
-            places = math.prod(answer.shape[1:-1])
-            found.append(Layer(tuple(module.path), kind, *widths, places))
+            layer = Layer(
+                path=tuple(module.path),
+                kind=kind,
+                inputs=args[0].shape[-1],
+                outputs=answer.shape[-1],
+                places=math.prod(answer.shape[1:-1]),
+            )
+            layers.append(layer)
         return answer
 
     def forward(variables: Variables, x: jax.Array) -> Any:
@@ -71,7 +76,7 @@ def layers_of(apply_fn: ApplyFn, variables: Variables, x: Any) -> tuple[Layer, .
             return apply_fn(variables, x, train=True, key=jax.random.key(0))
 
     jax.eval_shape(forward, variables, x)
-    return tuple(found)
+    return tuple(layers)
 
 
 def replaced(
@@ -79,7 +84,7 @@ def replaced(
     replacements: Mapping[tuple[str, ...], Replacement],
     channels: Mapping[tuple[str, ...], jax.Array] | None = None,
 ) -> ApplyFn:
-    """A forward pass in which other functions answer for some of its layers.
+    """Returns a forward pass in which other functions answer for some of its layers.
 
     Args:
       apply_fn: the model's forward pass.
@@ -92,7 +97,7 @@ def replaced(
       >>> from fedsparsify_jax import models
       >>> model = models.build("mlp", input_shape=(4,), num_classes=2, hidden=(3,))
       >>> variables = model.init(jax.random.key(0))
-      >>> silence = lambda own, x, call: 0 * call(x)
+      >>> silence = lambda params, x, call: 0 * call(x)
       >>> silent = replaced(model.apply, {("Dense_1",): silence})
       >>> silent(variables, jnp.ones((1, 4)))[0]
       Array([[0., 0.]], dtype=float32)
@@ -109,24 +114,20 @@ def replaced(
             return next_call(*args, **kwargs)
         if isinstance(module, nn.Dropout):
             return other({}, args[0], lambda x: next_call(x, *args[1:], **kwargs))
-        own = module.variables["params"]
+        # A smaller kernel makes a narrower layer.
+        params = module.variables["params"]
 
         def call(x: jax.Array) -> jax.Array:
-            layer = module.clone(parent=None, features=own["kernel"].shape[-1])
-            return jnp.asarray(layer.apply({"params": own}, x))
+            layer = module.clone(parent=None, features=params["kernel"].shape[-1])
+            return jnp.asarray(layer.apply({"params": params}, x))
 
-        return other(own, args[0], call)
+        return other(params, args[0], call)
 
     def apply(
-        variables: Variables,
-        x: jax.Array,
-        *,
-        train: bool = False,
-        key: Key | None = None,
-        valid: jax.Array | None = None,
+        variables: Variables, x: jax.Array, **flags: Any
     ) -> tuple[jax.Array, Variables]:
         with nn.intercept_methods(answer):
-            return apply_fn(variables, x, train=train, key=key, valid=valid)
+            return apply_fn(variables, x, **flags)
 
     return apply
 
@@ -134,9 +135,9 @@ def replaced(
 def _norm_of(
     module: nn.Module, channels: jax.Array, x: jax.Array, **flags: Any
 ) -> jax.Array:
-    """A batch norm on some of its channels, with the statistics of all of them."""
+    """Runs a batch norm on some of its channels, with the statistics of all of them."""
     layer, name = module.clone(parent=None), "batch_stats"
-    own, running = module.variables["params"], module.variables[name]
+    trained, running = module.variables["params"], module.variables[name]
 
     def run(x: jax.Array, params: Any, statistics: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, name: statistics}
@@ -144,10 +145,10 @@ def _norm_of(
         return y, changed[name]
 
     picked = {key: jnp.take(v, channels, mode="clip") for key, v in running.items()}
-    y, moved = run(x, own, picked)
+    y, moved = run(x, trained, picked)
     total = running["mean"].shape[0]
     silent = jnp.zeros((x.shape[0],) + (1,) * (x.ndim - 2) + (total,), x.dtype)
-    _, decayed = run(silent, {key: jnp.ones(total) for key in own}, running)
+    _, decayed = run(silent, {key: jnp.ones(total) for key in trained}, running)
     if module.is_mutable_collection(name):
         for key in running:
             new = decayed[key].at[channels].set(moved[key], mode="drop")
@@ -156,7 +157,7 @@ def _norm_of(
 
 
 def _kind(module: nn.Module) -> str:
-    """What a module is; "" for one that is made of others or has no parameters."""
+    """Names the kind of a module; "" if it is made of others or has no parameters."""
     plain = getattr(module, "dtype", None) is None
     if isinstance(module, nn.Dense) and plain and module.dot_general is None:
         return "Dense"
@@ -166,6 +167,6 @@ def _kind(module: nn.Module) -> str:
         return "Dropout"
     if isinstance(module, BatchNorm):
         return "BatchNorm"
-    own = module.variables.get("params", {})
-    leaves = [value for value in own.values() if not isinstance(value, Mapping)]
+    params = module.variables.get("params", {})
+    leaves = [value for value in params.values() if not isinstance(value, Mapping)]
     return "Other" if leaves else ""

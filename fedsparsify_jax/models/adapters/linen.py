@@ -1,4 +1,4 @@
-"""Anything with parameters as the pair of pure functions that the engine trains."""
+"""Models as the engine trains them: a pair of pure functions."""
 
 import inspect
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from fedsparsify_jax.types import ApplyFn, Key, Variables
 
 Preprocess = Callable[[jax.Array], jax.Array]
-"""Raw inputs ``[B, ...]`` to what the network sees."""
+"""Raw inputs ``[B, ...]`` to the network's inputs."""
 Augment = Callable[[Key, jax.Array], jax.Array]
 """Random change of the raw inputs, ``[B, ...]`` to the same, in training only."""
 
@@ -26,8 +26,8 @@ class Model(NamedTuple):
       apply: the forward pass, see `types.ApplyFn`:
         ``apply(variables, x, train=..., key=..., valid=...) -> (outputs, changed)``.
       sequential: whether every layer reads only the one before it, through functions
-        of single units that map zero to zero; what `sparse_training` needs to know. A
-        linen module says so with a class attribute of this name.
+        of single units that map zero to zero; `training.compact` needs it. A linen
+        module has a class attribute of this name.
     """
 
     init: Callable[[Key], Variables]
@@ -36,7 +36,7 @@ class Model(NamedTuple):
 
 
 def accepted_flags(call: Callable[..., Any], **values: Any) -> dict[str, Any]:
-    """Those of the keyword arguments that a network's ``__call__`` names."""
+    """Selects the keyword arguments that a network's ``__call__`` names."""
     names = inspect.signature(call).parameters
     return {name: value for name, value in values.items() if name in names}
 
@@ -50,7 +50,7 @@ def prepare(
     augment: Augment | None,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[jax.Array, Key | None]:
-    """Raw inputs to what the network sees, and the key that is left for it.
+    """Prepares raw inputs for the network; returns them and the key that is left.
 
     Args:
       x: raw inputs ``[B, ...]``.
@@ -81,15 +81,15 @@ def from_linen(
     ``__call__`` accepts. Randomness comes under the name ``dropout``; collections
     beside ``params`` (batch statistics) may change in training. ``nn.BatchNorm`` knows
     nothing of padded rows unless the module hands it ``valid`` as its mask;
-    `normalization.BatchNorm` does.
+    `batch_norm.BatchNorm` does.
 
     Args:
       module: the network, ``[B, ...]`` to outputs.
       input_shape: shape of one example, without the batch axis.
-      preprocess: raw inputs to what the network sees; by default only a conversion to
+      preprocess: raw inputs to the network's; by default only a conversion to
         ``input_dtype``.
       augment: ``(key, x) -> x`` on raw inputs, in training steps only.
-      input_dtype: of what the network sees; an integer for tokens.
+      input_dtype: of the network's inputs; an integer for tokens.
 
     Example:
       >>> model = from_linen(nn.Dense(2), (3,))
@@ -125,6 +125,7 @@ def from_linen(
             augment=augment,
             dtype=input_dtype,
         )
+        # Batch statistics change in training only.
         mutable = [name for name in variables if name != "params"] if train else []
         outputs, changed = module.apply(
             variables,
@@ -135,7 +136,8 @@ def from_linen(
         )
         return outputs, dict(changed)
 
-    return Model(init, apply, getattr(module, "sequential", False))
+    sequential = getattr(module, "sequential", False)
+    return Model(init=init, apply=apply, sequential=sequential)
 
 
 def from_functions(
@@ -162,14 +164,8 @@ def from_functions(
         return {"params": init_fn(key)}
 
     def apply(
-        variables: Variables,
-        x: jax.Array,
-        *,
-        train: bool = False,
-        key: Key | None = None,
-        valid: jax.Array | None = None,
+        variables: Variables, x: jax.Array, **_: Any
     ) -> tuple[jax.Array, Variables]:
-        del train, key, valid
         return apply_fn(variables["params"], x), {}
 
-    return Model(init, apply)
+    return Model(init=init, apply=apply)

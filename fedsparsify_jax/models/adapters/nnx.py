@@ -44,7 +44,7 @@ def from_nnx(
 
     Args:
       module_factory: ``nnx.Rngs -> module``; traced, so it must not have side effects.
-      preprocess: raw inputs to what the network sees; by default a conversion to
+      preprocess: raw inputs to the network's; by default a conversion to
         float32.
       augment: ``(key, x) -> x`` on raw inputs, in training steps only.
 
@@ -66,16 +66,17 @@ def from_nnx(
     if "params" not in kinds.values():
         raise ValueError("the module has no nnx.Param: there is nothing to train")
 
-    def collect(state: nnx.State, wanted: set[str]) -> Variables:
+    def collect(state: nnx.State, names: set[str]) -> Variables:
         variables: Variables = {}
         for path, leaf in nnx.to_flat_state(state):
-            if kinds.get(path) in wanted:
+            if kinds.get(path) in names:
                 _put(variables, (kinds[path], *path), leaf.get_value())
         return variables
 
     def fill(variables: Variables, key: Key | None) -> nnx.Module:
         leaves = []
         for number, (path, leaf) in enumerate(nnx.to_flat_state(structure)):
+            # Random streams start anew from the key, all else is the caller's.
             if kinds[path] == _KEY:
                 stream = jax.random.key(0) if key is None else key
                 value = jax.random.fold_in(stream, number)
@@ -110,11 +111,11 @@ def from_nnx(
         changed = collect(nnx.state(module), {"batch_stats"}) if train else {}
         return outputs, changed
 
-    return Model(init, apply)
+    return Model(init=init, apply=apply)
 
 
 def _kind(path: Path, leaf: Any) -> str:
-    """The collection that a variable belongs to, or which part of a random stream."""
+    """Names the collection of a variable, or its part of a random stream."""
     for kind, name in _KINDS.items():
         if isinstance(leaf, kind):
             return name

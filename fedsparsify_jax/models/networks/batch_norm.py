@@ -1,10 +1,9 @@
-"""Normalisation layers that leave padded rows out of what they remember.
+"""Normalisation layers that leave padded rows out of their statistics.
 
-Flax's own ``BatchNorm`` takes a mask, but a batch without a single valid row (a client
-that ran out of data) makes it divide by zero; and it has no instance statistics. Both
-layers here keep running statistics in the collection ``batch_stats``, which no method
-prunes, with the constants of Keras (momentum .99, epsilon .001) that the authors'
-models have. A batch without a valid row changes none of them, and stays finite.
+Both keep running statistics in the collection ``batch_stats``, which no method prunes,
+with the constants of Keras (momentum .99, epsilon .001) that the authors' models have.
+A batch without a single valid row (a client that ran out of data) changes none of them,
+and stays finite.
 """
 
 import flax.linen as nn
@@ -18,6 +17,10 @@ EPSILON = 1e-3
 """Added to variances (Keras' default)."""
 
 
+# Flax's `BatchNorm(mask=...)` gives the same numbers, but in as many lines: without a
+# valid row its statistics have to be put back, interceptors (`adapters.layers`) meet a
+# subclass twice, and `InstanceNorm`, which Flax has without running statistics only,
+# needs the helpers below anyway.
 class BatchNorm(nn.Module):
     """Normalises every channel over the batch and space, then scales and shifts.
 
@@ -48,7 +51,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool, valid: jax.Array | None = None
     ) -> jax.Array:
-        """Inputs ``[B, ..., C]`` to outputs of the same shape; valid bool ``[B]``."""
+        """Normalises inputs ``[B, ..., C]``; valid bool ``[B]``."""
         channels = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
@@ -96,7 +99,7 @@ class InstanceNorm(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool, valid: jax.Array | None = None
     ) -> jax.Array:
-        """Inputs ``[B, *space, C]`` to the same shape; valid bool ``[B]``."""
+        """Normalises inputs ``[B, *space, C]``; valid bool ``[B]``."""
         running = _running(self, x.shape[-1:])
         if self.frozen and not train:
             mean, var = (_aligned(old.value, x) for old in running)
@@ -112,7 +115,7 @@ class InstanceNorm(nn.Module):
 def _running(
     layer: nn.Module, channels: tuple[int, ...]
 ) -> tuple[nn.Variable, nn.Variable]:
-    """The layer's running mean and variance, ``[C]`` each."""
+    """Returns the layer's running mean and variance, ``[C]`` each."""
     mean = layer.variable("batch_stats", "mean", jnp.zeros, channels)
     var = layer.variable("batch_stats", "var", jnp.ones, channels)
     return mean, var
@@ -125,26 +128,26 @@ def _update(
     momentum: float,
 ) -> None:
     """Moves the running statistics, unless no row of the batch is valid."""
-    seen = jnp.any(rows)
+    any_valid = jnp.any(rows)
     for old, new in zip(running, batch, strict=True):
         moved = momentum * old.value + (1 - momentum) * new.ravel()
-        old.value = jnp.where(seen, moved, old.value)
+        old.value = jnp.where(any_valid, moved, old.value)
 
 
 def _aligned(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """``[C]`` to ``[1, ..., C]`` with the rank of x."""
+    """Reshapes ``[C]`` to ``[1, ..., C]`` with the rank of x."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
 def _rows(x: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """``[B]`` (all valid if absent) to bool ``[B, 1, ...]`` with the rank of x."""
+    """Reshapes ``[B]`` (all valid if absent) to ``[B, 1, ...]`` with the rank of x."""
     if valid is None:
         valid = jnp.ones(x.shape[0], bool)
     return valid.reshape((-1,) + (1,) * (x.ndim - 1))
 
 
 def _mean(x: jax.Array, axes: tuple[int, ...], rows: jax.Array) -> jax.Array:
-    """Mean over the axes, batch among them, of the valid rows; 0 without any."""
+    """Averages valid rows over the axes, batch among them; 0 without any."""
     entries = x.size // (x.shape[0] * x.shape[-1])  # a row's, for every channel
     count = jnp.maximum(jnp.sum(rows, dtype=x.dtype), 1) * entries
     return jnp.sum(jnp.where(rows, x, 0), axis=axes, keepdims=True) / count
@@ -153,7 +156,7 @@ def _mean(x: jax.Array, axes: tuple[int, ...], rows: jax.Array) -> jax.Array:
 def _moments(
     x: jax.Array, axes: tuple[int, ...], rows: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance over the axes, with those axes kept at length 1.
+    """Computes mean and variance over the axes, which are kept at length 1.
 
     In two passes: the difference of E[x^2] and E[x]^2 loses all digits where the mean
     is large.

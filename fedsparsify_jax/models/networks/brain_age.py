@@ -23,7 +23,7 @@ class BrainAgeCNN(nn.Module):
     Then a 1x1x1 convolution to 64 with norm and ReLU, means over windows of 2x3x2,
     and a 1x1x1 convolution to the age, whose bias starts at the mean age of the
     population. Instance norm has no parameters but running statistics (see
-    `normalization.InstanceNorm`): 2,948,801 parameters and 1,600 statistics.
+    `batch_norm.InstanceNorm`): 2,948,801 parameters and 1,600 statistics.
 
     A volume of 91x109x91 arrives at the means as exactly one window. Where a volume is
     larger, the answers of its windows are averaged; where it is smaller than a window,
@@ -52,7 +52,7 @@ class BrainAgeCNN(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool = False, valid: jax.Array | None = None
     ) -> jax.Array:
-        """Volumes ``[B, D, H, W, C]`` or ``[B, D, H, W]`` to ages ``[B, 1]``."""
+        """Maps volumes ``[B, D, H, W, C]`` or ``[B, D, H, W]`` to ages ``[B, 1]``."""
         x = with_channels(x, 3)
         for width in self.widths:
             x = conv(width, (3, 3, 3), method=self.conv)(x)

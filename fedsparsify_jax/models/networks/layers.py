@@ -1,4 +1,4 @@
-"""What the networks of the paper share: layers with their initialisation, pooling."""
+"""Layers of the paper's networks: dense, convolution, pooling."""
 
 import functools
 import math
@@ -16,7 +16,7 @@ GLOROT = nn.initializers.glorot_uniform()
 
 
 def dense(width: int) -> nn.Dense:
-    """A dense layer with Glorot-uniform kernel and zero bias."""
+    """Builds a dense layer with Glorot-uniform kernel and zero bias."""
     return nn.Dense(width, kernel_init=GLOROT)
 
 
@@ -29,7 +29,7 @@ def conv(
     use_bias: bool = True,
     bias: float = 0.0,
 ) -> nn.Conv:
-    """A "same" convolution with Glorot-uniform kernel and constant bias.
+    """Builds a "same" convolution with Glorot-uniform kernel and constant bias.
 
     Args:
       features: O, channels of the output.
@@ -61,10 +61,10 @@ def with_channels(x: jax.Array, space: int) -> jax.Array:
 
 
 def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
-    """Maxima of non-overlapping windows of ``size`` along every axis of space.
+    """Takes maxima of non-overlapping windows of ``size`` along every axis of space.
 
-    What does not fill a window at the end of an axis is dropped ("valid"), but an axis
-    shorter than the window is pooled whole, so that no image is too small. The
+    Entries at the end of an axis that do not fill a window are dropped ("valid"), but
+    an axis shorter than the window is pooled whole, so that no image is too small. The
     gradient is divided among ties. Written as the maximum of strided slices, because
     the derivative of XLA's reduce-window, select-and-scatter, is slow inside ``scan``
     on the CPU, and because that of a reduction over a reshaped array came out wrong
@@ -85,7 +85,7 @@ def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
 
 
 def mean_pool(x: jax.Array, window: Sequence[int]) -> jax.Array:
-    """Means of non-overlapping windows, with the edges of `max_pool`.
+    """Takes means of non-overlapping windows, with the edges of `max_pool`.
 
     >>> mean_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 4))[0, :, :, 0]
     Array([[ 3.5],

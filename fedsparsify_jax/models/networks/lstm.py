@@ -43,7 +43,7 @@ class TextLSTM(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool = False, valid: jax.Array | None = None
     ) -> jax.Array:
-        """Tokens ``[B, L]``, integers or whole floats, to logits ``[B, C]``."""
+        """Maps tokens ``[B, L]``, integers or whole floats, to logits ``[B, C]``."""
         del train, valid
         tokens = x.astype(jnp.int32)
         table = self.param(
@@ -64,7 +64,7 @@ class TextLSTM(nn.Module):
     def _both_ways(
         self, x: jax.Array, present: jax.Array, layer: int, units: int
     ) -> tuple[jax.Array, jax.Array]:
-        """Last states ``[B, 2 H]`` and all, ``[L, B, 2 H]``, of both directions."""
+        """Runs both directions: last states ``[B, 2 H]``, and all ``[L, B, 2 H]``."""
         ends, states = zip(
             *(
                 LSTM(
@@ -120,12 +120,12 @@ class LSTM(nn.Module):
             carry: tuple[jax.Array, jax.Array], now: tuple[jax.Array, jax.Array]
         ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
             cell, state = carry
-            drive, here = now
+            drive, is_word = now
             enter, forget, new, leave = jnp.split(drive + state @ recurrent, 4, axis=-1)
             fresh = nn.sigmoid(forget) * cell + nn.sigmoid(enter) * jnp.tanh(new)
-            here = here[:, None]
-            state = jnp.where(here, nn.sigmoid(leave) * jnp.tanh(fresh), state)
-            return (jnp.where(here, fresh, cell), state), state
+            is_word = is_word[:, None]
+            state = jnp.where(is_word, nn.sigmoid(leave) * jnp.tanh(fresh), state)
+            return (jnp.where(is_word, fresh, cell), state), state
 
         start = jnp.zeros((x.shape[1], self.units), driven.dtype)
         (_, end), states = lax.scan(

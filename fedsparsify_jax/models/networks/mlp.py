@@ -3,6 +3,8 @@
 import flax.linen as nn
 import jax
 
+from fedsparsify_jax.models.networks.layers import dense
+
 
 class MLP(nn.Module):
     """Dense layers with ReLU between them, on flattened inputs.
@@ -18,18 +20,15 @@ class MLP(nn.Module):
     num_classes: int
     hidden: tuple[int, ...] = (128, 128)
 
-    sequential = True  # see `adapters.Model`
+    sequential = True  # see `linen.Model`
 
     @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool = False, valid: jax.Array | None = None
     ) -> jax.Array:
-        """Inputs ``[B, ...]`` to logits ``[B, C]``."""
+        """Maps inputs ``[B, ...]`` to logits ``[B, C]``."""
         del train, valid
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
-            x = nn.relu(self._dense(width)(x))
-        return self._dense(self.num_classes)(x)
-
-    def _dense(self, width: int) -> nn.Dense:
-        return nn.Dense(width, kernel_init=nn.initializers.glorot_uniform())
+            x = nn.relu(dense(width)(x))
+        return dense(self.num_classes)(x)

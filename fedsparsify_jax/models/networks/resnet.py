@@ -37,7 +37,7 @@ class ResNet(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool = False, valid: jax.Array | None = None
     ) -> jax.Array:
-        """Images ``[B, H, W, C]`` or ``[B, H, W]`` to logits ``[B, C]``."""
+        """Maps images ``[B, H, W, C]`` or ``[B, H, W]`` to logits ``[B, C]``."""
         x = with_channels(x, 2)
         x = conv(self.widths[0], (3, 3), method=self.conv, use_bias=False)(x)
         for stage, width in enumerate(self.widths):
@@ -72,7 +72,7 @@ class Block(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool, valid: jax.Array | None = None
     ) -> jax.Array:
-        """``[B, H, W, I]`` to ``[B, H', W', width]``."""
+        """Maps ``[B, H, W, I]`` to ``[B, H', W', width]``."""
         active = nn.relu(BatchNorm()(x, train=train, valid=valid))
         shortcut = self._fitted(active if self.shortcut_from_activation else x)
         strides = 2 if self.halve else 1
@@ -84,7 +84,7 @@ class Block(nn.Module):
         return y + shortcut
 
     def _fitted(self, x: jax.Array) -> jax.Array:
-        """The shortcut in the shape of the block's output."""
+        """Brings the shortcut into the shape of the block's output."""
         if self.halve:
             odd = [(0, size % 2) for size in x.shape[1:3]]
             x = mean_pool(jnp.pad(x, [(0, 0), *odd, (0, 0)], mode="edge"), (2, 2))

@@ -33,13 +33,13 @@ class VGG16(nn.Module):
     )
     conv: str = "auto"
 
-    sequential = True  # see `adapters.Model`
+    sequential = True  # see `linen.Model`
 
     @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool = False, valid: jax.Array | None = None
     ) -> jax.Array:
-        """Images ``[B, H, W, C]`` or ``[B, H, W]`` to logits ``[B, C]``."""
+        """Maps images ``[B, H, W, C]`` or ``[B, H, W]`` to logits ``[B, C]``."""
         x = with_channels(x, 2)
         for stage in self.widths:
             for width in stage:

@@ -1,18 +1,11 @@
 """Convolutions as matrix products, for where XLA's own are slow.
 
-XLA's CPU convolution falls off a cliff inside ``scan`` and when every client of a vmap
-has its own kernel; matrix products keep their full speed in both. `patches` therefore
-lines the shifted slices of the padded input up along the channels and multiplies once
-with the flattened kernel. Its derivative is made of the same: slices transpose to pads,
-concatenation to slices, the product to products. It does any window, stride and number
-of axes. The price is memory: the patches are as many times the input as the kernel has
-taps, and copying them takes longer than multiplying.
-
-`winograd` does most 3x3 convolutions of the networks here in half the time, with a
-quarter of the copies (2.25 times the input), see module `winograd`, and hands all
-others to `patches`.
-
-On accelerators XLA's convolution is the fast one, so `implementation` chooses.
+`patches` lines the shifted slices of the padded input up along the channels and
+multiplies once with the flattened kernel. Its derivative is made of the same: slices
+transpose to pads, concatenation to slices, the product to products. It does any window,
+stride and number of axes. `winograd` does most 3x3 convolutions of the networks in half
+the time and leaves all others to `patches`. ``README.md`` beside this file says what
+either buys, and when `implementation` takes XLA's.
 """
 
 import functools
@@ -28,13 +21,13 @@ from jax import lax
 from fedsparsify_jax.models.ops import winograd as minimal
 
 METHODS = ("auto", "patches", "winograd", "xla")
-"""What `implementation` knows."""
+"""Names that `implementation` takes."""
 FEWEST_CHANNELS = 16
 """With fewer, Winograd's additions cost more than the products they save."""
 
 
 def implementation(conv: str = "auto") -> Any:
-    """The function for the argument ``conv_general_dilated`` of ``flax.linen.Conv``.
+    """Returns the function for the argument ``conv_general_dilated`` of ``nn.Conv``.
 
     Args:
       conv: ``"patches"``, ``"winograd"``, ``"xla"``, or ``"auto"``, which is
@@ -65,8 +58,10 @@ def patches(
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     precision: Any = None,
+    *,
+    fewer_products: bool = False,
 ) -> jax.Array:
-    """``lax.conv_general_dilated`` for channels-last inputs, as one matrix product.
+    """Computes ``lax.conv_general_dilated``, channels last, as one matrix product.
 
     Args:
       lhs: inputs ``[B, *space, I]`` with any number of spatial axes.
@@ -75,15 +70,17 @@ def patches(
       padding: ``"SAME"``, ``"VALID"``, or a pair an axis of space, none negative.
       lhs_dilation: must be absent or all ones.
       rhs_dilation: distance between the taps of the kernel, one an axis of space.
-      dimension_numbers: absent, or what says channels-last to ``lax``.
+      dimension_numbers: absent, or those of ``lax`` for channels last.
       feature_group_count: must be 1.
       precision: of the matrix product.
+      fewer_products: whether to compute as `winograd` does where that is faster.
 
     Returns:
       Outputs ``[B, *space', O]``, equal to XLA's up to the rounding of sums.
 
     Raises:
-      ValueError: for what it does not do, or a window larger than the padded input.
+      ValueError: for other layouts, dilated inputs or groups, and for a window larger
+        than the padded input.
 
     Example:
       >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
@@ -93,38 +90,42 @@ def patches(
       18.0
     """
     _check(lhs, rhs, lhs_dilation, dimension_numbers, feature_group_count)
-    gaps = _gaps(rhs, rhs_dilation)
-    pads = _pads(lhs, rhs, window_strides, padding, gaps)
-    return _product(lhs, rhs, tuple(window_strides), pads, gaps, precision)
+    strides = tuple(window_strides)
+    gaps = tuple(rhs_dilation or (1,) * (rhs.ndim - 2))
+    if isinstance(padding, str):
+        reach = _reach(rhs.shape[:-2], gaps)
+        padding = lax.padtype_to_pads(lhs.shape[1:-1], reach, strides, padding)
+    pads = tuple((low, high) for low, high in padding)
+    if fewer_products and (how := _plan(lhs, rhs, strides, pads, gaps, precision)):
+        return minimal.winograd_3x3(lhs, rhs, how)
+    return _product(lhs, rhs, strides, pads, gaps, precision)
 
 
-def winograd(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    lhs_dilation: Sequence[int] | None = None,
-    rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
-    feature_group_count: int = 1,
-    precision: Any = None,
-) -> jax.Array:
-    """As `patches`, but 3x3 kernels with stride one need fewer multiplications.
+def winograd(*args: Any, **options: Any) -> jax.Array:
+    """Computes what `patches` does, 3x3 kernels of stride one in fewer products.
 
-    Which convolutions profit: two axes of space, a window of 3x3, no strides or
-    dilation, at least 16 channels on either side, float32 or wider, and as many outputs
-    as make up for transforming the kernel. All others are `patches`, so that any
-    network can be given this function.
+    Takes the arguments of `patches`. The faster way is for two axes of space, a window
+    of 3x3, no strides or dilation, at least 16 channels on either side, float32 or
+    wider, and as many outputs as make up for transforming the kernel. All others are
+    left to `patches`, so that any network can be given this function.
 
     Example:
       >>> x, kernel = jnp.ones((9, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
       >>> winograd(x, kernel, (1, 1), "SAME")[0, :2, :2, 0].round().tolist()
       [[64.0, 96.0], [96.0, 144.0]]
     """
-    _check(lhs, rhs, lhs_dilation, dimension_numbers, feature_group_count)
-    gaps = _gaps(rhs, rhs_dilation)
-    pads = _pads(lhs, rhs, window_strides, padding, gaps)
-    strides = tuple(window_strides)
+    return patches(*args, **options, fewer_products=True)
+
+
+def _plan(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    strides: tuple[int, ...],
+    pads: tuple[tuple[int, int], ...],
+    gaps: tuple[int, ...],
+    precision: Any,
+) -> minimal.Plan | None:
+    """Plans Winograd's way; None where it is impossible or takes longer."""
     possible = (
         rhs.shape[:-2] == (3, 3)
         and {*strides, *gaps} == {1}
@@ -132,29 +133,7 @@ def winograd(
         and lhs.dtype == rhs.dtype
         and lhs.dtype in (jnp.float32, jnp.float64)
     )
-    how = minimal.plan(lhs.shape, (pads[0], pads[1]), precision) if possible else None
-    if how is None:
-        return _product(lhs, rhs, strides, pads, gaps, precision)
-    return minimal.winograd_3x3(lhs, rhs, how)
-
-
-def _gaps(rhs: jax.Array, rhs_dilation: Sequence[int] | None) -> tuple[int, ...]:
-    """Distances between the taps along every axis of space."""
-    return tuple(rhs_dilation or (1,) * (rhs.ndim - 2))
-
-
-def _pads(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    gaps: tuple[int, ...],
-) -> tuple[tuple[int, int], ...]:
-    """The padding in numbers, a pair an axis of space."""
-    if isinstance(padding, str):
-        reach = _reach(rhs.shape[:-2], gaps)
-        padding = lax.padtype_to_pads(lhs.shape[1:-1], reach, strides, padding)
-    return tuple((low, high) for low, high in padding)
+    return minimal.plan(lhs.shape, (pads[0], pads[1]), precision) if possible else None
 
 
 # Jitted, so that a network of many equal layers is traced once for each kind of layer
@@ -168,7 +147,8 @@ def _product(
     gaps: tuple[int, ...],
     precision: Any,
 ) -> jax.Array:
-    """The convolution, with every choice made."""
+    """Computes the convolution once every choice is made."""
+    # Padding, and the size of what comes out.
     if any(low or high for low, high in padding):
         lhs = jnp.pad(lhs, [(0, 0), *padding, (0, 0)])
     window = rhs.shape[:-2]
@@ -179,8 +159,9 @@ def _product(
     ]
     if min(space) < 1:
         raise ValueError(f"a window of {reach} does not fit into {lhs.shape[1:-1]}")
+    # Columns: the entries that every tap meets, side by side.
     taps = itertools.product(*map(range, window))
-    shifted = [_seen_by(tap, lhs, gaps, space, strides) for tap in taps]
+    shifted = [_met_by(tap, lhs, gaps, space, strides) for tap in taps]
     columns = shifted[0] if len(shifted) == 1 else jnp.concatenate(shifted, axis=-1)
     rows = math.prod((lhs.shape[0], *space))
     product = jnp.matmul(
@@ -192,19 +173,19 @@ def _product(
 
 
 def _reach(window: Sequence[int], gaps: Sequence[int]) -> tuple[int, ...]:
-    """How far a window extends along every axis."""
+    """Returns the extent of a window along every axis."""
     return tuple((k - 1) * gap + 1 for k, gap in zip(window, gaps, strict=True))
 
 
-def _seen_by(
+def _met_by(
     tap: Sequence[int],
     x: jax.Array,
     gaps: Sequence[int],
     space: Sequence[int],
     strides: Sequence[int],
 ) -> jax.Array:
-    """What one tap of the kernel meets on its way over x: ``[B, *space, I]``."""
-    start = [at * gap for at, gap in zip(tap, gaps, strict=True)]
+    """Returns the entries of x that one tap of the kernel meets: ``[B, *space, I]``."""
+    start = [place * gap for place, gap in zip(tap, gaps, strict=True)]
     limit = [
         first + (size - 1) * stride + 1
         for first, size, stride in zip(start, space, strides, strict=True)
@@ -233,11 +214,11 @@ def _check(
     if dimension_numbers is not None:
         last = lhs.ndim - 1
         inside = tuple(range(1, last))
-        wanted = lax.ConvDimensionNumbers(
-            (0, last, *inside),
-            (last, last - 1, *range(last - 1)),
-            (0, last, *inside),
+        channels_last = lax.ConvDimensionNumbers(
+            lhs_spec=(0, last, *inside),
+            rhs_spec=(last, last - 1, *range(last - 1)),
+            out_spec=(0, last, *inside),
         )
-        given = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-        if given != wanted:
-            raise ValueError(f"dimension_numbers is {given}: channels must come last")
+        numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+        if numbers != channels_last:
+            raise ValueError(f"dimension_numbers is {numbers}: channels must come last")

@@ -43,7 +43,7 @@ class Transform(NamedTuple):
 
 
 def _four(a: float, b: float) -> Transform:
-    """F(4 x 4, 3 x 3) from values of polynomials at 0, a, -a, b, -b and infinity."""
+    """Builds F(4 x 4, 3 x 3) from polynomials at 0, a, -a, b, -b and infinity."""
     aa, bb = a * a, b * b
     ends = ((aa * bb, 0, -aa - bb, 0, 1, 0), (0, aa * bb, 0, -aa - bb, 0, 1))
     points = ((a, bb), (-a, bb), (b, aa), (-b, aa))
@@ -53,17 +53,17 @@ def _four(a: float, b: float) -> Transform:
     powers = [(1, p, p * p, p * p * p) for p, _ in points]
     columns = ((1, 0, 0, 0), *powers, (0, 0, 0, 1))
     return Transform(
-        (ends[0], *inputs, ends[1]),
-        ((1 / (aa * bb), 0, 0), *kernel, (0, 0, 1)),
-        tuple(zip(*columns, strict=True)),
+        inputs=(ends[0], *inputs, ends[1]),
+        kernel=((1 / (aa * bb), 0, 0), *kernel, (0, 0, 1)),
+        outputs=tuple(zip(*columns, strict=True)),
     )
 
 
 TRANSFORMS = {
     2: Transform(
-        ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-        ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
-        ((1, 1, 1, 0), (0, 1, -1, -1)),
+        inputs=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
+        kernel=((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)),
+        outputs=((1, 1, 1, 0), (0, 1, -1, -1)),
     ),
     # The usual points, 1 and 2, lose twice as much to rounding.
     4: _four(0.75, 1.5),
@@ -71,7 +71,7 @@ TRANSFORMS = {
 
 
 class Plan(NamedTuple):
-    """What is known of a convolution before its arrays."""
+    """The sizes of a convolution, and the tile that was chosen for them."""
 
     m: int  # outputs of a tile, along either axis
     space: tuple[int, int]  # of the inputs
@@ -85,13 +85,13 @@ class Plan(NamedTuple):
 
     @property
     def tiles(self) -> tuple[int, int]:
-        """How many of them, along either axis."""
+        """Counts the tiles along either axis."""
         high, wide = (-(-size // self.m) for size in self.outputs)
         return high, wide
 
     @property
     def reverse(self) -> "Plan":
-        """Of the convolution that finds the gradient of the inputs."""
+        """Returns the plan of the convolution that is the gradient of the inputs."""
         (top, _), (left, _) = self.padding
         (height, width), (high, wide) = self.space, self.outputs
         padding = ((2 - top, height + top - high), (2 - left, width + left - wide))
@@ -122,7 +122,7 @@ def plan(
     outputs = [size + sum(pads) - 2 for size, pads in zip(space, padding, strict=True)]
 
     def products(m: int) -> int:
-        """For every pair of channels."""
+        """Counts the products for every pair of channels."""
         tiles = batch * math.prod(-(-size // m) for size in outputs)
         return (m + 2) ** 2 * (tiles + KERNEL)
 
@@ -130,23 +130,29 @@ def plan(
     if min(outputs) < 1 or products(m) >= 9 * batch * math.prod(outputs):
         return None
     (height, width), (high, wide) = space, outputs
-    return Plan(m, (height, width), (high, wide), padding, precision)
+    return Plan(
+        m=m,
+        space=(height, width),
+        outputs=(high, wide),
+        padding=padding,
+        precision=precision,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=2, inline=False)
 def winograd_3x3(x: jax.Array, kernel: jax.Array, how: Plan) -> jax.Array:
-    """The convolution with stride one: ``[B, H, W, I]`` to ``[B, H', W', O]``.
+    """Convolves with stride one: ``[B, H, W, I]`` to ``[B, H', W', O]``.
 
     Args:
       x: inputs ``[B, H, W, I]``.
       kernel: ``[3, 3, I, O]``.
       how: from `plan`.
 
-    >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
-    >>> how = Plan(4, (4, 4), (4, 4), ((1, 1), (1, 1)), None)
+    >>> x, kernel = jnp.ones((9, 8, 8, 2)), jnp.ones((3, 3, 2, 5))
+    >>> how = plan(x.shape, ((1, 1), (1, 1)))
     >>> y = winograd_3x3(x, kernel, how)
     >>> y.shape, y[0, :2, :2, 0].round().tolist()
-    ((1, 4, 4, 5), [[8.0, 12.0], [12.0, 18.0]])
+    ((9, 8, 8, 5), [[8.0, 12.0], [12.0, 18.0]])
     """
     return _convolution(how, x, kernel)
 
@@ -174,14 +180,16 @@ def _backward(
     how: Plan, kept: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     tiles, kernel = kept
+    # By the inputs: the convolution of the slopes with the kernel turned around.
     turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
     dx, _ = _forward(how.reverse, dy, turned)
+    # By the kernel: the tiles' combinations times those of the slopes.
     ends = (how.m * number for number in how.tiles)
     fill = [(0, end - size) for end, size in zip(ends, how.outputs, strict=True)]
     if any(high for _, high in fill):
         dy = jnp.pad(dy, [(0, 0), *fill, (0, 0)])
-    wanted = _take_apart(tuple(zip(*how.transform.outputs, strict=True)), dy, how)
-    flat = _times(tiles, wanted, (1, 1), how).reshape(len(tiles), -1)
+    slopes = _take_apart(tuple(zip(*how.transform.outputs, strict=True)), dy, how)
+    flat = _times(tiles, slopes, (1, 1), how).reshape(len(tiles), -1)
     dkernel = jnp.matmul(_both_axes(how, kernel).T, flat, precision=how.precision)
     return dx, dkernel.reshape(kernel.shape)
 
@@ -190,7 +198,7 @@ _convolution.defvjp(_forward, _backward)
 
 
 def _framed(x: jax.Array, how: Plan) -> jax.Array:
-    """The inputs with the padding, and what else fills the last tiles."""
+    """Pads the inputs, and on to the end of the last tiles."""
     frame = [(0, 0, 0)]
     for (low, _), size, tiles in zip(how.padding, how.space, how.tiles, strict=True):
         frame.append((low, how.m * tiles + 2 - low - size, 0))
@@ -198,20 +206,20 @@ def _framed(x: jax.Array, how: Plan) -> jax.Array:
 
 
 def _both_axes(how: Plan, kernel: jax.Array) -> jax.Array:
-    """G on both sides, for flattened 3x3 kernels: ``[(m + 2)^2, 9]``."""
+    """Returns G for both sides of flattened 3x3 kernels: ``[(m + 2)^2, 9]``."""
     return jnp.asarray(
         np.kron(how.transform.kernel, how.transform.kernel), kernel.dtype
     )
 
 
 def _times(a: jax.Array, b: jax.Array, axes: tuple[int, int], how: Plan) -> jax.Array:
-    """As many products side by side, summed over the given axis of either matrix."""
+    """Multiplies matrices side by side, summed over one axis of either."""
     i, j = axes
     return lax.dot_general(a, b, (((i,), (j,)), ((0,), (0,))), precision=how.precision)
 
 
 def _take_apart(matrix: Matrix, x: jax.Array, how: Plan) -> jax.Array:
-    """Every tile of x under ``matrix`` from both sides: ``[n^2, tiles, C]``."""
+    """Puts ``matrix`` on both sides of every tile of x: ``[n^2, tiles, C]``."""
     high, wide = how.tiles
     columns = _mixed(matrix, _entries(x, 2, len(matrix[0]), wide, how.m))
     columns = lax.optimization_barrier(columns)
@@ -220,7 +228,7 @@ def _take_apart(matrix: Matrix, x: jax.Array, how: Plan) -> jax.Array:
 
 
 def _put_together(products: jax.Array, batch: int, how: Plan) -> jax.Array:
-    """Tiles of outputs ``A^T products A``, side by side: ``[B, H, W, O]``."""
+    """Joins tiles of outputs ``A^T products A``: ``[B, H, W, O]``."""
     (high, wide), n, matrix = how.tiles, how.m + 2, how.transform.outputs
     grid = products.reshape(n, n, batch, high, wide, -1)
     lines = lax.optimization_barrier(_mixed(matrix, [grid[p] for p in range(n)]))
@@ -232,7 +240,7 @@ def _put_together(products: jax.Array, batch: int, how: Plan) -> jax.Array:
 def _entries(
     x: jax.Array, axis: int, window: int, tiles: int, step: int
 ) -> list[jax.Array]:
-    """The first, second, ... entry of every tile along an axis."""
+    """Returns the first, second, ... entry of every tile along an axis."""
     last = (tiles - 1) * step + 1
     return [
         lax.slice_in_dim(x, start, start + last, stride=step, axis=axis)
@@ -241,7 +249,7 @@ def _entries(
 
 
 def _mixed(matrix: Matrix, parts: list[jax.Array]) -> jax.Array:
-    """``matrix`` times the parts: a combination for each row, on a new first axis.
+    """Multiplies ``matrix`` by the parts: a combination a row, on a new first axis.
 
     The stack makes one loop of all combinations, where XLA would compile a loop for
     each, and a network of them for half a minute. Broadcasting a column of factors

@@ -77,25 +77,25 @@ def test_augments_raw_inputs_in_training_with_a_key_only(
 
 
 def test_augmentation_and_dropout_get_different_keys(made_up: Any) -> None:
-    seen = []
+    keys = []
 
     def spy(key: jax.Array, x: jax.Array) -> jax.Array:
-        seen.append(jax.random.key_data(key))
+        keys.append(jax.random.key_data(key))
         return x
 
     class Drop(nn.Module):
         @nn.compact
         def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
             if train:
-                seen.append(jax.random.key_data(self.scope.rngs["dropout"].rng))
+                keys.append(jax.random.key_data(self.scope.rngs["dropout"].rng))
             return nn.Dense(1)(x)
 
     model = models.from_linen(Drop(), (3,), augment=spy)
     model.apply(
         made_up(model.init), jnp.ones((1, 3)), train=True, key=jax.random.key(0)
     )
-    given = jax.random.key_data(jax.random.key(0))
-    assert len({tuple(data.tolist()) for data in (*seen, given)}) == 3
+    original = jax.random.key_data(jax.random.key(0))
+    assert len({tuple(data.tolist()) for data in (*keys, original)}) == 3
 
 
 def test_build_passes_the_augmentation_on(key: jax.Array, made_up: Any) -> None:

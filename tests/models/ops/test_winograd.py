@@ -60,8 +60,8 @@ def test_agrees_with_xla_in_value_and_gradients(
     only = {m: minimal.TRANSFORMS[m]}
     monkeypatch.setattr(minimal, "TRANSFORMS", only)
     x, kernel = arrays(*space)
-    made = used(lambda *a: winograd(*a, (1, 1), padding), x, kernel)
-    assert "winograd_3x3" in [one.params.get("name") for one in made]
+    steps = used(lambda *a: winograd(*a, (1, 1), padding), x, kernel)
+    assert "winograd_3x3" in [one.params.get("name") for one in steps]
     ours = jax.jit(lambda *a: results(lambda *b: winograd(*b, (1, 1), padding), *a))
     theirs = jax.jit(lambda *a: results(lambda *b: XLA(*b, (1, 1), padding), *a))
     assert_close(ours(x, kernel), theirs(x, kernel))
@@ -124,10 +124,10 @@ def used(conv: Any, x: jax.Array, kernel: jax.Array, *how: Any) -> list[Any]:
     ],
 )
 def test_all_others_are_patches(x: Any, kernel: Any, how: Any) -> None:
-    given = jnp.ones(x), jnp.ones(kernel)
-    names = [one.params.get("name") for one in used(winograd, *given, *how)]
+    arguments = jnp.ones(x), jnp.ones(kernel)
+    names = [one.params.get("name") for one in used(winograd, *arguments, *how)]
     assert "winograd_3x3" not in names
-    np.testing.assert_array_equal(winograd(*given, *how), patches(*given, *how))
+    np.testing.assert_array_equal(winograd(*arguments, *how), patches(*arguments, *how))
 
 
 @pytest.mark.usefixtures("always")
@@ -143,13 +143,13 @@ def test_half_precision_is_left_to_patches() -> None:
 def test_fewer_products_and_nothing_that_is_slow_on_the_cpu() -> None:
     x, kernel = arrays(16, 16)
     pull = functools.partial(results, lambda *a: winograd(*a, (1, 1), "SAME"))
-    made = list(equations(jax.make_jaxpr(pull)(x, kernel).jaxpr))
-    names = {one.primitive.name for one in made}
+    steps = list(equations(jax.make_jaxpr(pull)(x, kernel).jaxpr))
+    names = {one.primitive.name for one in steps}
     slow = ("conv_general_dilated", "scatter", "gather", "reduce_window", "sort")
     assert not [name for name in names if any(word in name for word in slow)]
     shapes = [
         tuple(atom.aval.shape for atom in one.invars)
-        for one in made
+        for one in steps
         if one.primitive.name == "dot_general"
     ]
     tiles = 2 * 4 * 4
