@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 from damaged import idx_bytes
-from PIL import Image
+from images import pictures, write_images
 
 from fedsparsify_jax import data
 from fedsparsify_jax.data.sources import fashion_mnist
@@ -84,30 +84,23 @@ def nothing_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", tmp_path / "not-installed")
 
 
-def hub_splits(directory):
-    """Small splits as the hub stores them: parquet with encoded images."""
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": datasets.ClassLabel(names=[str(n) for n in range(10)]),
-        }
-    )
-    rng = np.random.default_rng(0)
-    pixels, files = {}, {}
-    for split, count in (("train", 12), ("test", 10)):
-        pixels[split] = rng.integers(0, 256, (count, 28, 28)).astype(np.uint8)
-        rows = {
-            "image": [Image.fromarray(image) for image in pixels[split]],
-            "label": [n % 10 for n in range(count)],
-        }
-        files[split] = str(directory / f"{split}.parquet")
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(files[split])
-    cache = str(directory / "cache")
-    return datasets.load_dataset("parquet", data_files=files, cache_dir=cache), pixels
+def hub_splits():
+    """Small splits as the hub stores them: encoded images and classes."""
+    pixels = {
+        "train": pictures(12, (28, 28)),
+        "test": pictures(10, (28, 28), seed=1),
+    }
+    splits = {
+        split: write_images(
+            None, images, image="image", label=[n % 10 for n in range(len(images))]
+        )
+        for split, images in pixels.items()
+    }
+    return splits, pixels
 
 
-def test_the_hub_gives_the_same_arrays(tmp_path, monkeypatch, nothing_installed):
-    splits, pixels = hub_splits(tmp_path)
+def test_the_hub_gives_the_same_arrays(monkeypatch, nothing_installed):
+    splits, pixels = hub_splits()
     asked = []
     monkeypatch.setattr(
         datasets, "load_dataset", lambda name: (asked.append(name), splits)[1]
