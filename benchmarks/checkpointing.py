@@ -25,12 +25,11 @@ from typing import Any
 import jax
 from common import write_result
 
-from fedsparsify_jax.runner.display.records import round_record
+from fedsparsify_jax.runner.display.summary import round_record
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.programs.devices import choose
-from fedsparsify_jax.runner.programs.federation import assemble
-from fedsparsify_jax.runner.programs.keys import Keys
+from fedsparsify_jax.runner.programs.devices import select
+from fedsparsify_jax.runner.programs.federation import Keys, assemble
 from fedsparsify_jax.runner.programs.program import RoundProgram
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.types import State
@@ -43,7 +42,7 @@ class Run:
 
     def __init__(self) -> None:
         self.config = resolve(TrainConfig(dataset="fashion_mnist"))
-        federation = assemble(self.config, choose(None))
+        federation = assemble(self.config, select(None))
         keys = Keys.from_seed(0)
         state = federation.algorithm.init(keys.state, federation.model.init(keys.model))
         self.state: State = federation.placement.put_state(state)

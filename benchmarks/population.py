@@ -35,10 +35,9 @@ from common import write_result
 from fedsparsify_jax import data
 from fedsparsify_jax.runner import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.programs.devices import choose
-from fedsparsify_jax.runner.programs.federation import assemble
+from fedsparsify_jax.runner.programs.devices import select
+from fedsparsify_jax.runner.programs.federation import Keys, assemble
 from fedsparsify_jax.runner.programs.from_disk import DiskProgram
-from fedsparsify_jax.runner.programs.keys import Keys
 from fedsparsify_jax.runner.programs.program import RoundProgram
 
 COHORT, SHORTEST, LONGEST, CLASSES = 100, 16, 24, 10
@@ -88,7 +87,7 @@ class Worker:
                 learning_rate=0.02,
             )
         )
-        federation = assemble(config, choose(None))
+        federation = assemble(config, select(None))
         placement, keys = federation.placement, Keys.from_seed(0)
         variables = federation.model.init(keys.model)
         self.state = placement.put_state(

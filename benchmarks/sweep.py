@@ -37,9 +37,8 @@ from common import ROOT, write_result
 
 from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
 from fedsparsify_jax.runner.process.compilation_cache import use
-from fedsparsify_jax.runner.programs.devices import choose
-from fedsparsify_jax.runner.programs.federation import assemble
-from fedsparsify_jax.runner.programs.keys import Keys
+from fedsparsify_jax.runner.programs.devices import select
+from fedsparsify_jax.runner.programs.federation import Keys, assemble
 from fedsparsify_jax.runner.programs.program import RoundProgram
 from fedsparsify_jax.runner.programs.sweep_program import GroupProgram
 
@@ -118,7 +117,7 @@ def single_runs(
 
 
 def in_process(data: Path, repeats: int) -> dict[str, Any]:
-    devices = choose(None)
+    devices = select(None)
     use(tempfile.mkdtemp())
     (group,) = groups(cells(options(data)))
     sides = {"sweep": one_sweep, "one by one": single_runs}

@@ -17,7 +17,7 @@ from fedsparsify_jax import data
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.metrics.communication import dense_bytes
 from fedsparsify_jax.runner.display.progress import duration
-from fedsparsify_jax.runner.display.records import Record, round_record
+from fedsparsify_jax.runner.display.summary import Record, round_record
 from fedsparsify_jax.runner.display.sweep_progress import (
     Grid,
     SweepReporter,
@@ -30,9 +30,8 @@ from fedsparsify_jax.runner.options.sweep_config import values
 from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
 from fedsparsify_jax.runner.process.compilation_cache import use
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
-from fedsparsify_jax.runner.programs.devices import choose
-from fedsparsify_jax.runner.programs.federation import Federation, assemble, load
-from fedsparsify_jax.runner.programs.keys import Keys
+from fedsparsify_jax.runner.programs import devices
+from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble, load
 from fedsparsify_jax.runner.programs.sweep_program import (
     AT_MOST,
     GroupProgram,
@@ -104,10 +103,10 @@ class _Sweep:
         if self._finished:
             text += f": {self._finished} are finished already"
         if waiting:
-            programs, devices = len(self.groups), len(self._devices)
+            programs, number = len(self.groups), len(self._devices)
             text += (
                 f"; {waiting} to train as {programs} program"
-                f"{'s' * (programs != 1)} on {devices} device{'s' * (devices != 1)}"
+                f"{'s' * (programs != 1)} on {number} device{'s' * (number != 1)}"
             )
         return text
 
@@ -239,10 +238,10 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
     named = {"dataset": sorted({cell.config.dataset for cell in every})}
     out = config.out or default_path(named | given)
     directory = SweepDirectory(out, given, every)
-    devices = choose(config.devices)
+    selected = devices.select(config.devices)
     use(config.compilation_cache)
     with catching() as signal:
-        going = _Sweep(every, directory, devices, signal)
+        going = _Sweep(every, directory, selected, signal)
         going.check()
         console.print(going.describe(), soft_wrap=True)
         start = time.perf_counter()

@@ -11,10 +11,9 @@ from rich.console import Console
 
 from fedsparsify_jax import data
 from fedsparsify_jax.metrics.communication import dense_bytes
-from fedsparsify_jax.runner.display import loggers
+from fedsparsify_jax.runner.display import loggers, summary
 from fedsparsify_jax.runner.display.progress import duration, reporter
-from fedsparsify_jax.runner.display.records import Record, round_record
-from fedsparsify_jax.runner.display.summary import show
+from fedsparsify_jax.runner.display.summary import Record, round_record
 from fedsparsify_jax.runner.finish import complete
 from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
 from fedsparsify_jax.runner.options.registry import unused
@@ -22,10 +21,9 @@ from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.process import distributed
 from fedsparsify_jax.runner.process.compilation_cache import use
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
-from fedsparsify_jax.runner.programs.devices import choose
-from fedsparsify_jax.runner.programs.federation import Federation, assemble
+from fedsparsify_jax.runner.programs import devices
+from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
 from fedsparsify_jax.runner.programs.from_disk import DiskProgram
-from fedsparsify_jax.runner.programs.keys import Keys
 from fedsparsify_jax.runner.programs.program import RoundProgram
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.runner.storage.fingerprints import Fingerprints, fingerprints
@@ -138,8 +136,8 @@ def _describe(console: Console, config: TrainConfig, federation: Federation) -> 
         console.print(table, soft_wrap=True)
     if config.verbose:
         mesh = federation.placement.mesh
-        devices = ", ".join(map(str, mesh.devices.flat))
-        console.print(f"jax {jax.__version__} on {devices}", soft_wrap=True)
+        names = ", ".join(map(str, mesh.devices.flat))
+        console.print(f"jax {jax.__version__} on {names}", soft_wrap=True)
 
 
 def _counted(program: RoundProgram) -> str:
@@ -186,12 +184,12 @@ def _train(
     """`train` with everything settled that can be before JAX is used."""
     assert config.out is not None
     distributed.join(config.coordinator, config.num_processes, config.process_id)
-    devices = choose(config.devices)
+    selected = devices.select(config.devices)
     console = console or Console(highlight=False, quiet=not distributed.is_first())
     directory = RunDirectory(config.out, config)
     distributed.first_decides(lambda: directory.check(resume=config.resume))
     use(config.compilation_cache)
-    federation = assemble(config, devices)
+    federation = assemble(config, selected)
     keys = Keys.from_seed(config.seed)
     prints = fingerprints(federation, keys)
     distributed.first_decides(lambda: directory.refuse_other_data(prints))
@@ -231,11 +229,11 @@ def _train(
         state = distributed.to_host(algorithm.finish(key, state, program.clients))
         if not distributed.is_first():
             return {}
-        summary = complete(config, federation, directory, state, records)
-    show(console, summary, str(config.out))
+        content = complete(config, federation, directory, state, records)
+    summary.display(console, content, str(config.out))
     if config.verbose:
         console.print(_counted(program))
-    return summary
+    return content
 
 
 def _begin(

@@ -4,14 +4,53 @@ import math
 import statistics
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from fedsparsify_jax.runner.display.progress import FAILED, duration, failures, measured
+from fedsparsify_jax.runner.programs.program import Evaluations
+from fedsparsify_jax.types import RoundInfo
 
 Record = dict[str, Any]
 
 COUNTED = ("merged", *FAILED)
 """Clients of a round that every line of ``metrics.jsonl`` counts."""
+
+
+def _number(value: Any) -> float | None:
+    """A float32 as the shortest decimal that gives it back; None if not finite."""
+    number = float(str(np.float32(value)))
+    return number if math.isfinite(number) else None
+
+
+def round_record(
+    info: RoundInfo,
+    evaluations: Evaluations,
+    metric: str,
+    dense: int,
+    seconds: float,
+    *,
+    due: bool = True,
+) -> Record:
+    """One line of ``metrics.jsonl``; if no evaluation was due, its values are null."""
+    measured: Record = {}
+    for name, seen in evaluations.items():
+        measured[f"{name}_{metric}"] = _number(seen.metric) if due else None
+        measured[f"{name}_loss"] = _number(seen.loss) if due else None
+    return {
+        "round": int(info.round),
+        **measured,
+        "train_loss": _number(info.loss),
+        "sparsity": _number(info.sparsity),
+        "target_sparsity": _number(info.target_sparsity),
+        # Summed on the host: a large cohort's bytes exceed 32 bit.
+        "bytes_up": int(np.sum(info.bytes_up, dtype=np.int64)),
+        "bytes_down": int(np.sum(info.bytes_down, dtype=np.int64)),
+        "bytes_dense": 2 * len(info.cohort) * dense,
+        "kept": {name: int(count) for name, count in info.kept.items()},
+        **{field: int(getattr(info, field)) for field in COUNTED},
+        "seconds": round(seconds, 6),
+    }
 
 
 def summarize(
@@ -70,7 +109,7 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.2f} MB"
 
 
-def show(console: Console, summary: dict[str, Any], where: str) -> None:
+def display(console: Console, summary: dict[str, Any], where: str) -> None:
     """Prints the summary: a name and a value a line, never cut or wrapped."""
 
     def percent(value: float | None) -> str:

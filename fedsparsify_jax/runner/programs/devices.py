@@ -28,7 +28,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def choose(wanted: int | None) -> list[Any]:
+def select(wanted: int | None) -> list[Any]:
     """The devices of a run.
 
     Must come before anything else touches JAX to have its effect on CPU: afterwards

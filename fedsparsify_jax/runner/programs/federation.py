@@ -19,7 +19,24 @@ from fedsparsify_jax.runner.programs.devices import Placement, place
 from fedsparsify_jax.runner.programs.placement import cohort_map
 from fedsparsify_jax.training.compact.wrapper import SmallForm
 from fedsparsify_jax.training.losses import TASKS, Task
-from fedsparsify_jax.types import ClientData, FederatedAlgorithm
+from fedsparsify_jax.types import ClientData, FederatedAlgorithm, Key
+
+
+class Keys(NamedTuple):
+    """The run's sources of randomness, all from its seed."""
+
+    model: Key
+    state: Key
+    rounds: Key
+
+    @classmethod
+    def from_seed(cls, seed: int) -> "Keys":
+        """Keys that depend on the seed alone."""
+        return cls(*jax.random.split(jax.random.key(seed), 3))
+
+    def of_finish(self) -> Key:
+        """The key of what comes after the last round."""
+        return jax.random.fold_in(self.rounds, 0)
 
 
 class Federation(NamedTuple):

@@ -16,20 +16,19 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.metrics import evaluate
 from fedsparsify_jax.runner.options.registry import build_algorithm
 from fedsparsify_jax.runner.options.sweep_grid import Cell, traced
-from fedsparsify_jax.runner.programs.federation import Federation, partition
-from fedsparsify_jax.runner.programs.keys import Keys
-from fedsparsify_jax.runner.programs.placement import cohort_map
+from fedsparsify_jax.runner.programs.federation import Federation, Keys, partition
+from fedsparsify_jax.runner.programs.placement import (
+    cells_apart,
+    clients_together,
+    cohort_map,
+    over_devices,
+)
 from fedsparsify_jax.runner.programs.program import (
     Evaluations,
     Held,
     evaluation_batch,
     held_examples,
     round_key,
-)
-from fedsparsify_jax.runner.programs.sweep_placement import (
-    cells_apart,
-    clients_together,
-    over_devices,
 )
 from fedsparsify_jax.types import (
     ClientData,

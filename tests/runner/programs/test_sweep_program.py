@@ -13,10 +13,9 @@ from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import ALGORITHMS, takes
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.sweep_grid import TRACED, Cell, groups, traced
-from fedsparsify_jax.runner.programs.federation import assemble
-from fedsparsify_jax.runner.programs.keys import Keys
+from fedsparsify_jax.runner.programs.federation import Keys, assemble
+from fedsparsify_jax.runner.programs.placement import cells_apart
 from fedsparsify_jax.runner.programs.program import held_examples, round_key
-from fedsparsify_jax.runner.programs.sweep_placement import cells_apart
 from fedsparsify_jax.runner.programs.sweep_program import (
     LOOKS_AT_EXAMPLES,
     GroupProgram,
