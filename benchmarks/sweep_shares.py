@@ -2,7 +2,7 @@
 
 Claim: where cells do not divide evenly over the cores (three seeds on two cores), a
 sweep whose devices share the clients of every cell takes less time than one whose
-devices have whole cells, which do 4/3 of the work. `placement.cells_apart` chooses
+devices have whole cells, which do 4/3 of the work. `placement.sharded_by_trial` chooses
 between them by what this measures.
 
 Work: as in `sweep.py`, with FedAvg and three seeds; both take turns.
@@ -43,8 +43,10 @@ def compare(data: Path, turns: int) -> dict[str, Any]:
     }
     (group,) = groups(cells(grid))
     ready = {}
-    for name, apart in CONTESTANTS.items():
-        with mock.patch.object(sweep_program, "cells_apart", lambda *_, a=apart: a):
+    for name, by_trial in CONTESTANTS.items():
+        with mock.patch.object(
+            sweep_program, "sharded_by_trial", lambda *_, a=by_trial: a
+        ):
             _, ready[name] = one_sweep(group, devices)
     seconds: dict[str, list[float]] = {name: [] for name in ready}
     found: dict[str, np.ndarray] = {}

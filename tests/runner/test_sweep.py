@@ -1,5 +1,6 @@
 """``fedsparsify sweep`` in process: what it writes, shows, refuses and never redoes."""
 
+import importlib
 import io
 import json
 import signal
@@ -12,7 +13,6 @@ import pytest
 from rich.console import Console
 
 from fedsparsify_jax.cli import main
-from fedsparsify_jax.runner import sweep
 from fedsparsify_jax.runner.display.sweep_progress import (
     Grid,
     LiveSweep,
@@ -25,6 +25,9 @@ from fedsparsify_jax.runner.options.sweep_config import OPTIONS, SweepConfig, va
 from fedsparsify_jax.runner.options.sweep_grid import cells, groups, traced
 from fedsparsify_jax.runner.storage.lock import locked
 from fedsparsify_jax.runner.storage.model_files import load_model
+
+# The package has the function `sweep` by this name.
+sweep = importlib.import_module("fedsparsify_jax.runner.sweep")
 
 SMALL = ["--rounds", "2", "--local-epochs", "1", "--num-clients", "4"]
 METRICS = "metrics.jsonl"
@@ -307,28 +310,23 @@ def test_what_is_for_train_alone_is_refused(options, capsys):
 
 def test_a_stopped_group_goes_on_where_it_was(monkeypatch, capsys):
     """A signal after the first call; the rest is what the whole sweep gives."""
-    plain, made = sweep.GroupProgram, []
-    played = []
+    compiled, states = [], []
+    compile_group, call = sweep.GroupProgram, sweep.GroupProgram.__call__
 
     def once(*group):
         """Both sweeps have the program that the first one compiles."""
-        if not made:
-            program = plain(*group)
-            places = jax.tree.map(lambda leaf: leaf.sharding, program.state)
-            made.extend((program, jax.tree.map(np.array, program.state), places))
-        program, first, places = made
-        program.state = jax.device_put(first, places)
-        return program
+        if not compiled:
+            compiled.append(compile_group(*group))
+        return compiled[0]
 
-    def stopping(self, rounds):
-        reports = call(self, rounds)
-        played.append(rounds)
-        if len(played) == 1:
+    def stopping(self, state, rounds):
+        state, reports = call(self, state, rounds)
+        states.append(jax.tree.map(np.array, state))
+        if len(states) == 1:
             signal.raise_signal(signal.SIGTERM)
-        return reports
+        return state, reports
 
-    call = plain.__call__
-    monkeypatch.setattr(plain, "__call__", stopping)
+    monkeypatch.setattr(compile_group, "__call__", stopping)
     monkeypatch.setattr(sweep, "GroupProgram", once)
     command = ["sweep", *SMALL, "--seeds", "2", "--compilation-cache", "off"]
     command += ["--algorithm", "fedavg", "--rounds", "3", "--out", "stopped"]
@@ -340,18 +338,18 @@ def test_a_stopped_group_goes_on_where_it_was(monkeypatch, capsys):
         assert main(command) == 2
     assert "--out stopped is in use by process" in capsys.readouterr().err
     assert main(command) == 0
-    assert sum(played) == 3
+    assert [int(state.round) for state in states[:2]] == [1, 2]
     assert {path.name for path in Path("stopped").iterdir()} == {
         "seed=0",
         "seed=1",
         "sweep.json",
         "sweep.jsonl",
     }
-    program, first, places = made
-    resumed = jax.tree.map(np.array, program.state)
-    program.state = jax.device_put(first, places)
-    infos, _ = call(program, 3)
-    chex.assert_trees_all_equal(program.state, resumed)
+    program = compiled[0]
+    state, reports = call(program, program.init(), 3)
+    chex.assert_trees_all_equal(state, states[-1])
     for seed in (0, 1):
         found = [row["train_loss"] for row in lines(f"stopped/seed={seed}/{METRICS}")]
-        assert np.array_equal(np.float32(found), infos.loss[seed, :3])
+        assert np.array_equal(
+            np.float32(found), [report.info.loss for report in reports[seed]]
+        )

@@ -8,8 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from fedsparsify_jax.runner.display.progress import FAILED, duration, failures, measured
-from fedsparsify_jax.runner.programs.program import Evaluations
-from fedsparsify_jax.types import RoundInfo
+from fedsparsify_jax.runner.programs.program import Report
 
 Record = dict[str, Any]
 
@@ -24,19 +23,22 @@ def _number(value: Any) -> float | None:
 
 
 def round_record(
-    info: RoundInfo,
-    evaluations: Evaluations,
-    metric: str,
-    dense: int,
-    seconds: float,
-    *,
-    due: bool = True,
+    report: Report, metric: str, dense: int, seconds: float, *, due: bool = True
 ) -> Record:
-    """One line of ``metrics.jsonl``; if no evaluation was due, its values are null."""
+    """Returns a line of ``metrics.jsonl``; without an evaluation, its values are null.
+
+    Args:
+      report: of the round.
+      metric: what examples are judged by.
+      dense: bytes of a message with the whole model.
+      seconds: what the round took.
+      due: whether the model was evaluated after it.
+    """
+    info = report.info
     measured: Record = {}
-    for name, seen in evaluations.items():
-        measured[f"{name}_{metric}"] = _number(seen.metric) if due else None
-        measured[f"{name}_loss"] = _number(seen.loss) if due else None
+    for name, evaluation in report.evaluations.items():
+        measured[f"{name}_{metric}"] = _number(evaluation.metric) if due else None
+        measured[f"{name}_loss"] = _number(evaluation.loss) if due else None
     return {
         "round": int(info.round),
         **measured,

@@ -35,8 +35,16 @@ class Keys(NamedTuple):
         return cls(*jax.random.split(jax.random.key(seed), 3))
 
     def of_finish(self) -> Key:
-        """The key of what comes after the last round."""
+        """Returns the key of what comes after the last round."""
         return jax.random.fold_in(self.rounds, 0)
+
+
+def round_key(key: Key, completed: jax.Array) -> Key:
+    """Returns the key of the round after ``completed``, whatever came before it.
+
+    That is what makes resuming exact.
+    """
+    return jax.random.fold_in(key, completed + 1)
 
 
 class Federation(NamedTuple):

@@ -1,4 +1,4 @@
-"""How the clients of a round share the devices: the rule behind ``--cohort auto``."""
+"""How trials and the clients of a round share the devices: ``--cohort auto``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,15 +23,20 @@ _ONE_BY_ONE = ("cnn", "vgg16_bn", "resnet56", "brain_age_cnn")
 # gradients, momentum, update, upload.
 _COPIES = 5
 
+_SHARING = 1.23
+"""What a round costs more where devices share clients: every one of them purges and
+evaluates, and they wait for each other. Three seeds on two cores take 0.924 of the time
+of whole trials, which do 4/3 of the work (benchmarks/README.md, `sweep_shares.py`)."""
+
 
 def _budget(device: Any) -> int:
-    """Bytes that the clients in training may take on a device."""
+    """Returns the bytes that the clients in training may take on a device."""
     stats = device.memory_stats() or {}
     return int(stats.get("bytes_limit", 8 * 2**30)) // 4
 
 
 def chunk_size(parameters: int, budget: int) -> int:
-    """Clients whose training fits into so many bytes, at least one.
+    """Returns how many clients' training fits into so many bytes, at least one.
 
     >>> chunk_size(118_282, 2**30)
     453
@@ -42,7 +47,7 @@ def chunk_size(parameters: int, budget: int) -> int:
 def clients_at_once(
     options: Mapping[str, Any], model: Model, devices: list[Any]
 ) -> int | None:
-    """Clients that a device takes at a time, None for all of its share.
+    """Returns how many clients a device takes at a time, None for all of its share.
 
     Args:
       options: all options of a run, resolved.
@@ -65,7 +70,7 @@ def clients_at_once(
 def cohort_map(
     options: Mapping[str, Any], model: Model, devices: list[Any], mesh: Any
 ) -> CohortMap:
-    """The strategy that the options of a run name.
+    """Returns the client map that the options of a run name.
 
     Clients are divided over the devices of the mesh. A device takes its share all at
     once (``vmap``), or ``chunk_size`` at a time (``map``, one by one by default).
@@ -83,14 +88,8 @@ def cohort_map(
     return sharded(mesh, inner) if mesh.size > 1 else inner
 
 
-_SHARING = 1.23
-"""What a round costs more where devices share clients: every one of them purges and
-evaluates, and they wait for each other. Three seeds on two cores take 0.924 of the time
-of whole cells, which do 4/3 of the work (benchmarks/README.md, `sweep_shares.py`)."""
-
-
 def _filled(number: int, devices: int) -> float:
-    """How much more than it must be is done when ``number`` things fill up devices.
+    """Returns how much more than it must be is done when devices are filled up.
 
     >>> _filled(4, 2), _filled(5, 2)
     (1.0, 1.2)
@@ -98,53 +97,54 @@ def _filled(number: int, devices: int) -> float:
     return -(-number // devices) * devices / number
 
 
-def cells_apart(cells: int, options: Mapping[str, Any], devices: list[Any]) -> bool:
-    """Whether each device has whole cells; else all devices share each one's clients.
+def sharded_by_trial(
+    trials: int, options: Mapping[str, Any], devices: list[Any]
+) -> bool:
+    """Returns whether to divide a group's trials, not each one's clients, over devices.
 
-    Cells that are apart wait for nobody, but three of them leave one of two devices
+    Whole trials wait for no other device, but three of them leave one of two devices
     idle for a quarter of the time, where ten clients divide evenly. On accelerators a
-    device plays its cells at once, and another one costs it little.
+    device runs its trials at once, and another one costs it little.
 
     Args:
-      cells: of the group.
-      options: all options of a cell, resolved.
+      trials: of the group.
+      options: all options of a trial, resolved.
       devices: of the sweep.
     """
-    if cells < len(devices):
+    if trials < len(devices):
         return False
     if devices[0].platform != "cpu":
         return True
     clients = cohort_size(options["num_clients"], options["participation"])
     shared = _SHARING * _filled(clients, len(devices))
-    return _filled(cells, len(devices)) <= shared
+    return _filled(trials, len(devices)) <= shared
 
 
-def over_devices(devices: list[Any], inner: CohortMap | None) -> CohortMap:
-    """How cells share the hardware.
+def trial_map(devices: list[Any], inner: CohortMap | None) -> CohortMap:
+    """Returns how trials that are divided over devices are run.
 
     Args:
-      devices: to divide the cells over.
-      inner: how one device runs its cells. By default one after another on CPU, where
-        the clients of one cell fill the caches, and all at once elsewhere.
+      devices: to divide the trials over.
+      inner: how one device runs its trials. By default one after another on CPU, where
+        the clients of one trial fill the caches, and all at once elsewhere.
     """
     if inner is None:
-        on_cpu = devices[0].platform == "cpu"
-        inner = chunked(1) if on_cpu else vmapped()
+        inner = chunked(1) if devices[0].platform == "cpu" else vmapped()
     if len(devices) == 1:
         return inner
     return sharded(device_mesh(devices), inner)
 
 
-def clients_together(
+def client_map_of_trial(
     options: Mapping[str, Any], model: Model, devices: list[Any]
 ) -> CohortMap:
-    """How one device runs the clients of a round, all of them.
+    """Returns how one device runs the clients of a round, all of them.
 
     Where nothing else is asked for, a CPU core adds them up in parts of as many as
     `train` has on a device when it divides them: sums are then added in the same order.
 
     Args:
-      options: all options of a cell, resolved.
+      options: all options of a trial, resolved.
       model: what is trained.
       devices: of the sweep.
     """
