@@ -7,7 +7,7 @@ group that was interrupted goes on from its last checkpoint.
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,9 @@ from rich.console import Console
 from fedsparsify_jax import data
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.runner import loop
-from fedsparsify_jax.runner.display.progress import duration
+from fedsparsify_jax.runner.display.progress import counted, duration
 from fedsparsify_jax.runner.display.sweep_progress import (
     Grid,
-    SweepReporter,
     results,
     sweep_reporter,
 )
@@ -115,10 +114,6 @@ class _Sweep:
 
     def describe(self) -> str:
         """Returns what is going to happen, in a line."""
-
-        def counted(number: int, noun: str) -> str:
-            return f"{number} {noun}{'s' * (number != 1)}"
-
         waiting = sum(map(len, self.groups))
         text = f"sweep of {len(self._trials)} runs in {self._directory.path}"
         if waiting < len(self._trials):
@@ -129,7 +124,9 @@ class _Sweep:
             text += f"; {waiting} to train as {programs} on {on}"
         return text
 
-    def train(self, group: Sequence[Cell], reporter: SweepReporter) -> None:
+    def train(
+        self, group: Sequence[Cell], show: Callable[[Sequence[int]], None]
+    ) -> None:
         """Trains a program group and writes its run directories."""
         federation = self._assemble(group[0])
         program = GroupProgram(federation, group, self._devices)
@@ -148,8 +145,8 @@ class _Sweep:
                 for pause in self._rounds(federation, program, group, runs, state):
                     state = pause.state
                     latest = zip(numbers, pause.latest, strict=True)
-                    self.grid.played({number: rows[-1] for number, rows in latest})
-                    reporter.changed(numbers)
+                    self.grid.update({number: rows[-1] for number, rows in latest})
+                    show(numbers)
                     checkpoints.save(state, records, now=pause.signal > 0)
                     if pause.signal:
                         number, total = len(self._finished()), len(self._trials)
@@ -167,8 +164,8 @@ class _Sweep:
                     run.records,
                 )
             checkpoints.remove()
-        self.grid.finished(numbers)
-        reporter.changed(numbers)
+        self.grid.finish(numbers)
+        show(numbers)
         self._directory.write_table()
 
     def _begin(
@@ -251,9 +248,9 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
         start = time.perf_counter()
         with locked(out):
             directory.claim()
-            with sweep_reporter(console, running.grid) as reporter:
+            with sweep_reporter(console, running.grid) as show:
                 for group in running.groups:
-                    running.train(group, reporter)
+                    running.train(group, show)
             directory.write_table()
     summaries = [directory.summary(trial) or {} for trial in trials]
     console.print("\n" + results(trials, summaries), soft_wrap=True, markup=False)

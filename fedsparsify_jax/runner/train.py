@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from rich.console import Console
 from fedsparsify_jax import data
 from fedsparsify_jax.runner import loop
 from fedsparsify_jax.runner.display import loggers, summary
-from fedsparsify_jax.runner.display.progress import duration, reporter
+from fedsparsify_jax.runner.display.progress import counted, duration, reporter
 from fedsparsify_jax.runner.display.summary import Record
 from fedsparsify_jax.runner.finish import complete
 from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
@@ -104,15 +103,28 @@ def _train(
             content = describe_partition(federation.dataset.train.y, federation.parts)
             directory.write_partition(content)
         read = stack.enter_context(source.reading(directory.clients))
-        checkpoints = stack.enter_context(_checkpoints(config, directory, federation))
+        checkpoints = Checkpoints(
+            directory.checkpoints,
+            directory.content,
+            keep_last=config.keep_last,
+            keep_best=config.keep_best,
+            higher_is_better=federation.task.higher_is_better,
+        )
+        stack.enter_context(checkpoints)
         if completed:
             state = checkpoints.restore(completed, state)
         run = loop.Run(directory, records)
-        with signal.gentle(), _watching(config, run, completed, console) as show:
-            for pause in _rounds(config, federation, program, read, run, state, signal):
-                state = pause.state
-                show(pause.latest[0])
-                _save(config, federation.task.metric, pause, run, checkpoints)
+        state = _run(
+            config,
+            federation,
+            program,
+            read,
+            run,
+            state,
+            checkpoints,
+            console,
+            signal,
+        )
         checkpoints.wait()
         key = placement.repeat(keys.of_finish())
         state = distributed.to_host(algorithm.finish(key, state, source.clients))
@@ -121,7 +133,9 @@ def _train(
         result = complete(config, federation, directory, state, records)
     summary.display(console, result, str(config.out))
     if config.verbose:
-        console.print(_counted(program))
+        traces = counted(program.traces, "trace")
+        programs = counted(program.programs, "compilation")
+        console.print(f"round step: {traces}, {programs}")
     return result
 
 
@@ -136,20 +150,23 @@ def _until_evaluation(config: TrainConfig, completed: int) -> int:
     return min(config.rounds or 0, (completed // every + 1) * every) - completed
 
 
-def _rounds(
+def _run(
     config: TrainConfig,
     federation: Federation,
     program: RoundProgram,
     read: Read,
     run: loop.Run,
     state: State,
+    checkpoints: Checkpoints,
+    console: Console,
     signal: Stop,
-) -> Iterator[loop.Pause]:
-    """Runs the rounds that are left, and pauses after every evaluation."""
+) -> State:
+    """Runs the rounds that are left, and shows, logs and saves what they give."""
+    total, metric = config.rounds or 0, federation.task.metric
 
     def plan(state: State, completed: int, seconds: float) -> int:
         rounds = _until_evaluation(config, completed)
-        program.prepare(state, rounds, (config.rounds or 0) - completed)
+        program.prepare(state, rounds, total - completed)
         return rounds
 
     def step(
@@ -159,29 +176,21 @@ def _rounds(
         state, reports = program(state, rounds, read(completed, rounds, following))
         return state, [reports]
 
-    return loop.rounds(config, federation, [run], state, signal, plan=plan, step=step)
-
-
-@contextlib.contextmanager
-def _watching(
-    config: TrainConfig, run: loop.Run, completed: int, console: Console
-) -> Iterator[Callable[[Sequence[Record]], None]]:
-    """Yields what shows and logs new records."""
-    named = config.logger if distributed.is_first() else ()
-    options = to_json(config)
+    pauses = loop.rounds(config, federation, [run], state, signal, plan=plan, step=step)
+    names = config.logger if distributed.is_first() else ()
+    path, options = run.directory.path, to_json(config)
     with (
-        reporter(console, config.rounds or 0, completed) as progress,
-        loggers.logging(
-            named, run.directory.path, options, run.records, console
-        ) as log,
+        signal.gentle(),
+        reporter(console, total, int(state.round)) as show,
+        loggers.logging(names, path, options, run.records, console) as log,
     ):
-
-        def show(records: Sequence[Record]) -> None:
-            for record in records:
-                progress.round(record)
+        for pause in pauses:
+            state = pause.state
+            for record in pause.latest[0]:
+                show(record)
                 log(record)
-
-        yield show
+            _save(config, metric, pause, run, checkpoints)
+    return state
 
 
 def _save(
@@ -231,18 +240,6 @@ def _begin(
     return completed, records
 
 
-def _checkpoints(
-    config: TrainConfig, directory: RunDirectory, federation: Federation
-) -> Checkpoints:
-    return Checkpoints(
-        directory.checkpoints,
-        directory.content,
-        keep_last=config.keep_last,
-        keep_best=config.keep_best,
-        higher_is_better=federation.task.higher_is_better,
-    )
-
-
 def _describe(console: Console, config: TrainConfig, federation: Federation) -> None:
     """Prints what is going to be trained, before anything is."""
     sizes = [len(part) for part in federation.parts]
@@ -265,12 +262,3 @@ def _describe(console: Console, config: TrainConfig, federation: Federation) -> 
         lines.append(f"jax {jax.__version__} on {names}")
     for line in lines:
         console.print(line, soft_wrap=True)
-
-
-def _counted(program: RoundProgram) -> str:
-    """Returns how often the round was traced and compiled, for people."""
-    traces, programs = program.traces, program.programs
-    return (
-        f"round step: {traces} trace{'s' * (traces != 1)}, "
-        f"{programs} compilation{'s' * (programs != 1)}"
-    )

@@ -15,8 +15,6 @@ from rich.console import Console
 from fedsparsify_jax.cli import main
 from fedsparsify_jax.runner.display.sweep_progress import (
     Grid,
-    LiveSweep,
-    PlainSweep,
     results,
     sweep_reporter,
 )
@@ -263,10 +261,9 @@ def shown(terminal):
     grid = Grid(every, {0: record(10, 0.75)})
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=80, color_system=None)
-    with sweep_reporter(console, grid) as reporter:
-        assert isinstance(reporter, LiveSweep if terminal else PlainSweep)
-        grid.played({1: record(4, 0.5), 2: record(4, None)})
-        reporter.changed([1, 2])
+    with sweep_reporter(console, grid) as show:
+        grid.update({1: record(4, 0.5), 2: record(4, None)})
+        show([1, 2])
     return file.getvalue()
 
 

@@ -11,7 +11,7 @@ from fedsparsify_jax.client_map import CohortMap, chunked, sharded
 from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.metrics import Evaluation, evaluate
 from fedsparsify_jax.runner.programs.federation import Federation, round_key
-from fedsparsify_jax.runner.programs.sources import DataSource, RoundData
+from fedsparsify_jax.runner.programs.sources import DataSource, RoundData, run_round
 from fedsparsify_jax.types import Examples, Key, PyTree, RoundInfo, State, Variables
 
 EvaluationSets = dict[str, Examples]
@@ -122,7 +122,7 @@ class RoundProgram:
             def run(state: State, cohort: PyTree) -> tuple[State, RoundInfo]:
                 self.traces += 1
                 now = round_key(key, state.round)
-                return self._source.run(algorithm, now, state, data.fixed, cohort)
+                return run_round(algorithm, now, state, data.fixed, cohort)
 
             if rounds == 1:  # without a loop, which XLA would not see through
                 only = jax.tree.map(lambda leaf: leaf[0], data.cohorts)

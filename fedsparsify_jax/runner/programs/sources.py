@@ -40,7 +40,7 @@ class RoundData(NamedTuple):
     """The clients' data of some rounds in a row, on the devices."""
 
     fixed: PyTree  # the same in every round
-    cohorts: PyTree  # [rounds, ...]: a round's own, () if it picks from what is fixed
+    cohorts: PyTree = ()  # [rounds, ...]: a round's own, if it does not pick from that
 
 
 class Read(Protocol):
@@ -66,16 +66,6 @@ class DataSource(Protocol):
     def shapes(self, rounds: int) -> RoundData:
         """Returns shapes, dtypes and places of the data of so many rounds."""
 
-    def run(
-        self,
-        algorithm: FederatedAlgorithm,
-        key: Key,
-        state: State,
-        fixed: PyTree,
-        cohort: PyTree,
-    ) -> tuple[State, RoundInfo]:
-        """Runs one round, inside a compiled program."""
-
     def reading(self, directory: Path) -> contextlib.AbstractContextManager[Read]:
         """Opens the data for the time of a run; ``directory`` is for files of its."""
 
@@ -87,21 +77,11 @@ class InMemory:
         self.clients = federation.placement.put_clients(federation.clients)
 
     def shapes(self, rounds: int) -> RoundData:
-        return RoundData(self.clients, ())
-
-    def run(
-        self,
-        algorithm: FederatedAlgorithm,
-        key: Key,
-        state: State,
-        fixed: PyTree,
-        cohort: PyTree,
-    ) -> tuple[State, RoundInfo]:
-        return algorithm.step(key, state, fixed)
+        return RoundData(self.clients)
 
     @contextlib.contextmanager
     def reading(self, directory: Path) -> Iterator[Read]:
-        yield lambda completed, rounds, following=0: RoundData(self.clients, ())
+        yield lambda completed, rounds, following=0: RoundData(self.clients)
 
 
 class Cohorts(NamedTuple):
@@ -122,6 +102,15 @@ def _cohorts(algorithm: FederatedAlgorithm) -> Cohorts:
             "--client-data memory"
         )
     return Cohorts(sample, run, setup)
+
+
+def run_round(
+    algorithm: FederatedAlgorithm, key: Key, state: State, fixed: PyTree, cohort: PyTree
+) -> tuple[State, RoundInfo]:
+    """Runs a round of an entry of `RoundData`, inside a compiled program."""
+    if cohort == ():
+        return algorithm.step(key, state, fixed)
+    return _cohorts(algorithm).run(key, state, cohort.ids, cohort.data, fixed)
 
 
 def _sampling_device() -> Any:
@@ -185,16 +174,6 @@ class OnDisk:
         inputs = leaf((longest, *x.shape[1:]), x.dtype)
         numbers = leaf((), jnp.int32)  # of ids and of sizes
         return Cohort(numbers, ClientData(inputs, leaf((longest,), y.dtype), numbers))
-
-    def run(
-        self,
-        algorithm: FederatedAlgorithm,
-        key: Key,
-        state: State,
-        fixed: PyTree,
-        cohort: PyTree,
-    ) -> tuple[State, RoundInfo]:
-        return _cohorts(algorithm).run(key, state, cohort.ids, cohort.data, fixed)
 
     @contextlib.contextmanager
     def reading(self, directory: Path) -> Iterator[Read]:
