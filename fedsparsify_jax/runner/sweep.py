@@ -32,13 +32,13 @@ from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.runner.programs.federation import (
     Federation,
     Keys,
+    algorithm_of,
     assemble,
     load,
 )
 from fedsparsify_jax.runner.programs.sweep_program import (
     AT_MOST,
     GroupProgram,
-    algorithm_of,
     partitions,
 )
 from fedsparsify_jax.runner.storage.fingerprints import fingerprints
@@ -67,6 +67,13 @@ def _dataset(config: TrainConfig) -> data.Dataset:
     if config.train_subset is not None:
         fields.append("seed")
     return _cached(TrainConfig(**{field: getattr(config, field) for field in fields}))
+
+
+def _with_algorithm(federation: Federation, trial: Cell) -> Federation:
+    """Returns the federation of a group with the algorithm of one of its trials."""
+    model, dataset = federation.model, federation.dataset
+    algorithm = algorithm_of(trial.config, model, dataset, vmapped())
+    return federation._replace(algorithm=algorithm)
 
 
 class _Sweep:
@@ -110,7 +117,7 @@ class _Sweep:
             federation = self._assemble(group[0])
             partitions(group, federation.dataset.train.y)
             for trial in group:
-                algorithm_of(federation, trial, vmapped())
+                _with_algorithm(federation, trial)
 
     def describe(self) -> str:
         """Returns what is going to happen, in a line."""
@@ -155,10 +162,9 @@ class _Sweep:
 
             # Models and summaries.
             for number, (trial, run) in enumerate(zip(group, runs, strict=True)):
-                algorithm = algorithm_of(federation, trial, vmapped())
                 complete(
                     self._directory.config(trial),
-                    federation._replace(algorithm=algorithm),
+                    _with_algorithm(federation, trial),
                     run.directory,
                     program.finished(state, number),
                     run.records,

@@ -253,8 +253,8 @@ def _describe(console: Console, config: TrainConfig, federation: Federation) -> 
         f"note: {config.algorithm} has no use for {option(field)}"
         for field in unused(dataclasses.asdict(config), untouched)
     ]
-    if federation.sparse and federation.sparse.note:
-        lines.append(f"note: clients train in full: {federation.sparse.note}")
+    if federation.compact and federation.compact.note:
+        lines.append(f"note: clients train in full: {federation.compact.note}")
     if config.show_partition:
         lines.append(data.class_table(federation.dataset.train.y, federation.parts))
     if config.verbose:

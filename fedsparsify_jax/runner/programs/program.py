@@ -105,8 +105,8 @@ class RoundProgram:
           rounds: of the next call.
           left: rounds of the run.
         """
-        if self._federation.sparse:
-            self._federation.sparse.look(state.masks, left)
+        if self._federation.compact:
+            self._federation.compact.update(state.masks, left)
         self.compile(state, rounds)
 
     def compile(self, state: State, rounds: int) -> None:
@@ -114,7 +114,7 @@ class RoundProgram:
         variant = self._variant(rounds)
         if variant in self._compiled:
             return
-        algorithm = (self._federation.sparse or self._federation).algorithm
+        algorithm = (self._federation.compact or self._federation).algorithm
 
         def federated_round(
             key: Key, state: State, data: RoundData, sets: EvaluationSets
@@ -163,5 +163,5 @@ class RoundProgram:
 
     def _variant(self, rounds: int) -> tuple[int, Any]:
         """Returns what sets the programs of a run apart."""
-        sparse = self._federation.sparse
-        return rounds, sparse and sparse.form and sparse.form.plan
+        compact = self._federation.compact
+        return rounds, compact and compact.form and compact.form.plan

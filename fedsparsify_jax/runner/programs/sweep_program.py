@@ -12,12 +12,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fedsparsify_jax import client_map
 from fedsparsify_jax.engine import sweeps
-from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.registry import build_algorithm
+from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.sweep_grid import Cell, traced
 from fedsparsify_jax.runner.programs.federation import (
     Federation,
     Keys,
+    algorithm_of,
     partition,
     round_key,
 )
@@ -68,36 +68,6 @@ class Shared(NamedTuple):
     sets: EvaluationSets
 
 
-def algorithm_of(
-    federation: Federation,
-    trial: Cell,
-    clients: client_map.CohortMap,
-    **changed: Any,
-) -> FederatedAlgorithm:
-    """Builds the algorithm of a trial.
-
-    Args:
-      federation: of a trial of the same group.
-      trial: which one.
-      clients: how the clients of a round are run.
-      **changed: options in place of the trial's own, traced numbers for instance.
-
-    Raises:
-      InputError: for options that do not go together.
-    """
-    options: dict[str, Any] = dataclasses.asdict(trial.config) | changed
-    try:
-        return build_algorithm(
-            options,
-            federation.model,
-            federation.task,
-            clients,
-            num_classes=federation.dataset.num_classes,
-        )
-    except ValueError as error:
-        raise InputError(f"{trial.config.algorithm}: {error}") from error
-
-
 def partitions(
     group: Sequence[Cell], targets: np.ndarray
 ) -> dict[int, list[np.ndarray]]:
@@ -132,24 +102,6 @@ def _trial_data(federation: Federation, group: Sequence[Cell]) -> TrialData:
         rows=jnp.asarray(rows),
         sizes=jnp.asarray(sizes),
     )
-
-
-def _with_rows(
-    federation: Federation, trial: TrialData, train: Examples
-) -> tuple[Federation, ClientData]:
-    """Returns a trial's clients, and the federation whose model takes their examples.
-
-    The clients have row numbers for examples and the model looks the rows up batch by
-    batch, so that the training set is never copied.
-    """
-    apply = federation.model.apply
-
-    def looked_up(variables: Variables, x: jax.Array, **more: Any) -> Any:
-        return apply(variables, train.x[x], **more)
-
-    model = federation.model._replace(apply=looked_up)
-    clients = ClientData(trial.rows, train.y[trial.rows], trial.sizes)
-    return federation._replace(model=model), clients
 
 
 class GroupProgram:
@@ -227,35 +179,47 @@ class GroupProgram:
 
     def _first_state(self, trial: Cell) -> State:
         keys = Keys.from_seed(trial.config.seed)
-        algorithm = algorithm_of(self._federation, trial, self._clients)
-        return algorithm.init(keys.state, self._federation.model.init(keys.model))
+        model = self._federation.model
+        return self._algorithm(trial, model).init(keys.state, model.init(keys.model))
 
     def init(self) -> State:
         """Returns the states of all trials before round 1."""
         states = sweeps.stack_states([self._first_state(t) for t in self._padded])
         return jax.device_put(states, self._places)
 
+    def _algorithm(
+        self, trial: Cell, model: Model, **changed: Any
+    ) -> FederatedAlgorithm:
+        dataset = self._federation.dataset
+        return algorithm_of(trial.config, model, dataset, self._clients, **changed)
+
     def _clients_of(
         self, trial: TrialData, train: Examples
-    ) -> tuple[Federation, ClientData]:
-        """Returns a trial's clients, and the federation whose model takes them."""
-        if self._by_row:
-            return _with_rows(self._federation, trial, train)
-        x, y = train.x[trial.rows], train.y[trial.rows]
-        return self._federation, ClientData(x, y, trial.sizes)
+    ) -> tuple[Model, ClientData]:
+        """Returns a trial's clients, and the model that takes their examples."""
+        model, y = self._federation.model, train.y[trial.rows]
+        if not self._by_row:
+            return model, ClientData(train.x[trial.rows], y, trial.sizes)
+
+        # The clients have row numbers for examples and the model looks the rows up
+        # batch by batch, so that the training set is never copied.
+        def apply(variables: Variables, x: jax.Array, **more: Any) -> Any:
+            return self._federation.model.apply(variables, train.x[x], **more)
+
+        return model._replace(apply=apply), ClientData(trial.rows, y, trial.sizes)
 
     def _run(self, state: State, shared: Shared, trial: TrialData) -> Any:
         """Runs the next rounds of a trial; what is beyond ``shared.rounds`` is zero."""
-        federation, clients = self._clients_of(trial, shared.train)
-        algorithm = algorithm_of(
-            federation, self._trials[0], self._clients, **trial.hyper
-        )
+        model, clients = self._clients_of(trial, shared.train)
+        algorithm = self._algorithm(self._trials[0], model, **trial.hyper)
 
         def one_round(state: State) -> tuple[State, Report]:
             key = round_key(trial.key, state.round)
             state, info = algorithm.step(key, state, clients)
-            model = algorithm.model(state)
-            return state, Report(info, self._evaluate(state.round, model, shared.sets))
+            evaluations = self._evaluate(
+                state.round, algorithm.model(state), shared.sets
+            )
+            return state, Report(info, evaluations)
 
         def add(number: jax.Array, carry: Any) -> Any:
             state, reports = carry
@@ -309,7 +273,7 @@ class GroupProgram:
         """Returns the state of one trial after its algorithm's post-training."""
         trial = self._trials[number]
         data: TrialData = jax.tree.map(lambda leaf: leaf[number], self._data)
-        federation, clients = self._clients_of(data, self._shared.train)
-        algorithm = algorithm_of(federation, trial, self._clients)
+        model, clients = self._clients_of(data, self._shared.train)
         key = Keys.from_seed(trial.config.seed).of_finish()
-        return algorithm.finish(key, sweeps.cell_state(state, number), clients)
+        alone = sweeps.cell_state(state, number)
+        return self._algorithm(trial, model).finish(key, alone, clients)
