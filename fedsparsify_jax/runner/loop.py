@@ -53,7 +53,8 @@ def rounds(
       state: of all runs; donated.
       signal: what may ask for an end, which is up to the caller.
       plan: ``(state, completed, seconds) -> rounds`` of the next call. ``seconds`` is
-        what a round of all runs took last, infinity at first. May take its time.
+        what a round of all runs took last, infinity at first. Its own time does not
+        count.
       step: ``(state, completed, rounds) -> (state, reports)``, by run and round.
 
     Yields:
@@ -63,7 +64,7 @@ def rounds(
     metric = federation.task.metric
     dense = dense_bytes(jax.eval_shape(federation.model.init, jax.random.key(0)))
     while completed < total:
-        number = plan(state, completed, seconds)
+        number = min(plan(state, completed, seconds), total - completed)
         start = time.perf_counter()
         state, reports = step(state, completed, number)
         seconds = (time.perf_counter() - start) / number

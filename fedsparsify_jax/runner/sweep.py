@@ -7,7 +7,7 @@ group that was interrupted goes on from its last checkpoint.
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,16 +57,21 @@ _CALL_SECONDS = 2.0
 
 
 @functools.lru_cache(maxsize=2)
-def _cached(source: TrainConfig) -> data.Dataset:
-    return load(source)
+def _load(**fields: Any) -> data.Dataset:
+    return load(TrainConfig(**fields))
 
 
 def _dataset(config: TrainConfig) -> data.Dataset:
     """Returns what `load` does; at once where the group before had the same data."""
-    fields = ["dataset", "data_dir", "train_subset"]
-    if config.train_subset is not None:
-        fields.append("seed")
-    return _cached(TrainConfig(**{field: getattr(config, field) for field in fields}))
+    subset = config.train_subset
+    seed = {} if subset is None else {"seed": config.seed}
+    source = {"dataset": config.dataset, "data_dir": config.data_dir}
+    return _load(**source, train_subset=subset, **seed)
+
+
+def _plan(state: State, completed: int, seconds: float) -> int:
+    """Returns the rounds of the next call: one at first, then by the clock."""
+    return min(max(1, int(_CALL_SECONDS / max(seconds, 1e-6))), AT_MOST)
 
 
 def _with_algorithm(federation: Federation, trial: Cell) -> Federation:
@@ -148,8 +153,17 @@ class _Sweep:
             self._begin(federation, group, runs)
 
             # The rounds that are left.
+            pauses = loop.rounds(
+                group[0].config,
+                federation,
+                runs,
+                state,
+                self._signal,
+                plan=_plan,
+                step=lambda state, completed, rounds: program(state, rounds),
+            )
             with self._signal.gentle():
-                for pause in self._rounds(federation, program, group, runs, state):
+                for pause in pauses:
                     state = pause.state
                     latest = zip(numbers, pause.latest, strict=True)
                     self.grid.update({number: rows[-1] for number, rows in latest})
@@ -185,31 +199,6 @@ class _Sweep:
             content = describe_partition(targets, parts[trial.config.seed])
             run.directory.write_partition(content)
             run.directory.rewind(run.records)
-
-    def _rounds(
-        self,
-        federation: Federation,
-        program: GroupProgram,
-        group: Sequence[Cell],
-        runs: Sequence[loop.Run],
-        state: State,
-    ) -> Iterator[loop.Pause]:
-        """Runs the rounds that are left; pauses after a round, then by the clock."""
-        config = group[0].config
-
-        def plan(state: State, completed: int, seconds: float) -> int:
-            rounds = max(1, int(_CALL_SECONDS / max(seconds, 1e-6)))
-            return min(rounds, (config.rounds or 0) - completed, AT_MOST)
-
-        return loop.rounds(
-            config,
-            federation,
-            runs,
-            state,
-            self._signal,
-            plan=plan,
-            step=lambda state, completed, rounds: program(state, rounds),
-        )
 
     def _checkpoints(
         self, federation: Federation, state: State, group: Sequence[Cell]

@@ -26,7 +26,6 @@ from fedsparsify_jax.runner.programs.sources import (
     DataSource,
     InMemory,
     OnDisk,
-    Read,
 )
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.runner.storage.fingerprints import Fingerprints, fingerprints
@@ -98,39 +97,15 @@ def _train(
     # The rounds, and what comes after the last.
     with contextlib.ExitStack() as stack:
         distributed.first_decides(lambda: stack.enter_context(directory.held()))
-        completed, records = _begin(config, directory, digests, console)
-        if distributed.is_first():
-            content = describe_partition(federation.dataset.train.y, federation.parts)
-            directory.write_partition(content)
-        read = stack.enter_context(source.reading(directory.clients))
-        checkpoints = Checkpoints(
-            directory.checkpoints,
-            directory.content,
-            keep_last=config.keep_last,
-            keep_best=config.keep_best,
-            higher_is_better=federation.task.higher_is_better,
-        )
-        stack.enter_context(checkpoints)
-        if completed:
-            state = checkpoints.restore(completed, state)
-        run = loop.Run(directory, records)
+        completed, run = _begin(config, federation, directory, digests, console)
         state = _run(
-            config,
-            federation,
-            program,
-            read,
-            run,
-            state,
-            checkpoints,
-            console,
-            signal,
+            config, federation, source, program, run, completed, state, console, signal
         )
-        checkpoints.wait()
         key = placement.repeat(keys.of_finish())
         state = distributed.to_host(algorithm.finish(key, state, source.clients))
         if not distributed.is_first():
             return {}
-        result = complete(config, federation, directory, state, records)
+        result = complete(config, federation, directory, state, run.records)
     summary.display(console, result, str(config.out))
     if config.verbose:
         traces = counted(program.traces, "trace")
@@ -153,43 +128,58 @@ def _until_evaluation(config: TrainConfig, completed: int) -> int:
 def _run(
     config: TrainConfig,
     federation: Federation,
+    source: DataSource,
     program: RoundProgram,
-    read: Read,
     run: loop.Run,
+    completed: int,
     state: State,
-    checkpoints: Checkpoints,
     console: Console,
     signal: Stop,
 ) -> State:
     """Runs the rounds that are left, and shows, logs and saves what they give."""
-    total, metric = config.rounds or 0, federation.task.metric
-
-    def plan(state: State, completed: int, seconds: float) -> int:
-        rounds = _until_evaluation(config, completed)
-        program.prepare(state, rounds, total - completed)
-        return rounds
-
-    def step(
-        state: State, completed: int, rounds: int
-    ) -> tuple[State, list[list[Report]]]:
-        following = _until_evaluation(config, completed + rounds)
-        state, reports = program(state, rounds, read(completed, rounds, following))
-        return state, [reports]
-
-    pauses = loop.rounds(config, federation, [run], state, signal, plan=plan, step=step)
-    names = config.logger if distributed.is_first() else ()
-    path, options = run.directory.path, to_json(config)
+    total, directory = config.rounds or 0, run.directory
+    names, options = config.logger if distributed.is_first() else (), to_json(config)
     with (
-        signal.gentle(),
-        reporter(console, total, int(state.round)) as show,
-        loggers.logging(names, path, options, run.records, console) as log,
+        source.reading(directory.clients) as read,
+        Checkpoints(
+            directory.checkpoints,
+            directory.content,
+            keep_last=config.keep_last,
+            keep_best=config.keep_best,
+            higher_is_better=federation.task.higher_is_better,
+        ) as checkpoints,
     ):
-        for pause in pauses:
-            state = pause.state
-            for record in pause.latest[0]:
-                show(record)
-                log(record)
-            _save(config, metric, pause, run, checkpoints)
+        if completed:
+            state = checkpoints.restore(completed, state)
+
+        def plan(state: State, completed: int, seconds: float) -> int:
+            rounds = _until_evaluation(config, completed)
+            program.prepare(state, rounds, total - completed)
+            return rounds
+
+        def step(
+            state: State, completed: int, rounds: int
+        ) -> tuple[State, list[list[Report]]]:
+            following = _until_evaluation(config, completed + rounds)
+            state, reports = program(state, rounds, read(completed, rounds, following))
+            return state, [reports]
+
+        pauses = loop.rounds(
+            config, federation, [run], state, signal, plan=plan, step=step
+        )
+        with (
+            signal.gentle(),
+            reporter(console, total, completed) as show,
+            loggers.logging(
+                names, directory.path, options, run.records, console
+            ) as log,
+        ):
+            for pause in pauses:
+                state = pause.state
+                for record in pause.latest[0]:
+                    show(record)
+                    log(record)
+                _save(config, federation.task.metric, pause, run, checkpoints)
     return state
 
 
@@ -214,14 +204,16 @@ def _save(
 
 def _begin(
     config: TrainConfig,
+    federation: Federation,
     directory: RunDirectory,
     digests: Fingerprints,
     console: Console,
-) -> tuple[int, list[Record]]:
+) -> tuple[int, loop.Run]:
     """Writes the first files.
 
     Returns:
-      The rounds that a checkpoint has seen, and, in the first process, their records.
+      The rounds that a checkpoint has seen, and the run; its records are those of these
+      rounds, but there are none except in the first process.
     """
     records: list[Record] = []
 
@@ -237,7 +229,10 @@ def _begin(
         console.print(f"note: {note}", soft_wrap=True)
     if completed:
         console.print(f"resuming after round {completed}")
-    return completed, records
+    if distributed.is_first():
+        content = describe_partition(federation.dataset.train.y, federation.parts)
+        directory.write_partition(content)
+    return completed, loop.Run(directory, records)
 
 
 def _describe(console: Console, config: TrainConfig, federation: Federation) -> None:

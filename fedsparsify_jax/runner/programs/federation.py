@@ -222,7 +222,7 @@ def assemble(
         clients = jax.tree.map(lambda leaf: leaf[:0], clients)
         placement = placement._replace(divided=False)
     options = dataclasses.asdict(config)
-    client_map = cohort_map(options, model, devices, placement.mesh)
+    client_map = cohort_map(options, model, placement.mesh)
 
     def build(form: SmallForm | None = None) -> FederatedAlgorithm:
         return algorithm_of(config, model, dataset, client_map, form)

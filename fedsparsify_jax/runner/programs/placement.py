@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from fedsparsify_jax.client_map import (
     CohortMap,
@@ -29,12 +30,6 @@ evaluates, and they wait for each other. Three seeds on two cores take 0.924 of 
 of whole trials, which do 4/3 of the work (benchmarks/README.md, `sweep_shares.py`)."""
 
 
-def _budget(device: Any) -> int:
-    """Returns the bytes that the clients in training may take on a device."""
-    stats = device.memory_stats() or {}
-    return int(stats.get("bytes_limit", 8 * 2**30)) // 4
-
-
 def chunk_size(parameters: int, budget: int) -> int:
     """Returns how many clients' training fits into so many bytes, at least one.
 
@@ -45,15 +40,9 @@ def chunk_size(parameters: int, budget: int) -> int:
 
 
 def clients_at_once(
-    options: Mapping[str, Any], model: Model, devices: list[Any]
+    options: Mapping[str, Any], model: Model, device: Any
 ) -> int | None:
-    """Returns how many clients a device takes at a time, None for all of its share.
-
-    Args:
-      options: all options of a run, resolved.
-      model: what is trained.
-      devices: of the run.
-    """
+    """Returns how many clients a device takes at a time, None for all of its share."""
     choice, chunk = options["cohort"], options["chunk_size"]
     if choice == "vmap":
         return None
@@ -61,15 +50,15 @@ def clients_at_once(
         return chunk or 1
     # The weights of one client stay in a core's cache, those of several do not
     # (benchmarks/cohorts.py).
-    if devices[0].platform == "cpu" or options["model"] in _ONE_BY_ONE:
+    if device.platform == "cpu" or options["model"] in _ONE_BY_ONE:
         return 1
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return chunk_size(size(shapes), _budget(devices[0]))
+    # A quarter of the memory is for clients in training.
+    memory = (device.memory_stats() or {}).get("bytes_limit", 8 * 2**30)
+    return chunk_size(size(shapes), int(memory) // 4)
 
 
-def cohort_map(
-    options: Mapping[str, Any], model: Model, devices: list[Any], mesh: Any
-) -> CohortMap:
+def cohort_map(options: Mapping[str, Any], model: Model, mesh: Mesh) -> CohortMap:
     """Returns the client map that the options of a run name.
 
     Clients are divided over the devices of the mesh. A device takes its share all at
@@ -80,10 +69,9 @@ def cohort_map(
     Args:
       options: all options of a run, resolved.
       model: what is trained.
-      devices: of the run.
-      mesh: over those devices.
+      mesh: over the devices of the run.
     """
-    chunk = clients_at_once(options, model, devices)
+    chunk = clients_at_once(options, model, mesh.devices.flat[0])
     inner = vmapped() if chunk is None else chunked(chunk)
     return sharded(mesh, inner) if mesh.size > 1 else inner
 
@@ -148,7 +136,7 @@ def client_map_of_trial(
       model: what is trained.
       devices: of the sweep.
     """
-    at_once = clients_at_once(options, model, devices)
+    at_once = clients_at_once(options, model, devices[0])
     if at_once is None:
         return vmapped()
     if options["cohort"] == "auto" and devices[0].platform == "cpu":

@@ -137,7 +137,7 @@ class GroupProgram:
             self._clients = client_map_of_trial(options, federation.model, devices)
             self._batches, trials = one_by_one, trial_map(devices, inner)
         else:
-            self._clients = cohort_map(options, federation.model, devices, mesh)
+            self._clients = cohort_map(options, federation.model, mesh)
             self._batches = client_map.sharded(mesh, one_by_one)
             trials = inner or one_by_one
         # Where devices share clients, each gets the examples of its own.
