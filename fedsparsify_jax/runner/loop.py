@@ -1,4 +1,4 @@
-"""The loop over rounds: that of `train`, and of a sweep's runs that share a program."""
+"""The loop over rounds, of a single run or of several that share a program."""
 
 import math
 import time
@@ -19,14 +19,14 @@ from fedsparsify_jax.types import State
 
 
 class Run(NamedTuple):
-    """A run on its way: its files, and the records of all its rounds so far."""
+    """A run in progress: its files, and the records of all its rounds so far."""
 
     directory: RunDirectory
     records: list[Record]
 
 
 class Pause(NamedTuple):
-    """Between two calls of a program."""
+    """The state of affairs between two calls of a program."""
 
     state: State
     completed: int  # rounds

@@ -53,7 +53,7 @@ from fedsparsify_jax.runner.storage.sweep_directory import (
 from fedsparsify_jax.types import State
 
 _CALL_SECONDS = 2.0
-"""Between two signs of life, if the rounds of a trial are short enough."""
+"""Time between two lines of progress, if rounds are short enough."""
 
 
 @functools.lru_cache(maxsize=2)
@@ -62,7 +62,7 @@ def _load(**fields: Any) -> data.Dataset:
 
 
 def _dataset(config: TrainConfig) -> data.Dataset:
-    """Returns what `load` does; at once where the group before had the same data."""
+    """Returns what `load` does; from memory if the group before had the same data."""
     subset = config.train_subset
     seed = {} if subset is None else {"seed": config.seed}
     source = {"dataset": config.dataset, "data_dir": config.data_dir}
@@ -82,7 +82,7 @@ def _with_algorithm(federation: Federation, trial: Cell) -> Federation:
 
 
 class _Sweep:
-    """A sweep on its way.
+    """A sweep in progress.
 
     Attributes:
       grid: how far every trial is.

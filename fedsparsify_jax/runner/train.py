@@ -35,7 +35,7 @@ from fedsparsify_jax.types import State
 
 
 def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
-    """Runs a whole federation and writes its run directory.
+    """Trains a federation and writes its run directory.
 
     Everything that can be wrong with the options, the data or the directory is checked
     before the first file is written.

@@ -1,4 +1,4 @@
-"""Progress and results of a sweep: the grid while it goes on, the table at its end."""
+"""Progress and results of a sweep: the grid while it runs, the table at its end."""
 
 import contextlib
 import statistics
@@ -17,13 +17,13 @@ Record = dict[str, Any]
 
 
 def label(trial: Cell) -> str:
-    """Returns what sets a trial apart besides its seed, for people."""
+    """Returns the options that distinguish a trial, less its seed, for people."""
     setting = trial.setting.items()
     return " ".join(f"{option(field)} {value}" for field, value in setting) or "all"
 
 
 class Grid:
-    """The latest of every trial.
+    """The latest record of every trial.
 
     Args:
       trials: all of them.

@@ -1,4 +1,4 @@
-"""The compact form that clients train next (--sparse-training), chosen between rounds.
+"""Choice, between rounds, of the compact form that clients train (--sparse-training).
 
 The choice goes by the masks and by costs that were measured once, never by the clock of
 the run, so that the same command makes the same choices.

@@ -1,4 +1,4 @@
-"""Devices of a run, and the places of its arrays lie on them.
+"""Devices of a run, and the places of its arrays on them.
 
 On CPU every core becomes a JAX device, because XLA runs a client's small matrix
 products on one core; on accelerators all local devices are used. The client axis is

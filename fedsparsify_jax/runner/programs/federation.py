@@ -197,7 +197,7 @@ def assemble(
     Args:
       config: resolved.
       devices: of the run; all local ones by default.
-      dataset: what `load` gives, if that is at hand already.
+      dataset: what `load` gives, if that has been loaded already.
 
     Raises:
       InputError: for data that is missing, damaged, or does not fit, and for options

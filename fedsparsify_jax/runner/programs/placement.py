@@ -1,4 +1,4 @@
-"""How trials and the clients of a round share the devices: ``--cohort auto``."""
+"""Rules by which trials, and the clients of a round, share devices (--cohort auto)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ _ONE_BY_ONE = ("cnn", "vgg16_bn", "resnet56", "brain_age_cnn")
 _COPIES = 5
 
 _SHARING = 1.23
-"""What a round costs more where devices share clients: every one of them purges and
+"""Cost of a round where devices share clients, relative: every one of them purges and
 evaluates, and they wait for each other. Three seeds on two cores take 0.924 of the time
 of whole trials, which do 4/3 of the work (benchmarks/README.md, `sweep_shares.py`)."""
 

@@ -17,11 +17,11 @@ from fedsparsify_jax.types import Examples, Key, PyTree, RoundInfo, State, Varia
 EvaluationSets = dict[str, Examples]
 """Examples for evaluation alone: ``test``, and ``validation`` where there is one."""
 Evaluations = dict[str, Evaluation]
-"""The model on each of them, by the name that metrics.jsonl has for it."""
+"""Results on each of them, by the name that metrics.jsonl has for it."""
 
 
 class Report(NamedTuple):
-    """A round of one run, on the host."""
+    """A round's results in one run, on the host."""
 
     info: RoundInfo
     evaluations: Evaluations  # to be ignored unless an evaluation was due
@@ -92,7 +92,7 @@ class RoundProgram:
 
     @property
     def programs(self) -> int:
-        """How many programs were compiled."""
+        """Returns how many programs were compiled."""
         return len(self._compiled)
 
     def prepare(self, state: State, rounds: int, left: int) -> None:
@@ -130,9 +130,10 @@ class RoundProgram:
                 infos = jax.tree.map(lambda leaf: leaf[None], info)
             else:
                 state, infos = jax.lax.scan(run, state, data.cohorts, length=rounds)
-            model = algorithm.model(state)
-            seen = evaluate_sets(self._federation, model, sets, self._batches)
-            return state, infos, seen
+            evaluations = evaluate_sets(
+                self._federation, algorithm.model(state), sets, self._batches
+            )
+            return state, infos, evaluations
 
         start = time.perf_counter()
         placement = self._federation.placement
@@ -162,6 +163,6 @@ class RoundProgram:
         return state, [Report(info, evaluations) for info in unstack(infos, rounds)]
 
     def _variant(self, rounds: int) -> tuple[int, Any]:
-        """Returns what sets the programs of a run apart."""
+        """Returns what distinguishes the programs of a run."""
         compact = self._federation.compact
         return rounds, compact and compact.form and compact.form.plan

@@ -1,4 +1,4 @@
-"""Where the rounds of a program take the clients' data from: memory, or files.
+"""Sources of the clients' data for the rounds of a program: memory, or files.
 
 Cohorts of a run from files are read and put on the devices while the rounds before them
 compute: who they are depends on the seed and the rounds' numbers alone.
@@ -40,7 +40,7 @@ class RoundData(NamedTuple):
     """The clients' data of some rounds in a row, on the devices."""
 
     fixed: PyTree  # the same in every round
-    cohorts: PyTree = ()  # [rounds, ...]: a round's own, if it does not pick from that
+    cohorts: PyTree = ()  # [rounds, ...]: if a round does not pick from that
 
 
 class Read(Protocol):
@@ -55,7 +55,7 @@ class Read(Protocol):
 
 
 class DataSource(Protocol):
-    """What a `RoundProgram` needs to know of the clients' data.
+    """The clients' data, as a `RoundProgram` needs them.
 
     Attributes:
       clients: all clients on the devices, none of them if they stay on disk.
@@ -117,7 +117,7 @@ def _sampling_device() -> Any:
     """Returns where to draw cohorts: no accelerator, which is busy with a round."""
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX was told to do without the CPU
+    except RuntimeError:  # JAX is configured without the CPU
         return jax.local_devices()[0]
 
 

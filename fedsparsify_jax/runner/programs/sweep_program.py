@@ -52,7 +52,7 @@ LOOKS_AT_EXAMPLES = ("synflow",)
 
 
 class TrialData(NamedTuple):
-    """What a trial has for itself in the program; stacked ``[S, ...]``."""
+    """Data of one trial in the program; stacked ``[S, ...]``."""
 
     hyper: dict[str, jax.Array]  # traced options
     key: Key  # of its rounds
@@ -61,7 +61,7 @@ class TrialData(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all trials have in common."""
+    """Data that all trials have in common."""
 
     rounds: jax.Array  # int32 scalar: how many to run now, at most AT_MOST
     train: Examples
@@ -140,7 +140,7 @@ class GroupProgram:
             self._clients = cohort_map(options, federation.model, mesh)
             self._batches = client_map.sharded(mesh, one_by_one)
             trials = inner or one_by_one
-        # Where devices share clients, each gets the examples of its own.
+        # Where devices share clients, each gets the examples of its clients.
         self._by_row = by_trial and config.algorithm not in LOOKS_AT_EXAMPLES
         # Copies of the last trial fill the devices up; their results are ignored.
         missing = -len(group) % len(devices) if by_trial else 0
