@@ -40,18 +40,12 @@ class RoundData(NamedTuple):
     """The clients' data of some rounds in a row, on the devices."""
 
     fixed: PyTree  # the same in every round
-    cohorts: PyTree = ()  # [rounds, ...]: if a round does not pick from that
+    cohorts: PyTree = ()  # [rounds, ...], unless rounds pick their clients from `fixed`
 
 
-class Read(Protocol):
-    """Returns the data of the ``rounds`` rounds after ``completed``.
-
-    ``following`` is how many rounds the next call will ask for, to read ahead.
-    """
-
-    def __call__(
-        self, completed: int, rounds: int, following: int = 0
-    ) -> RoundData: ...
+Read = Callable[[int, int, int], RoundData]
+"""``(completed, rounds, following)`` to the data of the rounds after ``completed``.
+``following`` is how many rounds the next call will ask for, 0 for none."""
 
 
 class DataSource(Protocol):
@@ -67,7 +61,7 @@ class DataSource(Protocol):
         """Returns shapes, dtypes and places of the data of so many rounds."""
 
     def reading(self, directory: Path) -> contextlib.AbstractContextManager[Read]:
-        """Opens the data for the time of a run; ``directory`` is for files of its."""
+        """Opens the data for a run; what has to be written goes to ``directory``."""
 
 
 class InMemory:
@@ -81,7 +75,7 @@ class InMemory:
 
     @contextlib.contextmanager
     def reading(self, directory: Path) -> Iterator[Read]:
-        yield lambda completed, rounds, following=0: RoundData(self.clients)
+        yield lambda completed, rounds, following: RoundData(self.clients)
 
 
 class Cohorts(NamedTuple):
@@ -95,8 +89,8 @@ class Cohorts(NamedTuple):
 def _cohorts(algorithm: FederatedAlgorithm) -> Cohorts:
     """Returns the steps of an algorithm that makes do with a cohort's data."""
     sample, run, setup = algorithm.cohort, algorithm.play, algorithm.scouts
-    loose = algorithm.finish is nothing_more
-    if not loose or sample is None or run is None or setup is None:
+    in_parts = algorithm.finish is nothing_more
+    if not in_parts or sample is None or run is None or setup is None:
         raise InputError(
             "this algorithm needs the data of all clients at a time: use "
             "--client-data memory"
@@ -107,7 +101,7 @@ def _cohorts(algorithm: FederatedAlgorithm) -> Cohorts:
 def run_round(
     algorithm: FederatedAlgorithm, key: Key, state: State, fixed: PyTree, cohort: PyTree
 ) -> tuple[State, RoundInfo]:
-    """Runs a round of an entry of `RoundData`, inside a compiled program."""
+    """Runs a round on an entry of `RoundData`, inside a compiled program."""
     if cohort == ():
         return algorithm.step(key, state, fixed)
     return _cohorts(algorithm).run(key, state, cohort.ids, cohort.data, fixed)
@@ -195,7 +189,7 @@ class OnDisk:
 
         with prefetching(load) as loaded:
 
-            def read(completed: int, rounds: int, following: int = 0) -> RoundData:
+            def read(completed: int, rounds: int, following: int) -> RoundData:
                 then = (completed + rounds, following) if following else None
                 return RoundData(setup, loaded((completed, rounds), then))
 
