@@ -10,7 +10,7 @@ PACKAGE = "fedsparsify_jax"
 
 # Rooms from the bottom up; a module imports from rows below its own, or its own room.
 LAYERS = [
-    ("types", "errors"),
+    ("types", "errors", "text_table"),
     ("trees", "schedules"),
     ("masks", "client_map"),
     ("pruning", "method"),

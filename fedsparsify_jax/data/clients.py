@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from fedsparsify_jax import text_table
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.types import ClientData, Examples
 
@@ -46,7 +47,7 @@ def stack(examples: Examples, parts: Sequence[np.ndarray]) -> ClientData:
 def class_table(
     labels: np.ndarray, parts: Sequence[np.ndarray], *, max_rows: int = 20
 ) -> str:
-    """A small text table: how many examples of each class every client holds.
+    """Returns a small text table: a client's examples of each class.
 
     Args:
       labels: ``[n]`` integer classes; for numbers their range is shown instead.
@@ -60,25 +61,18 @@ def class_table(
            1  0  1      1
     """
     labels = np.asarray(labels)
-    if np.issubdtype(labels.dtype, np.integer):
-        classes = int(labels.max()) + 1
-        head = ["client", *map(str, range(classes)), "total"]
-    else:
-        head = ["client", "lowest", "mean", "highest", "total"]
+    is_class = np.issubdtype(labels.dtype, np.integer)
+    classes = int(labels.max()) + 1 if is_class else 0
+    columns = [*map(str, range(classes))] if is_class else ["lowest", "mean", "highest"]
     rows = []
     for client, part in enumerate(parts[:max_rows]):
         held = labels[part]
-        if np.issubdtype(labels.dtype, np.integer):
+        if is_class:
             cells = [str(n) for n in np.bincount(held, minlength=classes)]
         else:
             cells = [f"{v:.1f}" for v in (held.min(), held.mean(), held.max())]
         rows.append([str(client), *cells, str(len(part))])
-    columns = zip(head, *rows, strict=True)
-    widths = [max(map(len, column)) for column in columns]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in [head, *rows]
-    ]
+    table = text_table.aligned(["client", *columns, "total"], rows, ">")
     if len(parts) > max_rows:
-        lines.append(f"... and {len(parts) - max_rows} more clients")
-    return "\n".join(lines)
+        table += f"\n... and {len(parts) - max_rows} more clients"
+    return table

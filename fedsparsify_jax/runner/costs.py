@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import math
+import textwrap
 from typing import Any
 
 import jax
 
-from fedsparsify_jax import masks, metrics, models, trees
+from fedsparsify_jax import masks, metrics, models, text_table, trees
 from fedsparsify_jax.errors import InputError, shown
 from fedsparsify_jax.metrics.communication import FORMULAS
 from fedsparsify_jax.runner.options.schema import BELOW_ONE, above, at_least, flag
@@ -145,17 +146,8 @@ def _flops(
 
 
 def _table(title: str, head: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of a table: names to the left, numbers to the right."""
-    lines = [["", *head], *rows]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(head) + 1)]
-    table = [
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True)]
-        )
-        for line in lines
-    ]
-    return ["", title, *("  " + line for line in table)]
+    table = text_table.aligned(["", *head], rows)
+    return ["", title, textwrap.indent(table, "  ")]
 
 
 def describe(found: dict[str, Any]) -> str:
