@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from fedsparsify_jax import text_table
 from fedsparsify_jax.runner.display.progress import duration, measured
 from fedsparsify_jax.runner.options.config import option
 from fedsparsify_jax.runner.options.sweep_grid import Cell
@@ -127,32 +128,20 @@ def results(trials: Sequence[Cell], summaries: Sequence[Record]) -> str:
     settings: dict[str, list[Record]] = {}
     for trial, summary in zip(trials, summaries, strict=True):
         settings.setdefault(label(trial), []).append(summary)
-    rows = []
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
     for name, runs in settings.items():
         metric = measured(runs[0])[0]
-        moved = [run["bytes_up"] + run["bytes_down"] for run in runs]
-        percent = metric == "accuracy"
+        in_percent = metric == "accuracy"
+        scale, digits = (100, 2) if in_percent else (1, 4)
         values = [run[f"test_{metric}"] for run in runs]
-        value = spread(values, 100 if percent else 1, 2 if percent else 4)
-        rows.append(
-            {
-                "options": name,
-                "runs": str(len(runs)),
-                metric + (" %" if percent else ""): value,
-                "sparsity %": spread([run["sparsity"] for run in runs], 100, 2),
-                "bytes moved, MB": spread(moved, 1e-6, 2),
-            }
-        )
-    lines = []
-    for heads in dict.fromkeys(tuple(row) for row in rows):  # accuracy, or mae
-        alike = [row for row in rows if tuple(row) == heads]
-        width = {head: max(len(head), *(len(r[head]) for r in alike)) for head in heads}
-        for row in [dict(zip(heads, heads, strict=True)), *alike]:
-            first, *others = (
-                f"{row[head]:<{width[head]}}"
-                if head == "options"
-                else f"{row[head]:>{width[head]}}"
-                for head in heads
-            )
-            lines.append("  ".join([first, *others]).rstrip())
-    return "\n".join(lines)
+        moved = [run["bytes_up"] + run["bytes_down"] for run in runs]
+        row = {
+            "options": name,
+            "runs": str(len(runs)),
+            metric + " %" * in_percent: spread(values, scale, digits),
+            "sparsity %": spread([run["sparsity"] for run in runs], 100, 2),
+            "bytes moved, MB": spread(moved, 1e-6, 2),
+        }
+        tables.setdefault(tuple(row), []).append(list(row.values()))
+    # A table of accuracies, and one of mean absolute errors.
+    return "\n".join(text_table.aligned(head, rows) for head, rows in tables.items())
