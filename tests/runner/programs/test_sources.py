@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsparsify_jax import algorithms, data
+from fedsparsify_jax import data
 from fedsparsify_jax.cli import main
-from fedsparsify_jax.runner.options import registry
+from fedsparsify_jax.runner.programs import federation
 from fedsparsify_jax.runner.programs.program import RoundProgram
 
 COMMON = ["train", "--local-epochs", "1", "--model", "mlp", "--learning-rate", "0.1"]
@@ -132,19 +132,18 @@ def test_a_store_settles_how_many_clients_there_are(capsys):
     )
 
 
-def all_clients_at_the_end(apply_fn, **options):
-    algorithm = algorithms.fedavg(apply_fn, **options)
-    return algorithm._replace(finish=lambda key, state, clients: state)
-
-
-def step_alone(apply_fn, **options):
-    algorithm = algorithms.fedavg(apply_fn, **options)
-    return algorithm._replace(cohort=None, play=None, scouts=None)
-
-
-@pytest.mark.parametrize("builder", [all_clients_at_the_end, step_alone])
-def test_algorithms_that_need_all_clients_are_refused(builder, monkeypatch, capsys):
-    monkeypatch.setitem(registry._BUILDERS, "fedavg", builder)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finish": lambda key, state, clients: state},  # all clients at the end
+        {"cohort": None, "play": None, "scouts": None},
+    ],
+)
+def test_algorithms_that_need_all_clients_are_refused(changes, monkeypatch, capsys):
+    build = federation.build_algorithm
+    monkeypatch.setattr(
+        federation, "build_algorithm", lambda *args: build(*args)._replace(**changes)
+    )
     words = [*TRAIN, *TOY, *SIX, "--algorithm", "fedavg", "--out", "run"]
     assert main([*words, "--client-data", "disk"]) == 2
     assert "needs the data of all clients" in capsys.readouterr().err
