@@ -22,16 +22,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 from common import write_result
 
-from fedsparsify_jax.runner.display.records import round_record
+from fedsparsify_jax.runner.display.summary import round_record
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.programs.devices import choose
-from fedsparsify_jax.runner.programs.federation import assemble
-from fedsparsify_jax.runner.programs.keys import Keys
+from fedsparsify_jax.runner.programs.devices import select
+from fedsparsify_jax.runner.programs.federation import Keys, assemble
 from fedsparsify_jax.runner.programs.program import RoundProgram
+from fedsparsify_jax.runner.programs.sources import InMemory
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.types import State
 
@@ -43,21 +42,21 @@ class Run:
 
     def __init__(self) -> None:
         self.config = resolve(TrainConfig(dataset="fashion_mnist"))
-        federation = assemble(self.config, choose(None))
+        federation = assemble(self.config, select(None))
         keys = Keys.from_seed(0)
         state = federation.algorithm.init(keys.state, federation.model.init(keys.model))
         self.state: State = federation.placement.put_state(state)
-        self.program = RoundProgram(federation, federation.placement, keys.rounds)
+        source = InMemory(federation)
+        self.program = RoundProgram(federation, source, keys.rounds)
+        self.data = source.shapes(1)  # of data in memory, the data themselves
         self.program.compile(self.state, 1)
         self.records: list[dict[str, Any]] = []
 
     def play(self, rounds: int) -> None:
         """Rounds as `training` plays them."""
         for _ in range(rounds):
-            self.state, infos, evaluation = self.program(self.state)
-            infos, evaluation = jax.device_get((infos, evaluation))
-            info = jax.tree.map(lambda leaf: leaf[0], infos)
-            self.records.append(round_record(info, evaluation, "accuracy", 1, 0.0))
+            self.state, (report,) = self.program(self.state, 1, self.data)
+            self.records.append(round_record(report, "accuracy", 1, 0.0))
 
     def save(self, checkpoints: Checkpoints) -> float:
         """Begins a checkpoint; the seconds that takes."""

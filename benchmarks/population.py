@@ -28,18 +28,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from common import write_result
 
 from fedsparsify_jax import data
 from fedsparsify_jax.runner import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.programs.devices import choose
-from fedsparsify_jax.runner.programs.federation import assemble
-from fedsparsify_jax.runner.programs.from_disk import DiskProgram
-from fedsparsify_jax.runner.programs.keys import Keys
+from fedsparsify_jax.runner.programs.devices import select
+from fedsparsify_jax.runner.programs.federation import Keys, assemble
 from fedsparsify_jax.runner.programs.program import RoundProgram
+from fedsparsify_jax.runner.programs.sources import InMemory, OnDisk, Read
 
 COHORT, SHORTEST, LONGEST, CLASSES = 100, 16, 24, 10
 KINDS = ("memory", "disk")
@@ -88,37 +86,29 @@ class Worker:
                 learning_rate=0.02,
             )
         )
-        federation = assemble(config, choose(None))
+        federation = assemble(config, select(None))
         placement, keys = federation.placement, Keys.from_seed(0)
         variables = federation.model.init(keys.model)
         self.state = placement.put_state(
             federation.algorithm.init(keys.state, variables)
         )
-        self.block_ends = 0
-        self.program: RoundProgram = (
-            RoundProgram(federation, placement, keys.rounds)
-            if kind == "memory"
-            else DiskProgram(
-                federation,
-                placement,
-                keys.rounds,
-                participation=config.participation,
-                stop=lambda completed: min(completed + 1, self.block_ends),
-            )
+        in_memory = kind == "memory"
+        self.source = (
+            InMemory(federation) if in_memory else OnDisk(federation, keys.rounds)
         )
+        self.program = RoundProgram(federation, self.source, keys.rounds)
         self.program.compile(self.state, 1)
         self.completed = 0
 
-    def play(self, rounds: int) -> list[float]:
+    def play(self, read: Read, rounds: int) -> list[float]:
         """Seconds of each of the next rounds."""
-        self.block_ends = self.completed + rounds
         seconds = []
-        for _ in range(rounds):
+        for left in range(rounds - 1, -1, -1):
             start = time.perf_counter()
-            self.state, *reported = self.program(self.state, 1)
-            jax.device_get(reported)
+            batch = read(self.completed, 1, min(left, 1))
+            self.state, _ = self.program(self.state, 1, batch)
             seconds.append(time.perf_counter() - start)
-        self.completed += rounds
+            self.completed += 1
         return seconds
 
 
@@ -126,9 +116,9 @@ def serve(kind: str, store: Path, clients: int) -> None:
     """A worker's process: a number of rounds a line in, seconds a line out."""
     worker = Worker(kind, store, clients)
     print(json.dumps(resident()), flush=True)
-    with worker.program.reading(store):
+    with worker.source.reading(store) as read:
         for line in sys.stdin:
-            print(json.dumps(worker.play(int(line))), flush=True)
+            print(json.dumps(worker.play(read, int(line))), flush=True)
     loss = float(worker.state.variables["params"]["Dense_0"]["kernel"].sum())
     print(json.dumps({"memory": resident(), "sum": loss}), flush=True)
 

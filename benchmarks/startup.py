@@ -35,8 +35,8 @@ import os, sys, time
 start = float(os.environ["START"])
 from fedsparsify_jax.cli import main
 print("imported", time.time() - start, flush=True)
-from fedsparsify_jax.runner.program import RoundProgram
-def stop(self, state, rounds=1):
+from fedsparsify_jax.runner.programs.program import RoundProgram
+def stop(self, state, rounds, data):
     self.compile(state, rounds)
     print("ready", time.time() - start, flush=True)
     os._exit(0)

@@ -31,16 +31,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from common import ROOT, write_result
 
 from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
 from fedsparsify_jax.runner.process.compilation_cache import use
-from fedsparsify_jax.runner.programs.devices import choose
-from fedsparsify_jax.runner.programs.federation import assemble
-from fedsparsify_jax.runner.programs.keys import Keys
-from fedsparsify_jax.runner.programs.program import RoundProgram
+from fedsparsify_jax.runner.programs.devices import select
+from fedsparsify_jax.runner.programs.federation import Keys, assemble
+from fedsparsify_jax.runner.programs.program import Report, RoundProgram
+from fedsparsify_jax.runner.programs.sources import InMemory
 from fedsparsify_jax.runner.programs.sweep_program import GroupProgram
 
 SEEDS, SPARSITIES, ROUNDS, AT_ONCE = (0, 1, 2, 3), (0.9, 0.95), 10, 2
@@ -73,18 +72,26 @@ def options(data: Path) -> dict[str, list[Any]]:
     }
 
 
+def figures(report: Report) -> tuple[float, ...]:
+    """Accuracy, loss and sparsity of a round."""
+    accuracy = report.evaluations["test"].metric
+    return float(accuracy), float(report.info.loss), float(report.info.sparsity)
+
+
 def one_sweep(group: list[Cell], devices: list[Any]) -> tuple[float, Callable[[], Any]]:
     """Seconds to compile, and a function that plays the rounds."""
     federation = assemble(group[0].config, devices)
     program = GroupProgram(federation, group, devices)
+    state = program.init()
 
     def play() -> np.ndarray:
-        calls = []
+        nonlocal state
+        rows: list[list[tuple[float, ...]]] = [[] for _ in group]
         for _ in range(ROUNDS // AT_ONCE):
-            info, seen = program(AT_ONCE)
-            columns = (seen["test"].metric, info.loss, info.sparsity)
-            calls.append(np.stack(columns, axis=-1)[: len(group), :AT_ONCE])
-        return np.concatenate(calls, axis=1)
+            state, reports = program(state, AT_ONCE)
+            for row, trial in zip(rows, reports, strict=True):
+                row += map(figures, trial)
+        return np.array(rows)
 
     return program.compile_seconds, play
 
@@ -93,14 +100,16 @@ def single_runs(
     group: list[Cell], devices: list[Any]
 ) -> tuple[float, Callable[[], Any]]:
     """The same for one run after another; the data is loaded and compiled before."""
-    programs, states = [], []
+    programs, states, clients = [], [], []
     federation = assemble(group[0].config, devices)
     for cell in group:
         federation = assemble(cell.config, devices, federation.dataset)
         keys, algorithm = Keys.from_seed(cell.config.seed), federation.algorithm
         state = algorithm.init(keys.state, federation.model.init(keys.model))
         states.append(federation.placement.put_state(state))
-        program = RoundProgram(federation, federation.placement, keys.rounds)
+        source = InMemory(federation)
+        clients.append(source.shapes(1))  # in memory, these are the data themselves
+        program = RoundProgram(federation, source, keys.rounds)
         program.compile(states[-1], 1)
         programs.append(program)
 
@@ -108,17 +117,16 @@ def single_runs(
         rows: list[list[tuple[float, ...]]] = [[] for _ in programs]
         for number, program in enumerate(programs):
             for _ in range(ROUNDS):
-                states[number], info, seen = program(states[number])
-                info, seen = jax.device_get((info, seen))
-                row = (seen["test"].metric, info.loss[0], info.sparsity[0])
-                rows[number].append(tuple(map(float, row)))
+                state, reports = program(states[number], 1, clients[number])
+                states[number] = state
+                rows[number] += map(figures, reports)
         return np.array(rows)
 
     return sum(program.compile_seconds for program in programs), play
 
 
 def in_process(data: Path, repeats: int) -> dict[str, Any]:
-    devices = choose(None)
+    devices = select(None)
     use(tempfile.mkdtemp())
     (group,) = groups(cells(options(data)))
     sides = {"sweep": one_sweep, "one by one": single_runs}

@@ -2,7 +2,7 @@
 
 Claim: where cells do not divide evenly over the cores (three seeds on two cores), a
 sweep whose devices share the clients of every cell takes less time than one whose
-devices have whole cells, which do 4/3 of the work. `sweep_strategy.cells_apart` chooses
+devices have whole cells, which do 4/3 of the work. `placement.sharded_by_trial` chooses
 between them by what this measures.
 
 Work: as in `sweep.py`, with FedAvg and three seeds; both take turns.
@@ -27,7 +27,7 @@ from sweep import ROUNDS, one_sweep, options, synthetic
 from fedsparsify_jax.runner.options.sweep_grid import cells, groups
 from fedsparsify_jax.runner.process.compilation_cache import use
 from fedsparsify_jax.runner.programs import sweep_program
-from fedsparsify_jax.runner.programs.devices import choose
+from fedsparsify_jax.runner.programs.devices import select
 
 SEEDS, GOAL = (0, 1, 2), 1.0
 CONTESTANTS = {"clients shared": False, "whole cells": True}
@@ -35,7 +35,7 @@ CONTESTANTS = {"clients shared": False, "whole cells": True}
 
 def compare(data: Path, turns: int) -> dict[str, Any]:
     """Seconds of ten rounds of all seeds, both ways."""
-    devices = choose(None)
+    devices = select(None)
     grid = options(data) | {
         "algorithm": ["fedavg"],
         "final_sparsity": [0.9],
@@ -43,8 +43,10 @@ def compare(data: Path, turns: int) -> dict[str, Any]:
     }
     (group,) = groups(cells(grid))
     ready = {}
-    for name, apart in CONTESTANTS.items():
-        with mock.patch.object(sweep_program, "cells_apart", lambda *_, a=apart: a):
+    for name, by_trial in CONTESTANTS.items():
+        with mock.patch.object(
+            sweep_program, "sharded_by_trial", lambda *_, a=by_trial: a
+        ):
             _, ready[name] = one_sweep(group, devices)
     seconds: dict[str, list[float]] = {name: [] for name in ready}
     found: dict[str, np.ndarray] = {}

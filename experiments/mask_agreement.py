@@ -39,9 +39,12 @@ from fedsparsify_jax.method import Context, Local, Method, Upload, Uploads
 from fedsparsify_jax.metrics.evaluation import evaluate
 from fedsparsify_jax.runner import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.programs.federation import Federation, assemble
-from fedsparsify_jax.runner.programs.program import round_key
-from fedsparsify_jax.runner.train import Keys
+from fedsparsify_jax.runner.programs.federation import (
+    Federation,
+    Keys,
+    assemble,
+    round_key,
+)
 from fedsparsify_jax.types import FederatedAlgorithm, Masks, Schedule
 
 NAME = "mask_agreement"

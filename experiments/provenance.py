@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedsparsify_jax.runner.programs.devices import choose
+from fedsparsify_jax.runner.programs.devices import select
 from fedsparsify_jax.runner.storage.run_directory import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def machine() -> dict[str, Any]:
     if info.exists():
         names = [line for line in info.read_text().splitlines() if "model name" in line]
         cpu = names[0].partition(":")[2].strip() if names else cpu
-    devices = choose(None)  # the sweep's own choice, which is made only once
+    devices = select(None)  # the sweep's own choice, which is made only once
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),

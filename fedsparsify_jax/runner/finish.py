@@ -5,8 +5,7 @@ from typing import Any
 
 from fedsparsify_jax import masks, trees
 from fedsparsify_jax.metrics import inference_flops, layer_flops, training_flops
-from fedsparsify_jax.runner.display.records import Record
-from fedsparsify_jax.runner.display.summary import summarize
+from fedsparsify_jax.runner.display.summary import Record, summarize
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import prunable
 from fedsparsify_jax.runner.programs.federation import Federation

@@ -1,20 +1,17 @@
-"""The training loop: one compiled program, called once an evaluation."""
+"""``fedsparsify train``: one run, from its options to its summary."""
 
 import contextlib
 import dataclasses
-import time
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from fedsparsify_jax import data
-from fedsparsify_jax.metrics.communication import dense_bytes
-from fedsparsify_jax.runner.display import loggers
-from fedsparsify_jax.runner.display.progress import duration, reporter
-from fedsparsify_jax.runner.display.records import Record, round_record
-from fedsparsify_jax.runner.display.summary import show
+from fedsparsify_jax.runner import loop
+from fedsparsify_jax.runner.display import loggers, summary
+from fedsparsify_jax.runner.display.progress import counted, duration, reporter
+from fedsparsify_jax.runner.display.summary import Record
 from fedsparsify_jax.runner.finish import complete
 from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
 from fedsparsify_jax.runner.options.registry import unused
@@ -22,11 +19,14 @@ from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.process import distributed
 from fedsparsify_jax.runner.process.compilation_cache import use
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
-from fedsparsify_jax.runner.programs.devices import choose
-from fedsparsify_jax.runner.programs.federation import Federation, assemble
-from fedsparsify_jax.runner.programs.from_disk import DiskProgram
-from fedsparsify_jax.runner.programs.keys import Keys
-from fedsparsify_jax.runner.programs.program import RoundProgram
+from fedsparsify_jax.runner.programs import devices
+from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
+from fedsparsify_jax.runner.programs.program import Report, RoundProgram
+from fedsparsify_jax.runner.programs.sources import (
+    DataSource,
+    InMemory,
+    OnDisk,
+)
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.runner.storage.fingerprints import Fingerprints, fingerprints
 from fedsparsify_jax.runner.storage.partition_file import describe_partition
@@ -34,125 +34,8 @@ from fedsparsify_jax.runner.storage.run_directory import RunDirectory, default_p
 from fedsparsify_jax.types import State
 
 
-def _next_stop(completed: int, total: int, every: int) -> int:
-    """The round that is evaluated next: a multiple of ``every``, or the last.
-
-    >>> _next_stop(0, 25, 10), _next_stop(10, 25, 10), _next_stop(20, 25, 10)
-    (10, 20, 25)
-    """
-    return min(total, (completed // every + 1) * every)
-
-
-def _stop(config: TrainConfig, completed: int) -> int:
-    """`_next_stop` of a run; where it is, after its end."""
-    assert config.rounds is not None
-    return _next_stop(completed, config.rounds, config.evaluate_every)
-
-
-def _program(config: TrainConfig, federation: Federation, keys: Keys) -> RoundProgram:
-    if config.client_data == "memory":
-        return RoundProgram(federation, federation.placement, keys.rounds)
-    return DiskProgram(
-        federation,
-        federation.placement,
-        keys.rounds,
-        participation=config.participation,
-        stop=lambda completed: _stop(config, completed),
-    )
-
-
-def _loop(
-    config: TrainConfig,
-    program: RoundProgram,
-    metric: str,
-    state: State,
-    records: list[Record],
-    directory: RunDirectory,
-    checkpoints: Checkpoints,
-    console: Console,
-    signal: Stop,
-) -> State:
-    """Plays the rounds that are left, and adds their records to ``records``."""
-    total, completed = config.rounds, int(state.round)
-    assert total is not None
-    dense = dense_bytes(state.variables)
-    named = config.logger if distributed.is_first() else ()
-    with (
-        signal.gentle(),
-        reporter(console, total, completed) as progress,
-        loggers.logging(
-            named, directory.path, to_json(config), records, console
-        ) as log,
-    ):
-        while completed < total:
-            stop = _stop(config, completed)
-            program.look(state, total - completed)
-            program.compile(state, stop - completed)
-            start = time.perf_counter()
-            state, infos, evaluations = program(state, stop - completed)
-            infos, evaluations = jax.device_get((infos, evaluations))
-            seconds = (time.perf_counter() - start) / (stop - completed)
-            for index in range(stop - completed):
-                info = jax.tree.map(lambda leaf, index=index: leaf[index], infos)
-                due = completed + index + 1 == stop
-                record = round_record(
-                    info, evaluations, metric, dense, seconds, due=due
-                )
-                if distributed.is_first():
-                    directory.append(record)
-                records.append(record)
-                progress.round(record)
-                log(record)
-            due = stop // config.checkpoint_every > completed // config.checkpoint_every
-            completed = stop
-            ended = distributed.largest(signal.number)
-            if due or completed == total or ended:
-                judge = "validation" if config.validation_fraction else "test"
-                value = records[-1][f"{judge}_{metric}"]
-                checkpoints.save(completed, state, records, value)
-            checkpoints.wait(only_if_done=not ended)
-            if ended:
-                raise Stopped(ended, directory.path, f"after round {completed}")
-    return state
-
-
-def _describe(console: Console, config: TrainConfig, federation: Federation) -> None:
-    counts = np.array([len(part) for part in federation.parts])
-    console.print(
-        f"{config.algorithm} on {config.dataset}: {config.num_clients} clients of "
-        f"{counts.min():,} to {counts.max():,} examples, {config.partition} partition, "
-        f"{config.rounds} rounds",
-        soft_wrap=True,
-    )
-    untouched = dataclasses.asdict(resolve(TrainConfig(dataset=config.dataset)))
-    for field in unused(dataclasses.asdict(config), untouched):
-        console.print(
-            f"note: {config.algorithm} has no use for {option(field)}", soft_wrap=True
-        )
-    if federation.sparse and federation.sparse.note:
-        console.print(
-            f"note: clients train in full: {federation.sparse.note}", soft_wrap=True
-        )
-    if config.show_partition:
-        table = data.class_table(federation.dataset.train.y, federation.parts)
-        console.print(table, soft_wrap=True)
-    if config.verbose:
-        mesh = federation.placement.mesh
-        devices = ", ".join(map(str, mesh.devices.flat))
-        console.print(f"jax {jax.__version__} on {devices}", soft_wrap=True)
-
-
-def _counted(program: RoundProgram) -> str:
-    """How often the round was traced and compiled, for people."""
-    traces, programs = program.traces, program.programs
-    return (
-        f"round step: {traces} trace{'s' * (traces != 1)}, "
-        f"{programs} compilation{'s' * (programs != 1)}"
-    )
-
-
 def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
-    """Runs a whole federation and writes its run directory.
+    """Trains a federation and writes its run directory.
 
     Everything that can be wrong with the options, the data or the directory is checked
     before the first file is written.
@@ -183,94 +66,194 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
 def _train(
     config: TrainConfig, console: Console | None, signal: Stop
 ) -> dict[str, Any]:
-    """`train` with everything settled that can be before JAX is used."""
+    """Trains with everything settled that can be before JAX is used."""
     assert config.out is not None
+    # Everything that can be wrong, before the first file is written.
     distributed.join(config.coordinator, config.num_processes, config.process_id)
-    devices = choose(config.devices)
+    selected = devices.select(config.devices)
     console = console or Console(highlight=False, quiet=not distributed.is_first())
     directory = RunDirectory(config.out, config)
     distributed.first_decides(lambda: directory.check(resume=config.resume))
     use(config.compilation_cache)
-    federation = assemble(config, devices)
+    federation = assemble(config, selected)
     keys = Keys.from_seed(config.seed)
-    prints = fingerprints(federation, keys)
-    distributed.first_decides(lambda: directory.refuse_other_data(prints))
+    digests = fingerprints(federation, keys)
+    distributed.first_decides(lambda: directory.refuse_other_data(digests))
     _describe(console, config, federation)
 
+    # The state of round 0, and the program of the first call.
     algorithm, placement = federation.algorithm, federation.placement
     state = algorithm.init(keys.state, federation.model.init(keys.model))
     state = placement.put_state(state)
-    program = _program(config, federation, keys)
-    program.compile(state, _stop(config, 0))
+    in_memory = config.client_data == "memory"
+    source: DataSource = (
+        InMemory(federation) if in_memory else OnDisk(federation, keys.rounds)
+    )
+    program = RoundProgram(federation, source, keys.rounds)
+    program.compile(state, _until_evaluation(config, 0))
     if config.verbose:
         console.print(f"compiled in {duration(program.compile_seconds)}")
 
+    # The rounds, and what comes after the last.
     with contextlib.ExitStack() as stack:
         distributed.first_decides(lambda: stack.enter_context(directory.held()))
-        completed, records = _begin(config, directory, prints, console)
-        if distributed.is_first():
-            said = describe_partition(federation.dataset.train.y, federation.parts)
-            directory.write_partition(said)
-        stack.enter_context(program.reading(directory.clients))
-        checkpoints = stack.enter_context(_checkpoints(config, directory, federation))
-        if completed:
-            state = checkpoints.restore(completed, state)
-        state = _loop(
-            config,
-            program,
-            federation.task.metric,
-            state,
-            records,
-            directory,
-            checkpoints,
-            console,
-            signal,
+        completed, run = _begin(config, federation, directory, digests, console)
+        state = _run(
+            config, federation, source, program, run, completed, state, console, signal
         )
-        checkpoints.wait()
         key = placement.repeat(keys.of_finish())
-        state = distributed.to_host(algorithm.finish(key, state, program.clients))
+        state = distributed.to_host(algorithm.finish(key, state, source.clients))
         if not distributed.is_first():
             return {}
-        summary = complete(config, federation, directory, state, records)
-    show(console, summary, str(config.out))
+        result = complete(config, federation, directory, state, run.records)
+    summary.display(console, result, str(config.out))
     if config.verbose:
-        console.print(_counted(program))
-    return summary
+        traces = counted(program.traces, "trace")
+        programs = counted(program.programs, "compilation")
+        console.print(f"round step: {traces}, {programs}")
+    return result
+
+
+def _until_evaluation(config: TrainConfig, completed: int) -> int:
+    """Returns the number of rounds up to the next evaluated one, 0 after the last.
+
+    >>> config = TrainConfig(rounds=25, evaluate_every=10)
+    >>> [_until_evaluation(config, completed) for completed in (0, 12, 20, 25)]
+    [10, 8, 5, 0]
+    """
+    every = config.evaluate_every
+    return min(config.rounds or 0, (completed // every + 1) * every) - completed
+
+
+def _run(
+    config: TrainConfig,
+    federation: Federation,
+    source: DataSource,
+    program: RoundProgram,
+    run: loop.Run,
+    completed: int,
+    state: State,
+    console: Console,
+    signal: Stop,
+) -> State:
+    """Runs the rounds that are left, and shows, logs and saves what they give."""
+    total, directory = config.rounds or 0, run.directory
+    names, options = config.logger if distributed.is_first() else (), to_json(config)
+    with (
+        source.reading(directory.clients) as read,
+        Checkpoints(
+            directory.checkpoints,
+            directory.content,
+            keep_last=config.keep_last,
+            keep_best=config.keep_best,
+            higher_is_better=federation.task.higher_is_better,
+        ) as checkpoints,
+    ):
+        if completed:
+            state = checkpoints.restore(completed, state)
+
+        def plan(state: State, completed: int, seconds: float) -> int:
+            rounds = _until_evaluation(config, completed)
+            program.prepare(state, rounds, total - completed)
+            return rounds
+
+        def step(
+            state: State, completed: int, rounds: int
+        ) -> tuple[State, list[list[Report]]]:
+            following = _until_evaluation(config, completed + rounds)
+            state, reports = program(state, rounds, read(completed, rounds, following))
+            return state, [reports]
+
+        pauses = loop.rounds(
+            config, federation, [run], state, signal, plan=plan, step=step
+        )
+        with (
+            signal.gentle(),
+            reporter(console, total, completed) as show,
+            loggers.logging(
+                names, directory.path, options, run.records, console
+            ) as log,
+        ):
+            for pause in pauses:
+                state = pause.state
+                for record in pause.latest[0]:
+                    show(record)
+                    log(record)
+                _save(config, federation.task.metric, pause, run, checkpoints)
+    return state
+
+
+def _save(
+    config: TrainConfig,
+    metric: str,
+    pause: loop.Pause,
+    run: loop.Run,
+    checkpoints: Checkpoints,
+) -> None:
+    """Saves a checkpoint if one is due, or if this is the end; raises at a signal."""
+    completed, every = pause.completed, config.checkpoint_every
+    due = completed // every > (completed - len(pause.latest[0])) // every
+    if due or completed == config.rounds or pause.signal:
+        judge = "validation" if config.validation_fraction else "test"
+        value = run.records[-1][f"{judge}_{metric}"]
+        checkpoints.save(completed, pause.state, run.records, value)
+    checkpoints.wait(only_if_done=not pause.signal)
+    if pause.signal:
+        raise Stopped(pause.signal, run.directory.path, f"after round {completed}")
 
 
 def _begin(
     config: TrainConfig,
+    federation: Federation,
     directory: RunDirectory,
-    prints: Fingerprints,
+    digests: Fingerprints,
     console: Console,
-) -> tuple[int, list[Record]]:
-    """The rounds that a checkpoint has seen, and, in the first process, their records.
+) -> tuple[int, loop.Run]:
+    """Writes the first files.
 
-    Writes the first files.
+    Returns:
+      The rounds that a checkpoint has seen, and the run; its records are those of these
+      rounds, but there are none except in the first process.
     """
     records: list[Record] = []
 
     def begin() -> int:
-        assert config.rounds is not None
-        found = directory.begin(prints, resume=config.resume, rounds=config.rounds)
-        records.extend(found.records if found else [])
-        return found.round if found else 0
+        saved = directory.begin(
+            digests, resume=config.resume, rounds=config.rounds or 0
+        )
+        records.extend(saved.records if saved else [])
+        return saved.round if saved else 0
 
     completed = distributed.first_decides(begin)
     for note in directory.notes:
         console.print(f"note: {note}", soft_wrap=True)
     if completed:
         console.print(f"resuming after round {completed}")
-    return completed, records
+    if distributed.is_first():
+        content = describe_partition(federation.dataset.train.y, federation.parts)
+        directory.write_partition(content)
+    return completed, loop.Run(directory, records)
 
 
-def _checkpoints(
-    config: TrainConfig, directory: RunDirectory, federation: Federation
-) -> Checkpoints:
-    return Checkpoints(
-        directory.checkpoints,
-        directory.content,
-        keep_last=config.keep_last,
-        keep_best=config.keep_best,
-        higher_is_better=federation.task.higher_is_better,
-    )
+def _describe(console: Console, config: TrainConfig, federation: Federation) -> None:
+    """Prints what is going to be trained, before anything is."""
+    sizes = [len(part) for part in federation.parts]
+    lines: list[Any] = [
+        f"{config.algorithm} on {config.dataset}: {config.num_clients} clients of "
+        f"{min(sizes):,} to {max(sizes):,} examples, {config.partition} partition, "
+        f"{config.rounds} rounds"
+    ]
+    untouched = dataclasses.asdict(resolve(TrainConfig(dataset=config.dataset)))
+    lines += [
+        f"note: {config.algorithm} has no use for {option(field)}"
+        for field in unused(dataclasses.asdict(config), untouched)
+    ]
+    if federation.compact and federation.compact.note:
+        lines.append(f"note: clients train in full: {federation.compact.note}")
+    if config.show_partition:
+        lines.append(data.class_table(federation.dataset.train.y, federation.parts))
+    if config.verbose:
+        names = ", ".join(map(str, federation.placement.mesh.devices.flat))
+        lines.append(f"jax {jax.__version__} on {names}")
+    for line in lines:
+        console.print(line, soft_wrap=True)

@@ -1,7 +1,10 @@
 """``fedsparsify sweep`` in process: what it writes, shows, refuses and never redoes."""
 
+import contextlib
+import importlib
 import io
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,11 +15,8 @@ import pytest
 from rich.console import Console
 
 from fedsparsify_jax.cli import main
-from fedsparsify_jax.runner import sweep
 from fedsparsify_jax.runner.display.sweep_progress import (
     Grid,
-    LiveSweep,
-    PlainSweep,
     results,
     sweep_reporter,
 )
@@ -25,6 +25,9 @@ from fedsparsify_jax.runner.options.sweep_config import OPTIONS, SweepConfig, va
 from fedsparsify_jax.runner.options.sweep_grid import cells, groups, traced
 from fedsparsify_jax.runner.storage.lock import locked
 from fedsparsify_jax.runner.storage.model_files import load_model
+
+# The package has the function `sweep` by this name.
+sweep = importlib.import_module("fedsparsify_jax.runner.sweep")
 
 SMALL = ["--rounds", "2", "--local-epochs", "1", "--num-clients", "4"]
 METRICS = "metrics.jsonl"
@@ -38,34 +41,54 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def programs(monkeypatch):
-    """The groups that were compiled, as lists of cells."""
-    made = []
+@contextlib.contextmanager
+def spying():
+    """Yields the groups that are compiled meanwhile, as lists of trials."""
+    compiled = []
 
     class Spy(sweep.GroupProgram):
         def __init__(self, federation, group, devices):
-            made.append(list(group))
+            compiled.append(list(group))
             super().__init__(federation, group, devices)
 
-    monkeypatch.setattr(sweep, "GroupProgram", Spy)
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "GroupProgram", Spy)
+        yield compiled
 
 
 def lines(path):
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def contents(directory):
-    return {
-        path: path.read_bytes() for path in Path(directory).rglob("*") if path.is_file()
-    }
+def content(path):
+    return json.loads(Path(path).read_text())
 
 
-def test_a_sweep_writes_what_train_writes_and_never_redoes_it(programs, capsys):
-    assert main(SWEEP) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert [len(group) for group in programs] == [4]
+NAME = "final_sparsity=0.8_seed=1"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A sweep and one of its trials by `train`: groups, output and directory."""
+    with pytest.MonkeyPatch.context() as patch, spying() as groups:
+        patch.chdir(tmp_path_factory.mktemp("finished"))
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            assert main(SWEEP) == 0
+        options = ["--final-sparsity", "0.8", "--seed", "1", "--devices", "1"]
+        off = ["--compilation-cache", "off"]
+        assert main(["train", *SMALL, *options, *off, "--out", "one"]) == 0
+        return groups, shown.getvalue().splitlines(), Path.cwd()
+
+
+@pytest.fixture
+def copied(finished):
+    """The same files in the directory of the test."""
+    shutil.copytree(finished[2], ".", dirs_exist_ok=True)
+
+
+def test_a_sweep_shows_means_and_spreads(finished):
+    groups, shown, _ = finished
+    assert [len(group) for group in groups] == [4]
     assert "4 to train as 1 program on 2 devices" in shown[0]
     table = next(n for n, line in enumerate(shown) if line.startswith("options"))
     assert "accuracy %" in shown[table] and "bytes moved" in shown[table]
@@ -76,32 +99,26 @@ def test_a_sweep_writes_what_train_writes_and_never_redoes_it(programs, capsys):
     ]
     assert all(row.count("+-") == 3 for row in rows)
 
-    name = "final_sparsity=0.8_seed=1"
-    options = ["--final-sparsity", "0.8", "--seed", "1", "--devices", "1"]
-    off = ["--compilation-cache", "off"]
-    assert main(["train", *SMALL, *options, *off, "--out", "one"]) == 0
-    for found, wanted in zip(
-        lines(f"grid/{name}/metrics.jsonl"), lines("one/metrics.jsonl"), strict=True
+
+def test_a_sweep_writes_what_train_writes(copied):
+    run = Path("grid", NAME)
+    for record, expected in zip(
+        lines(run / METRICS), lines(f"one/{METRICS}"), strict=True
     ):
-        assert found.keys() == wanted.keys()
-        del found["seconds"], wanted["seconds"]
-        assert found.pop("kept") == wanted.pop("kept")
-        assert found == pytest.approx(wanted, abs=1e-5)
-    summary, single = (
-        json.loads(Path(path, "summary.json").read_text())
-        for path in (f"grid/{name}", "one")
-    )
-    assert summary.keys() == single.keys()
-    described = load_model(f"grid/{name}/model")[1].keys()
-    assert described == load_model("one/model")[1].keys()
+        assert record.keys() == expected.keys()
+        del record["seconds"], expected["seconds"]
+        assert record.pop("kept") == expected.pop("kept")
+        assert record == pytest.approx(expected, abs=1e-5)
+    summary = content(run / "summary.json")
+    assert summary.keys() == content("one/summary.json").keys()
+    assert load_model(run / "model")[1].keys() == load_model("one/model")[1].keys()
     config, other = (
-        json.loads(Path(path, "config.json").read_text())["options"]
-        for path in (f"grid/{name}", "one")
+        content(path / "config.json")["options"] for path in (run, Path("one"))
     )
     assert config.keys() == other.keys()
     assert all(config[key] == other[key] for key in config if key not in NOT_COMPARED)
-    said = Path("one/partition.json").read_text()
-    assert Path(f"grid/{name}/partition.json").read_text() == said
+    partition = (run / "partition.json").read_text()
+    assert partition == Path("one/partition.json").read_text()
     table = lines("grid/sweep.jsonl")
     assert [(row["final_sparsity"], row["seed"]) for row in table] == [
         (0.5, 0),
@@ -109,38 +126,40 @@ def test_a_sweep_writes_what_train_writes_and_never_redoes_it(programs, capsys):
         (0.8, 0),
         (0.8, 1),
     ]
-    assert table[3] == {
-        "run": name,
-        "final_sparsity": 0.8,
-        "seed": 1,
-        **summary,
-    }
+    assert table[3] == {"run": NAME, "final_sparsity": 0.8, "seed": 1, **summary}
 
-    # Started again after a kill: only what is unfinished, and no other file changes.
-    Path("grid", name, "summary.json").unlink()
-    before = contents("grid")
-    programs.clear()
-    assert main(SWEEP) == 0
-    assert [[cell.name for cell in group] for group in programs] == [[name]]
-    after = contents("grid")
-    untouched = [path for path in before if path.parts[1].startswith("final")]
-    untouched = [path for path in untouched if path.parts[1] != name]
-    assert all(after[path] == before[path] for path in untouched)
-    again = lines(f"grid/{name}/metrics.jsonl")
+
+def test_a_sweep_started_again_does_what_is_unfinished(copied):
+    """Started again after a kill: no other file changes."""
+
+    def contents():
+        paths = [path for path in Path("grid").rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in paths}
+
+    Path("grid", NAME, "summary.json").unlink()
+    before = contents()
+    with spying() as groups:
+        assert main(SWEEP) == 0
+    assert [[trial.name for trial in group] for group in groups] == [[NAME]]
+    after = contents()
+    others = [path for path in before if path.parts[1].startswith("final")]
+    others = [path for path in others if path.parts[1] != NAME]
+    assert others and all(after[path] == before[path] for path in others)
     # Alone it has both devices for its clients, and the same numbers.
-    for found, wanted in zip(again, lines("one/metrics.jsonl"), strict=True):
+    again = lines(f"grid/{NAME}/{METRICS}")
+    for record, expected in zip(again, lines(f"one/{METRICS}"), strict=True):
         for key in ("test_accuracy", "test_loss", "train_loss", "sparsity"):
-            assert found[key] == pytest.approx(wanted[key], abs=1e-5)
+            assert record[key] == pytest.approx(expected[key], abs=1e-5)
 
-    # With another seed: the four are known by what they are.
-    programs.clear()
-    capsys.readouterr()
-    assert main([*SWEEP, "--seeds", "3"]) == 0
-    assert [cell.config.seed for cell in programs[0]] == [2, 2]
-    assert "4 are finished already" in capsys.readouterr().out
-    programs.clear()
-    assert main([*SWEEP, "--seeds", "3"]) == 0
-    assert programs == []
+
+def test_finished_trials_are_recognized_among_more(copied, capsys):
+    """With another seed: the four are known by what they are."""
+    with spying() as groups:
+        assert main([*SWEEP, "--seeds", "3"]) == 0
+        assert [trial.config.seed for trial in groups[0]] == [2, 2]
+        assert "4 are finished already" in capsys.readouterr().out
+        assert main([*SWEEP, "--seeds", "3"]) == 0
+    assert len(groups) == 1
 
 
 def test_words_become_values():
@@ -260,10 +279,9 @@ def shown(terminal):
     grid = Grid(every, {0: record(10, 0.75)})
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=80, color_system=None)
-    with sweep_reporter(console, grid) as reporter:
-        assert isinstance(reporter, LiveSweep if terminal else PlainSweep)
-        grid.played({1: record(4, 0.5), 2: record(4, None)})
-        reporter.changed([1, 2])
+    with sweep_reporter(console, grid) as show:
+        grid.update({1: record(4, 0.5), 2: record(4, None)})
+        show([1, 2])
     return file.getvalue()
 
 
@@ -307,28 +325,23 @@ def test_what_is_for_train_alone_is_refused(options, capsys):
 
 def test_a_stopped_group_goes_on_where_it_was(monkeypatch, capsys):
     """A signal after the first call; the rest is what the whole sweep gives."""
-    plain, made = sweep.GroupProgram, []
-    played = []
+    compiled, states = [], []
+    compile_group, call = sweep.GroupProgram, sweep.GroupProgram.__call__
 
     def once(*group):
         """Both sweeps have the program that the first one compiles."""
-        if not made:
-            program = plain(*group)
-            places = jax.tree.map(lambda leaf: leaf.sharding, program.state)
-            made.extend((program, jax.tree.map(np.array, program.state), places))
-        program, first, places = made
-        program.state = jax.device_put(first, places)
-        return program
+        if not compiled:
+            compiled.append(compile_group(*group))
+        return compiled[0]
 
-    def stopping(self, rounds):
-        reports = call(self, rounds)
-        played.append(rounds)
-        if len(played) == 1:
+    def stopping(self, state, rounds):
+        state, reports = call(self, state, rounds)
+        states.append(jax.tree.map(np.array, state))
+        if len(states) == 1:
             signal.raise_signal(signal.SIGTERM)
-        return reports
+        return state, reports
 
-    call = plain.__call__
-    monkeypatch.setattr(plain, "__call__", stopping)
+    monkeypatch.setattr(compile_group, "__call__", stopping)
     monkeypatch.setattr(sweep, "GroupProgram", once)
     command = ["sweep", *SMALL, "--seeds", "2", "--compilation-cache", "off"]
     command += ["--algorithm", "fedavg", "--rounds", "3", "--out", "stopped"]
@@ -340,18 +353,18 @@ def test_a_stopped_group_goes_on_where_it_was(monkeypatch, capsys):
         assert main(command) == 2
     assert "--out stopped is in use by process" in capsys.readouterr().err
     assert main(command) == 0
-    assert sum(played) == 3
+    assert [int(state.round) for state in states[:2]] == [1, 2]
     assert {path.name for path in Path("stopped").iterdir()} == {
         "seed=0",
         "seed=1",
         "sweep.json",
         "sweep.jsonl",
     }
-    program, first, places = made
-    resumed = jax.tree.map(np.array, program.state)
-    program.state = jax.device_put(first, places)
-    infos, _ = call(program, 3)
-    chex.assert_trees_all_equal(program.state, resumed)
+    program = compiled[0]
+    state, reports = call(program, program.init(), 3)
+    chex.assert_trees_all_equal(state, states[-1])
     for seed in (0, 1):
         found = [row["train_loss"] for row in lines(f"stopped/seed={seed}/{METRICS}")]
-        assert np.array_equal(np.float32(found), infos.loss[seed, :3])
+        assert np.array_equal(
+            np.float32(found), [report.info.loss for report in reports[seed]]
+        )

@@ -1,8 +1,9 @@
-"""What a person sees while a run goes on."""
+"""Progress of a run, for people."""
 
+import contextlib
 import statistics
-from types import TracebackType
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -10,24 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 Record = dict[str, Any]
 
 
-class Reporter(Protocol):
-    """Told of every completed round; a context manager around the loop."""
-
-    def __enter__(self) -> "Reporter": ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def round(self, record: Record) -> None:
-        """Shows a record of ``metrics.jsonl``."""
-
-
 def duration(seconds: float) -> str:
-    """Seconds as a person would say them.
+    """Returns seconds as a person would say them.
 
     >>> duration(0.034), duration(5.25), duration(75), duration(3700)
     ('0.03 s', '5.2 s', '1:15', '1:01:40')
@@ -36,9 +21,19 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2f} s"
     if seconds < 59.95:  # what rounds to 60.0 is a minute
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    clock = f"{minutes:02}:{seconds:02}"
+    return f"{hours}:{clock}" if hours else clock.removeprefix("0")
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things.
+
+    >>> counted(1, "trace"), counted(2, "trace")
+    ('1 trace', '2 traces')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _percent(value: float | None, digits: int = 2) -> str:
@@ -54,7 +49,7 @@ FAILED = ("dropped", "stragglers", "rejected")
 
 
 def failures(record: Record) -> str:
-    """The clients that failed, for people; nothing if none did.
+    """Returns the clients that failed, for people; nothing if none did.
 
     >>> failures({"dropped": 2, "stragglers": 0, "rejected": 1})
     'dropped 2, rejected 1'
@@ -64,15 +59,15 @@ def failures(record: Record) -> str:
 
 
 def _failed(record: Record) -> str:
-    """The same as a part of a line, with what matters most."""
-    said = failures(record)
+    """Returns the same as a part of a line, with what matters most."""
+    text = failures(record)
     if record.get("merged", 1) == 0:
-        return f"  NOBODY LEFT ({said or 'no examples'})"
-    return f"  {said}" if said else ""
+        return f"  NOBODY LEFT ({text or 'no examples'})"
+    return f"  {text}" if text else ""
 
 
 def measured(record: Record, digits: int = 2) -> tuple[str, str]:
-    """What a round is judged by: its name and its value, for people.
+    """Returns what a round is judged by, name and value, for people.
 
     >>> measured({"test_accuracy": 0.5}), measured({"test_mae": 3.25})
     (('accuracy', '50.00 %'), ('mae', '3.2500'))
@@ -95,72 +90,48 @@ class _Remaining:
         return duration(left * statistics.median(self._seconds))
 
 
-class PlainLines:
-    """One line a round, for logs and pipes."""
+@contextlib.contextmanager
+def reporter(
+    console: Console, total: int, completed: int
+) -> Iterator[Callable[[Record], None]]:
+    """Yields what shows a record of ``metrics.jsonl``.
 
-    def __init__(self, console: Console, total: int):
-        self._console, self._total = console, total
-        self._remaining = _Remaining(total)
+    On a terminal that is a bar, after the latest figures in one line; anywhere else a
+    line a round.
+    """
+    remaining = _Remaining(total)
+    width = len(str(total))
 
-    def __enter__(self) -> "PlainLines":
-        return self
-
-    def __exit__(self, *ended: Any) -> None:
-        pass
-
-    def round(self, record: Record) -> None:
-        """Prints a line."""
-        width = len(str(self._total))
+    def line(record: Record) -> None:
         name, value = measured(record)
-        self._console.print(
-            f"round {record['round']:>{width}}/{self._total}"
+        console.print(
+            f"round {record['round']:>{width}}/{total}"
             f"  train loss {_number(record['train_loss'])}"
             f"  test {name} {value}"
             f"  sparsity {_percent(record['sparsity'])}"
             f"{_failed(record)}"
             f"  {duration(record['seconds'])}"
-            f"  left {self._remaining.after(record)}",
+            f"  left {remaining.after(record)}",
             soft_wrap=True,
         )
 
+    if not console.is_terminal:
+        yield line
+        return
+    figures = TextColumn("round {task.completed}/{task.total}{task.fields[figures]}")
+    with Progress(figures, BarColumn(bar_width=None), console=console) as progress:
+        bar = progress.add_task("rounds", total=total, completed=completed, figures="")
 
-class LiveBar:
-    """The latest figures and a bar in what is left of the line, for terminals."""
+        def update(record: Record) -> None:
+            name, value = measured(record, digits=1)
+            figures = (
+                f"  loss {_number(record['train_loss'])}"
+                f"  {name[:3]} {value}"
+                f"  sparse {_percent(record['sparsity'], 1)}"
+                f"{_failed(record)}"
+                f"  {duration(record['seconds'])}"
+                f"  left {remaining.after(record)}"
+            )
+            progress.update(bar, completed=record["round"], figures=figures)
 
-    def __init__(self, console: Console, total: int, completed: int):
-        self._remaining = _Remaining(total)
-        self._bar = Progress(
-            TextColumn("round {task.completed}/{task.total}{task.fields[figures]}"),
-            BarColumn(bar_width=None),
-            console=console,
-        )
-        self._task = self._bar.add_task(
-            "rounds", total=total, completed=completed, figures=""
-        )
-
-    def __enter__(self) -> "LiveBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *ended: Any) -> None:
-        self._bar.stop()
-
-    def round(self, record: Record) -> None:
-        """Moves the bar on."""
-        name, value = measured(record, digits=1)
-        figures = (
-            f"  loss {_number(record['train_loss'])}"
-            f"  {name[:3]} {value}"
-            f"  sparse {_percent(record['sparsity'], 1)}"
-            f"{_failed(record)}"
-            f"  {duration(record['seconds'])}"
-            f"  left {self._remaining.after(record)}"
-        )
-        self._bar.update(self._task, completed=record["round"], figures=figures)
-
-
-def reporter(console: Console, total: int, completed: int) -> Reporter:
-    """A live bar on a terminal, plain lines anywhere else."""
-    if console.is_terminal:
-        return LiveBar(console, total, completed)
-    return PlainLines(console, total)
+        yield update

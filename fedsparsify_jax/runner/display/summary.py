@@ -1,12 +1,14 @@
-"""The closing summary of a run."""
+"""Records of rounds, and the closing summary of a run."""
 
 import math
 import statistics
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from fedsparsify_jax.runner.display.progress import FAILED, duration, failures, measured
+from fedsparsify_jax.runner.programs.program import Report
 
 Record = dict[str, Any]
 
@@ -14,10 +16,49 @@ COUNTED = ("merged", *FAILED)
 """Clients of a round that every line of ``metrics.jsonl`` counts."""
 
 
+def _number(value: Any) -> float | None:
+    """Returns the shortest decimal of a float32, None if it is not finite."""
+    number = float(str(np.float32(value)))
+    return number if math.isfinite(number) else None
+
+
+def round_record(
+    report: Report, metric: str, dense: int, seconds: float, *, due: bool = True
+) -> Record:
+    """Returns a line of ``metrics.jsonl``; without an evaluation, its values are null.
+
+    Args:
+      report: of the round.
+      metric: what examples are judged by.
+      dense: bytes of a message with the whole model.
+      seconds: what the round took.
+      due: whether the model was evaluated after it.
+    """
+    info = report.info
+    measured: Record = {}
+    for name, evaluation in report.evaluations.items():
+        measured[f"{name}_{metric}"] = _number(evaluation.metric) if due else None
+        measured[f"{name}_loss"] = _number(evaluation.loss) if due else None
+    return {
+        "round": int(info.round),
+        **measured,
+        "train_loss": _number(info.loss),
+        "sparsity": _number(info.sparsity),
+        "target_sparsity": _number(info.target_sparsity),
+        # Summed on the host: a large cohort's bytes exceed 32 bit.
+        "bytes_up": int(np.sum(info.bytes_up, dtype=np.int64)),
+        "bytes_down": int(np.sum(info.bytes_down, dtype=np.int64)),
+        "bytes_dense": 2 * len(info.cohort) * dense,
+        "kept": {name: int(count) for name, count in info.kept.items()},
+        **{field: int(getattr(info, field)) for field in COUNTED},
+        "seconds": round(seconds, 6),
+    }
+
+
 def summarize(
     records: list[Record], *, parameters: int, kept: int, numbers: int
 ) -> dict[str, Any]:
-    """Totals and last values of a run's rounds.
+    """Returns totals and last values of a run's rounds.
 
     Args:
       records: all rounds of ``metrics.jsonl``.
@@ -26,55 +67,56 @@ def summarize(
       numbers: all numbers of the model, statistics included.
     """
     last = records[-1]
-    metric, best_of = (
-        ("test_mae", min) if "test_mae" in last else ("test_accuracy", max)
-    )
-    validation = metric.replace("test", "validation")
-    measured: Record = {}
-    for name in (metric, validation) if validation in last else (metric,):
-        values = [r[name] for r in records if r[name] is not None]
-        measured |= {
-            name: last[name],
-            f"{name.split('_')[0]}_loss": last[f"{name.split('_')[0]}_loss"],
-            f"best_{name}": best_of(values) if values else None,
-            f"last_10_mean_{name}": statistics.fmean(values[-10:]) if values else None,
-        }
-    moved = sum(r["bytes_up"] + r["bytes_down"] for r in records)
-    dense = sum(r["bytes_dense"] for r in records)
-    messages = dense // (4 * numbers)
-    # Runs from before there were these counts are totalled as if nobody had failed.
-    failed = {field: sum(r.get(field, 0) for r in records) for field in FAILED}
+    metric, best_of = ("mae", min) if "test_mae" in last else ("accuracy", max)
+    evaluations: Record = {}
+    for name in ("test", "validation"):
+        field = f"{name}_{metric}"
+        if field in last:
+            values = [r[field] for r in records if r[field] is not None]
+            mean = statistics.fmean(values[-10:]) if values else None
+            evaluations |= {
+                field: last[field],
+                f"{name}_loss": last[f"{name}_loss"],
+                f"best_{field}": best_of(values) if values else None,
+                f"last_10_mean_{field}": mean,
+            }
+
+    def total(field: str) -> Any:
+        # Older runs do not count failures: summed as if no client had failed.
+        return sum(r.get(field, 0) for r in records)
+
+    up, down, dense = map(total, ("bytes_up", "bytes_down", "bytes_dense"))
+    moved, messages = up + down, dense // (4 * numbers)
     return {
         "rounds": last["round"],
-        **measured,
+        **evaluations,
         "sparsity": last["sparsity"],
         "target_sparsity": last["target_sparsity"],
         "parameters": parameters,
         "parameters_kept": kept,
         "bytes_formula": "non-zeros x 32 bit (FedSparsify authors; masks not counted)",
-        "bytes_up": sum(r["bytes_up"] for r in records),
-        "bytes_down": sum(r["bytes_down"] for r in records),
+        "bytes_up": up,
+        "bytes_down": down,
         # One bit a prunable parameter, and a 32-bit index a non-zero, for each message.
         "bytes_with_masks": moved + messages * math.ceil(parameters / 8),
         "bytes_with_indices": 2 * moved,
         "bytes_dense": dense,
-        **failed,
+        **{field: total(field) for field in FAILED},
         "rounds_without_clients": sum(r.get("merged", 1) == 0 for r in records),
         "communication_saving": dense / moved if moved else None,
-        "seconds": sum(r["seconds"] for r in records),
+        "seconds": total("seconds"),
         "median_round_seconds": statistics.median(r["seconds"] for r in records),
     }
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.2f} MB"
-
-
-def show(console: Console, summary: dict[str, Any], where: str) -> None:
+def display(console: Console, summary: dict[str, Any], where: str) -> None:
     """Prints the summary: a name and a value a line, never cut or wrapped."""
 
     def percent(value: float | None) -> str:
         return "not a number" if value is None else f"{100 * value:.2f} %"
+
+    def megabytes(count: int) -> str:
+        return f"{count / 1e6:,.2f} MB"
 
     moved = summary["bytes_up"] + summary["bytes_down"]
     saving = summary["communication_saving"]
@@ -93,8 +135,8 @@ def show(console: Console, summary: dict[str, Any], where: str) -> None:
             f"{summary['parameters_kept']:,} of {summary['parameters']:,}"
         ),
         "bytes moved": (
-            f"{_megabytes(moved)} as non-zeros x 32 bit; dense "
-            f"{_megabytes(summary['bytes_dense'])}"
+            f"{megabytes(moved)} as non-zeros x 32 bit; dense "
+            f"{megabytes(summary['bytes_dense'])}"
             + (f" ({saving:.2f} x)" if saving else "")
         ),
         "time": (

@@ -1,13 +1,15 @@
-"""What a person sees of a sweep: the grid while it goes on, the table at its end."""
+"""Progress and results of a sweep: the grid while it runs, the table at its end."""
 
+import contextlib
 import statistics
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from fedsparsify_jax import text_table
 from fedsparsify_jax.runner.display.progress import duration, measured
 from fedsparsify_jax.runner.options.config import option
 from fedsparsify_jax.runner.options.sweep_grid import Cell
@@ -15,118 +17,63 @@ from fedsparsify_jax.runner.options.sweep_grid import Cell
 Record = dict[str, Any]
 
 
-def label(cell: Cell) -> str:
-    """What sets a cell apart besides its seed, for people."""
-    setting = cell.setting.items()
+def label(trial: Cell) -> str:
+    """Returns the options that distinguish a trial, less its seed, for people."""
+    setting = trial.setting.items()
     return " ".join(f"{option(field)} {value}" for field, value in setting) or "all"
 
 
 class Grid:
-    """How far every cell is.
+    """The latest record of every trial.
 
     Args:
-      every: all cells.
-      finished: the number of a cell to the summary it has already.
+      trials: all of them.
+      finished: the number of a trial to the summary it has already.
     """
 
-    def __init__(self, every: Sequence[Cell], finished: dict[int, Record]):
-        self.every = list(every)
+    def __init__(self, trials: Sequence[Cell], finished: dict[int, Record]):
+        self.trials = list(trials)
         self._latest: dict[int, Record] = dict(finished)
-        self._done = set(finished)
+        self._finished = set(finished)
         self._pace = 0.0
 
-    def played(self, records: dict[int, Record]) -> None:
-        """Takes the latest records of some cells."""
+    def update(self, records: dict[int, Record]) -> None:
+        """Takes the latest records of some trials."""
         self._latest.update(records)
         self._pace = next(iter(records.values()))["seconds"]
 
-    def finished(self, numbers: Sequence[int]) -> None:
-        """Some cells are through."""
-        self._done.update(numbers)
-
-    @property
-    def left(self) -> str:
-        """The time left, at the latest pace."""
-        rounds = 0
-        for number, cell in enumerate(self.every):
-            if number not in self._done:
-                total = cell.config.rounds or 0
-                rounds += total - self._latest.get(number, {}).get("round", 0)
-        return duration(rounds * self._pace)
+    def finish(self, numbers: Sequence[int]) -> None:
+        """Marks some trials as finished."""
+        self._finished.update(numbers)
 
     def status(self, number: int) -> str:
-        """A cell in a few letters."""
+        """Returns a trial in a few letters."""
         record = self._latest.get(number)
         if record is None:
             return "waiting"
         value = measured(record, digits=1)[1]
-        if number in self._done:
+        if number in self._finished:
             return value
-        return f"{record['round']}/{self.every[number].config.rounds}  {value}"
+        return f"{record['round']}/{self.trials[number].config.rounds}  {value}"
 
     def headline(self) -> str:
-        """How much of the sweep is through."""
-        return f"{len(self._done)} of {len(self.every)} runs finished"
-
-
-class SweepReporter(Protocol):
-    """Told of all progress; a context manager around the sweep."""
-
-    def __enter__(self) -> "SweepReporter": ...
-
-    def __exit__(self, *ended: Any) -> None: ...
-
-    def changed(self, numbers: Sequence[int]) -> None:
-        """Some cells have got further."""
-
-
-class PlainSweep:
-    """One line for every call of a program, for logs and pipes."""
-
-    def __init__(self, console: Console, grid: Grid):
-        self._console, self._grid = console, grid
-
-    def __enter__(self) -> "PlainSweep":
-        return self
-
-    def __exit__(self, *ended: Any) -> None:
-        pass
-
-    def changed(self, numbers: Sequence[int]) -> None:
-        """Prints a line."""
-        states = [self._grid.status(number) for number in numbers]
-        shown = ", ".join(states[:8]) + (", ..." if len(states) > 8 else "")
-        self._console.print(
-            f"{self._grid.headline()}, left {self._grid.left}: {shown}",
-            soft_wrap=True,
+        """Returns how much is finished, and the time left at the latest pace."""
+        rounds = sum(
+            (trial.config.rounds or 0) - self._latest.get(number, {}).get("round", 0)
+            for number, trial in enumerate(self.trials)
+            if number not in self._finished
         )
+        counts = f"{len(self._finished)} of {len(self.trials)} runs finished"
+        return f"{counts}, left {duration(rounds * self._pace)}"
 
-
-class LiveSweep:
-    """The grid itself, settings down and seeds across, for terminals."""
-
-    def __init__(self, console: Console, grid: Grid):
-        self._grid = grid
-        self._live = Live(self._table(), console=console, auto_refresh=False)
-
-    def __enter__(self) -> "LiveSweep":
-        self._live.start()
-        return self
-
-    def __exit__(self, *ended: Any) -> None:
-        self._live.stop()
-
-    def changed(self, numbers: Sequence[int]) -> None:
-        """Shows the grid anew."""
-        self._live.update(self._table(), refresh=True)
-
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """Returns the grid, settings down and seeds across."""
         rows: dict[str, dict[int, str]] = {}
-        for number, cell in enumerate(self._grid.every):
-            row = rows.setdefault(label(cell), {})
-            row[cell.config.seed] = self._grid.status(number)
+        for number, trial in enumerate(self.trials):
+            row = rows.setdefault(label(trial), {})
+            row[trial.config.seed] = self.status(number)
         seeds = sorted({seed for row in rows.values() for seed in row})
-        table = Table(title=f"{self._grid.headline()}, left {self._grid.left}")
+        table = Table(title=self.headline())
         table.add_column("options")
         for seed in seeds:
             table.add_column(f"seed {seed}", justify="right")
@@ -135,15 +82,29 @@ class LiveSweep:
         return table
 
 
-def sweep_reporter(console: Console, grid: Grid) -> SweepReporter:
-    """The live grid on a terminal, plain lines anywhere else."""
-    return (
-        LiveSweep(console, grid) if console.is_terminal else PlainSweep(console, grid)
-    )
+@contextlib.contextmanager
+def sweep_reporter(
+    console: Console, grid: Grid
+) -> Iterator[Callable[[Sequence[int]], None]]:
+    """Yields what shows that some trials have changed.
+
+    On a terminal that is the grid itself, anywhere else a line.
+    """
+    if console.is_terminal:
+        with Live(grid.table(), console=console, auto_refresh=False) as live:
+            yield lambda numbers: live.update(grid.table(), refresh=True)
+        return
+
+    def line(numbers: Sequence[int]) -> None:
+        states = [grid.status(number) for number in numbers]
+        shown = ", ".join(states[:8]) + (", ..." if len(states) > 8 else "")
+        console.print(f"{grid.headline()}: {shown}", soft_wrap=True)
+
+    yield line
 
 
 def spread(values: Sequence[float | None], scale: float, digits: int) -> str:
-    """Mean and sample standard deviation; without the latter for a single value.
+    """Returns mean and sample standard deviation, of a single value only itself.
 
     >>> spread([0.5, 0.75], 100, 2), spread([0.5], 100, 2), spread([None], 100, 2)
     ('62.50 +- 17.68', '50.00', 'n/a')
@@ -157,42 +118,30 @@ def spread(values: Sequence[float | None], scale: float, digits: int) -> str:
     return text
 
 
-def results(every: Sequence[Cell], summaries: Sequence[Record]) -> str:
-    """The closing table: a line a setting, mean +- standard deviation over its seeds.
+def results(trials: Sequence[Cell], summaries: Sequence[Record]) -> str:
+    """Returns the closing table: a line a setting, means and spreads over its seeds.
 
     Args:
-      every: all cells.
+      trials: all of them.
       summaries: theirs.
     """
     settings: dict[str, list[Record]] = {}
-    for cell, summary in zip(every, summaries, strict=True):
-        settings.setdefault(label(cell), []).append(summary)
-    rows = []
+    for trial, summary in zip(trials, summaries, strict=True):
+        settings.setdefault(label(trial), []).append(summary)
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
     for name, runs in settings.items():
         metric = measured(runs[0])[0]
-        moved = [run["bytes_up"] + run["bytes_down"] for run in runs]
-        percent = metric == "accuracy"
+        in_percent = metric == "accuracy"
+        scale, digits = (100, 2) if in_percent else (1, 4)
         values = [run[f"test_{metric}"] for run in runs]
-        value = spread(values, 100 if percent else 1, 2 if percent else 4)
-        rows.append(
-            {
-                "options": name,
-                "runs": str(len(runs)),
-                metric + (" %" if percent else ""): value,
-                "sparsity %": spread([run["sparsity"] for run in runs], 100, 2),
-                "bytes moved, MB": spread(moved, 1e-6, 2),
-            }
-        )
-    lines = []
-    for heads in dict.fromkeys(tuple(row) for row in rows):  # accuracy, or mae
-        alike = [row for row in rows if tuple(row) == heads]
-        width = {head: max(len(head), *(len(r[head]) for r in alike)) for head in heads}
-        for row in [dict(zip(heads, heads, strict=True)), *alike]:
-            first, *others = (
-                f"{row[head]:<{width[head]}}"
-                if head == "options"
-                else f"{row[head]:>{width[head]}}"
-                for head in heads
-            )
-            lines.append("  ".join([first, *others]).rstrip())
-    return "\n".join(lines)
+        moved = [run["bytes_up"] + run["bytes_down"] for run in runs]
+        row = {
+            "options": name,
+            "runs": str(len(runs)),
+            metric + " %" * in_percent: spread(values, scale, digits),
+            "sparsity %": spread([run["sparsity"] for run in runs], 100, 2),
+            "bytes moved, MB": spread(moved, 1e-6, 2),
+        }
+        tables.setdefault(tuple(row), []).append(list(row.values()))
+    # A table of accuracies, and one of mean absolute errors.
+    return "\n".join(text_table.aligned(head, rows) for head, rows in tables.items())

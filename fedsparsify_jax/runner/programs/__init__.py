@@ -1,1 +1,1 @@
-"""Compiled programs of runs and sweeps, and where their data lie."""
+"""Compiled programs of runs and sweeps, and the places of their data."""

@@ -1,4 +1,4 @@
-"""Which devices a run uses, and where its arrays lie on them.
+"""Devices of a run, and the places of its arrays on them.
 
 On CPU every core becomes a JAX device, because XLA runs a client's small matrix
 products on one core; on accelerators all local devices are used. The client axis is
@@ -7,6 +7,7 @@ divided over them, everything else is repeated on each.
 
 import contextlib
 import itertools
+import operator
 import os
 from typing import Any, NamedTuple
 
@@ -22,45 +23,46 @@ from fedsparsify_jax.types import ClientData, ClientsState, State
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def choose(wanted: int | None) -> list[Any]:
-    """The devices of a run.
+def select(number: int | None) -> list[Any]:
+    """Selects the devices of a run.
 
-    Must come before anything else touches JAX to have its effect on CPU: afterwards
-    there are the devices that there are.
+    On CPU, this must come before anything else uses JAX: it has no effect once JAX is
+    initialised.
 
     Args:
-      wanted: how many of each process; None for one a core on CPU and all of them
+      number: of devices of each process; None for one a core on CPU and all of them
         elsewhere.
 
     Returns:
       The devices of all processes, by process.
 
     Raises:
-      InputError: if there are fewer than wanted.
+      InputError: if there are fewer.
     """
     named_by_user = "device_count" in os.environ.get("XLA_FLAGS", "")
-    if wanted is not None or not named_by_user:
+    if number is not None or not named_by_user:
         # Refused where JAX was used before, by the caller or in a notebook.
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", wanted or cores())
-    mine = jax.local_devices()
-    if wanted is not None and wanted > len(mine):
+            jax.config.update("jax_num_cpu_devices", number or cores())
+    local = jax.local_devices()
+    if number is not None and number > len(local):
         raise InputError(
-            f"--devices is {wanted}: this process has {len(mine)} ({mine[0].platform})"
+            f"--devices is {number}: this process has {len(local)} "
+            f"({local[0].platform})"
         )
-    everyones = sorted(jax.devices(), key=lambda device: device.process_index)
-    groups = itertools.groupby(everyones, key=lambda device: device.process_index)
-    return [device for _, group in groups for device in list(group)[:wanted]]
+    process_of = operator.attrgetter("process_index")
+    by_process = itertools.groupby(sorted(jax.devices(), key=process_of), process_of)
+    return [device for _, group in by_process for device in list(group)[:number]]
 
 
 class Placement(NamedTuple):
-    """Where the arrays of a run lie.
+    """The places of a run's arrays.
 
     Attributes:
       mesh: one axis, ``clients``, over the run's devices.
@@ -73,39 +75,40 @@ class Placement(NamedTuple):
 
     @property
     def everywhere(self) -> NamedSharding:
-        """Repeated on every device."""
+        """The sharding of what every device holds."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def by_client(self) -> NamedSharding:
-        """The leading client axis divided over the devices, where that is possible."""
+        """The sharding of what clients have: divided, where that is possible."""
         return NamedSharding(self.mesh, PartitionSpec(AXIS if self.divided else None))
 
     def of_state(self, state: State) -> State:
-        """The sharding of every leaf of a state."""
-        kept: ClientsState = jax.tree.map(lambda _: self.by_client, state.clients)
+        """Returns the sharding of every leaf of a state."""
         repeated: State = jax.tree.map(lambda _: self.everywhere, state)
-        return repeated._replace(clients=kept)
+        clients: ClientsState = jax.tree.map(lambda _: self.by_client, state.clients)
+        return repeated._replace(clients=clients)
 
     def put_state(self, state: State) -> State:
-        """A state where this run wants it."""
+        """Puts a state on the devices."""
         return jax.device_put(state, self.of_state(state))
 
     def put_clients(self, clients: ClientData) -> ClientData:
-        """The clients' data where this run wants it."""
-        return jax.tree.map(self._put_own, clients)
-
-    def _put_own(self, leaf: jax.Array) -> jax.Array:
+        """Puts the clients' data on the devices."""
         if self.by_client.is_fully_addressable:
-            return jax.device_put(leaf, self.by_client)
+            return jax.device_put(clients, self.by_client)
+
         # Each process hands over what its devices hold; nothing is compared or sent.
-        whole = np.asarray(leaf)
-        return jax.make_array_from_callback(
-            whole.shape, self.by_client, lambda index: whole[index]
-        )
+        def put(leaf: jax.Array) -> jax.Array:
+            array = np.asarray(leaf)
+            return jax.make_array_from_callback(
+                array.shape, self.by_client, lambda index: array[index]
+            )
+
+        return jax.tree.map(put, clients)
 
     def repeat(self, tree: Any) -> Any:
-        """Anything else: on every device."""
+        """Puts anything else on every device."""
         return jax.tree.map(self._repeated, tree)
 
     def _repeated(self, leaf: Any) -> jax.Array:
@@ -119,12 +122,12 @@ class Placement(NamedTuple):
 
 
 def place(clients: ClientData, participation: float, devices: list[Any]) -> Placement:
-    """Decides where the arrays of a run lie.
+    """Decides on the places of a run's arrays.
 
-    Clients are divided for good where everybody takes part and the numbers go up:
+    Clients are divided for good where all take part and their number divides evenly:
     then no example ever moves. Otherwise every device holds all of them and picks its
     share of a cohort itself.
     """
     mesh = device_mesh(devices)
-    everyone = participation == 1.0
-    return Placement(mesh, everyone and trees.leading_size(clients) % mesh.size == 0)
+    even = trees.leading_size(clients) % mesh.size == 0
+    return Placement(mesh, divided=even and participation == 1.0)

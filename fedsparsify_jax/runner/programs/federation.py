@@ -1,4 +1,4 @@
-"""From a configuration to everything a run needs, checked before any file is."""
+"""From a configuration to everything a run needs, checked before files are made."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,18 +8,44 @@ import jax
 import numpy as np
 
 from fedsparsify_jax import data, models
+from fedsparsify_jax.client_map import CohortMap
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
 from fedsparsify_jax.runner.options.registry import build_algorithm
-from fedsparsify_jax.runner.programs.compact import SparseTraining, sparse_training
+from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
 from fedsparsify_jax.runner.programs.placement import cohort_map
-from fedsparsify_jax.training.compact.wrapper import SmallForm
+from fedsparsify_jax.training.compact.wrapper import SmallForm, UnsuitableError
 from fedsparsify_jax.training.losses import TASKS, Task
-from fedsparsify_jax.types import ClientData, FederatedAlgorithm
+from fedsparsify_jax.types import ClientData, FederatedAlgorithm, Key
+
+
+class Keys(NamedTuple):
+    """Sources of randomness of a run, all from its seed."""
+
+    model: Key
+    state: Key
+    rounds: Key
+
+    @classmethod
+    def from_seed(cls, seed: int) -> "Keys":
+        """Returns keys that depend on the seed alone."""
+        return cls(*jax.random.split(jax.random.key(seed), 3))
+
+    def of_finish(self) -> Key:
+        """Returns the key of what comes after the last round."""
+        return jax.random.fold_in(self.rounds, 0)
+
+
+def round_key(key: Key, completed: jax.Array) -> Key:
+    """Returns the key of the round after ``completed``, whatever came before it.
+
+    That is what makes resuming exact.
+    """
+    return jax.random.fold_in(key, completed + 1)
 
 
 class Federation(NamedTuple):
@@ -27,31 +53,31 @@ class Federation(NamedTuple):
 
     dataset: data.Dataset
     parts: list[np.ndarray]
-    clients: ClientData  # nobody, if their data stay on disk
+    clients: ClientData  # none of them, if their data stay on disk
     model: Model
     task: Task
     algorithm: FederatedAlgorithm
     placement: Placement
     population: data.Population | None = None  # the store that the data come from
-    sparse: SparseTraining | None = None
+    compact: CompactTraining | None = None  # if clients may train on compact forms
 
 
 def _sizes(config: TrainConfig, examples: int) -> list[int]:
-    """The clients' sizes for partitions that are told them."""
+    """Returns the clients' sizes, for partitions that take them."""
     assert config.num_clients is not None
-    wanted = [1] * config.num_clients
+    shares = [1] * config.num_clients
     if config.client_sizes is not None:
-        wanted = client_sizes(config.client_sizes)
-    if len(wanted) != config.num_clients:
+        shares = client_sizes(config.client_sizes)
+    if len(shares) != config.num_clients:
         raise InputError(
-            f"--client-sizes names {len(wanted)} clients, --num-clients "
+            f"--client-sizes names {len(shares)} clients, --num-clients "
             f"{config.num_clients}"
         )
-    return data.proportional_sizes(examples, wanted)
+    return data.proportional_sizes(examples, shares)
 
 
 def partition(config: TrainConfig, targets: np.ndarray) -> list[np.ndarray]:
-    """One index array a client, as the configuration says.
+    """Returns one index array a client, as the configuration says.
 
     Raises:
       InputError: if the partition cannot be made of these targets.
@@ -81,14 +107,15 @@ def partition(config: TrainConfig, targets: np.ndarray) -> list[np.ndarray]:
 
 
 def load(config: TrainConfig) -> data.Dataset:
-    """The configured data set, cut down to the wanted subset."""
+    """Returns the configured data set, cut down to the subset that it asks for."""
     subset = config.train_subset
     if subset is None:
         return data.load(config.dataset, config.data_dir)
     options = data.loader_options(config.dataset)
-    if "train_subset" in options:  # reads only what is wanted
-        wanted = {"train_subset": subset, "seed": config.seed}
-        return data.load(config.dataset, config.data_dir, **wanted)
+    if "train_subset" in options:  # reads no more than the subset
+        return data.load(
+            config.dataset, config.data_dir, train_subset=subset, seed=config.seed
+        )
     dataset = data.load(config.dataset, config.data_dir)
     return dataset._replace(
         train=data.balanced_subset(dataset.train, subset, config.seed)
@@ -96,7 +123,7 @@ def load(config: TrainConfig) -> data.Dataset:
 
 
 def _check_fit(name: str, model: Model, dataset: data.Dataset) -> None:
-    """Does the model take these examples and answer with these classes?"""
+    """Checks that the model takes these examples and answers with these classes."""
     shape = dataset.train.x.shape[1:]
     x = jax.ShapeDtypeStruct((1, *shape), dataset.train.x.dtype)
     try:
@@ -128,15 +155,36 @@ def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
     )
 
 
-def _clients(
-    config: TrainConfig, dataset: data.Dataset, parts: list[np.ndarray]
-) -> ClientData:
-    """All clients' data, or none of them if they are to stay on disk."""
-    if config.client_data == "memory":
-        return data.stack(dataset.train, parts)
-    nobody = np.zeros(0, np.int64)
-    some = data.stack(dataset.train, [parts[0]])
-    return jax.tree.map(lambda leaf: leaf[nobody], some)
+def algorithm_of(
+    config: TrainConfig,
+    model: Model,
+    dataset: data.Dataset,
+    clients: CohortMap,
+    form: SmallForm | None = None,
+    **changed: Any,
+) -> FederatedAlgorithm:
+    """Builds the algorithm of a run.
+
+    Args:
+      config: resolved.
+      model: what is trained.
+      dataset: on what.
+      clients: how the clients of a round are run.
+      form: the compact form that they train on, where it fits.
+      **changed: options in place of the configuration's, traced numbers for instance.
+
+    Raises:
+      InputError: for options that do not go together.
+      UnsuitableError: for an algorithm that cannot train on compact forms.
+    """
+    options = dataclasses.asdict(config) | changed
+    task, classes = TASKS[dataset.task], dataset.num_classes
+    try:
+        return build_algorithm(options, model, task, clients, form, classes)
+    except UnsuitableError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{config.algorithm}: {error}") from error
 
 
 def assemble(
@@ -149,7 +197,7 @@ def assemble(
     Args:
       config: resolved.
       devices: of the run; all local ones by default.
-      dataset: what `load` gives, if that is at hand already.
+      dataset: what `load` gives, if that has been loaded already.
 
     Raises:
       InputError: for data that is missing, damaged, or does not fit, and for options
@@ -166,47 +214,48 @@ def assemble(
         parts = partition(config, dataset.train.y)
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)
-    task = TASKS[dataset.task]
-    clients = _clients(config, dataset, parts)
     devices = jax.local_devices() if devices is None else devices
+    on_disk = config.client_data == "disk"
+    clients = data.stack(dataset.train, parts[:1] if on_disk else parts)
     placement = place(clients, config.participation, devices)
-    if config.client_data == "disk":
+    if on_disk:
+        clients = jax.tree.map(lambda leaf: leaf[:0], clients)
         placement = placement._replace(divided=False)
-    options: dict[str, Any] = dataclasses.asdict(config)
-    cohort = cohort_map(options, model, devices, placement.mesh)
+    options = dataclasses.asdict(config)
+    client_map = cohort_map(options, model, placement.mesh)
 
-    def build(form: SmallForm | None) -> FederatedAlgorithm:
-        return build_algorithm(options, model, task, cohort, form, dataset.num_classes)
+    def build(form: SmallForm | None = None) -> FederatedAlgorithm:
+        return algorithm_of(config, model, dataset, client_map, form)
 
-    try:
-        algorithm = build(None)
-    except ValueError as error:
-        raise InputError(f"{config.algorithm}: {error}") from error
     federation = Federation(
-        dataset, parts, clients, model, task, algorithm, placement, population
+        dataset=dataset,
+        parts=parts,
+        clients=clients,
+        model=model,
+        task=TASKS[dataset.task],
+        algorithm=build(),
+        placement=placement,
+        population=population,
     )
     if config.sparse_training == "off":
         return federation
-    return federation._replace(sparse=_sparse(config, federation, build))
+    return federation._replace(compact=_compact(config, federation, build))
 
 
-def _sparse(
+def _compact(
     config: TrainConfig,
     federation: Federation,
     build: Callable[[SmallForm | None], FederatedAlgorithm],
-) -> SparseTraining:
-    """What may make the clients' training smaller between rounds."""
-    assert config.batch_size is not None
-    devices = federation.placement.mesh.devices
-    present = cohort_size(len(federation.parts), config.participation)
+) -> CompactTraining:
+    """Returns what may make the clients' training smaller between rounds."""
+    batch_size, devices = config.batch_size or 1, federation.placement.mesh.devices
+    cohort = cohort_size(len(federation.parts), config.participation)
     longest = max(map(len, federation.parts))
-    batches = -(-longest // config.batch_size) * config.local_epochs
-    x = federation.dataset.train.x
-    return sparse_training(
+    batches = -(-longest // batch_size) * config.local_epochs
+    return CompactTraining(
         build,
         federation.model,
-        jax.eval_shape(federation.model.init, jax.random.key(0)),
-        jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype),
-        client_steps=present * batches * config.batch_size / 32 / devices.size,
+        federation.dataset.train.x,
+        client_steps=cohort * batches * batch_size / 32 / devices.size,
         platform=devices.flat[0].platform,
     )

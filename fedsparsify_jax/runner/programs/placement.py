@@ -1,11 +1,19 @@
-"""How the clients of a round share the devices: the rule behind ``--cohort auto``."""
+"""Rules by which trials, and the clients of a round, share devices (--cohort auto)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from fedsparsify_jax.client_map import CohortMap, chunked, sharded, vmapped
+from fedsparsify_jax.client_map import (
+    CohortMap,
+    chunked,
+    device_mesh,
+    sharded,
+    vmapped,
+)
+from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.trees import size
 
@@ -16,15 +24,14 @@ _ONE_BY_ONE = ("cnn", "vgg16_bn", "resnet56", "brain_age_cnn")
 # gradients, momentum, update, upload.
 _COPIES = 5
 
-
-def _budget(device: Any) -> int:
-    """Bytes that the clients in training may take on a device."""
-    stats = device.memory_stats() or {}
-    return int(stats.get("bytes_limit", 8 * 2**30)) // 4
+_SHARING = 1.23
+"""Cost of a round where devices share clients, relative: every one of them purges and
+evaluates, and they wait for each other. Three seeds on two cores take 0.924 of the time
+of whole trials, which do 4/3 of the work (benchmarks/README.md, `sweep_shares.py`)."""
 
 
 def chunk_size(parameters: int, budget: int) -> int:
-    """Clients whose training fits into so many bytes, at least one.
+    """Returns how many clients' training fits into so many bytes, at least one.
 
     >>> chunk_size(118_282, 2**30)
     453
@@ -33,15 +40,9 @@ def chunk_size(parameters: int, budget: int) -> int:
 
 
 def clients_at_once(
-    options: Mapping[str, Any], model: Model, devices: list[Any]
+    options: Mapping[str, Any], model: Model, device: Any
 ) -> int | None:
-    """Clients that a device takes at a time, None for all of its share.
-
-    Args:
-      options: all options of a run, resolved.
-      model: what is trained.
-      devices: of the run.
-    """
+    """Returns how many clients a device takes at a time, None for all of its share."""
     choice, chunk = options["cohort"], options["chunk_size"]
     if choice == "vmap":
         return None
@@ -49,16 +50,16 @@ def clients_at_once(
         return chunk or 1
     # The weights of one client stay in a core's cache, those of several do not
     # (benchmarks/cohorts.py).
-    if devices[0].platform == "cpu" or options["model"] in _ONE_BY_ONE:
+    if device.platform == "cpu" or options["model"] in _ONE_BY_ONE:
         return 1
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    return chunk_size(size(shapes), _budget(devices[0]))
+    # A quarter of the memory is for clients in training.
+    memory = (device.memory_stats() or {}).get("bytes_limit", 8 * 2**30)
+    return chunk_size(size(shapes), int(memory) // 4)
 
 
-def cohort_map(
-    options: Mapping[str, Any], model: Model, devices: list[Any], mesh: Any
-) -> CohortMap:
-    """The strategy that the options of a run name.
+def cohort_map(options: Mapping[str, Any], model: Model, mesh: Mesh) -> CohortMap:
+    """Returns the client map that the options of a run name.
 
     Clients are divided over the devices of the mesh. A device takes its share all at
     once (``vmap``), or ``chunk_size`` at a time (``map``, one by one by default).
@@ -68,9 +69,79 @@ def cohort_map(
     Args:
       options: all options of a run, resolved.
       model: what is trained.
-      devices: of the run.
-      mesh: over those devices.
+      mesh: over the devices of the run.
     """
-    chunk = clients_at_once(options, model, devices)
+    chunk = clients_at_once(options, model, mesh.devices.flat[0])
     inner = vmapped() if chunk is None else chunked(chunk)
     return sharded(mesh, inner) if mesh.size > 1 else inner
+
+
+def _filled(number: int, devices: int) -> float:
+    """Returns how much more than it must be is done when devices are filled up.
+
+    >>> _filled(4, 2), _filled(5, 2)
+    (1.0, 1.2)
+    """
+    return -(-number // devices) * devices / number
+
+
+def sharded_by_trial(
+    trials: int, options: Mapping[str, Any], devices: list[Any]
+) -> bool:
+    """Returns whether to divide a group's trials, not each one's clients, over devices.
+
+    Whole trials wait for no other device, but three of them leave one of two devices
+    idle for a quarter of the time, where ten clients divide evenly. On accelerators a
+    device runs its trials at once, and another one costs it little.
+
+    Args:
+      trials: of the group.
+      options: all options of a trial, resolved.
+      devices: of the sweep.
+    """
+    if trials < len(devices):
+        return False
+    if devices[0].platform != "cpu":
+        return True
+    clients = cohort_size(options["num_clients"], options["participation"])
+    shared = _SHARING * _filled(clients, len(devices))
+    return _filled(trials, len(devices)) <= shared
+
+
+def trial_map(devices: list[Any], inner: CohortMap | None) -> CohortMap:
+    """Returns how trials that are divided over devices are run.
+
+    Args:
+      devices: to divide the trials over.
+      inner: how one device runs its trials. By default one after another on CPU, where
+        the clients of one trial fill the caches, and all at once elsewhere.
+    """
+    if inner is None:
+        inner = chunked(1) if devices[0].platform == "cpu" else vmapped()
+    if len(devices) == 1:
+        return inner
+    return sharded(device_mesh(devices), inner)
+
+
+def client_map_of_trial(
+    options: Mapping[str, Any], model: Model, devices: list[Any]
+) -> CohortMap:
+    """Returns how one device runs the clients of a round, all of them.
+
+    Where nothing else is asked for, a CPU core adds them up in parts of as many as
+    `train` has on a device when it divides them: sums are then added in the same order.
+
+    Args:
+      options: all options of a trial, resolved.
+      model: what is trained.
+      devices: of the sweep.
+    """
+    at_once = clients_at_once(options, model, devices[0])
+    if at_once is None:
+        return vmapped()
+    if options["cohort"] == "auto" and devices[0].platform == "cpu":
+        clients = cohort_size(options["num_clients"], options["participation"])
+        share = -(-clients // len(devices))
+        if clients % share == 0:
+            return chunked(share, chunked(at_once))
+    return chunked(at_once)

@@ -1,10 +1,8 @@
 """The compiled program of a run: some rounds and the evaluation after them."""
 
-import contextlib
 import math
 import time
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,43 +10,59 @@ import numpy as np
 from fedsparsify_jax.client_map import CohortMap, chunked, sharded
 from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.metrics import Evaluation, evaluate
-from fedsparsify_jax.runner.programs.devices import Placement
-from fedsparsify_jax.runner.programs.federation import Federation
-from fedsparsify_jax.types import (
-    ClientData,
-    Examples,
-    FederatedAlgorithm,
-    Key,
-    RoundInfo,
-    State,
-)
+from fedsparsify_jax.runner.programs.federation import Federation, round_key
+from fedsparsify_jax.runner.programs.sources import DataSource, RoundData, run_round
+from fedsparsify_jax.types import Examples, Key, PyTree, RoundInfo, State, Variables
 
-
-def evaluation_batch(shape: tuple[int, ...]) -> int:
-    """Test examples computed at a time: 2^18 numbers of input, at most 1000."""
-    return max(1, min(1000, 2**18 // math.prod(shape)))
-
-
-Held = dict[str, Examples]
-"""Examples that nobody trains on: ``test``, and ``validation`` where there is one."""
+EvaluationSets = dict[str, Examples]
+"""Examples for evaluation alone: ``test``, and ``validation`` where there is one."""
 Evaluations = dict[str, Evaluation]
-"""The model on each of them, by the name that metrics.jsonl has for it."""
+"""Results on each of them, by the name that metrics.jsonl has for it."""
 
 
-def held_examples(dataset: Dataset) -> Held:
-    """What the model is evaluated on."""
-    held = {"test": dataset.test}
+class Report(NamedTuple):
+    """A round's results in one run, on the host."""
+
+    info: RoundInfo
+    evaluations: Evaluations  # to be ignored unless an evaluation was due
+
+
+def evaluation_sets(dataset: Dataset) -> EvaluationSets:
+    """Returns what the model is evaluated on."""
+    sets = {"test": dataset.test}
     if dataset.validation is not None:
-        held["validation"] = dataset.validation
-    return {name: Examples(*map(np.asarray, part)) for name, part in held.items()}
+        sets["validation"] = dataset.validation
+    return {name: Examples(*map(np.asarray, part)) for name, part in sets.items()}
 
 
-def round_key(key: Key, completed: jax.Array) -> Key:
-    """The key of the round after ``completed``, whatever came before it.
+def evaluate_sets(
+    federation: Federation,
+    variables: Variables,
+    sets: EvaluationSets,
+    batches: CohortMap,
+) -> Evaluations:
+    """Evaluates on every set, at most 1000 examples or 2^18 inputs at a time."""
+    return {
+        name: evaluate(
+            federation.model.apply,
+            federation.task.loss_fn,
+            variables,
+            examples,
+            metric_fn=federation.task.metric_fn,
+            batch_size=max(1, min(1000, 2**18 // math.prod(examples.x.shape[1:]))),
+            batches=batches,
+        )
+        for name, examples in sets.items()
+    }
 
-    That is what makes resuming exact.
+
+def unstack(tree: PyTree, number: int) -> list[Any]:
+    """Returns the first entries along the leading axis, each as a tree.
+
+    >>> unstack({"a": np.array([1.0, 2.0, 3.0])}, 2)
+    [{'a': np.float64(1.0)}, {'a': np.float64(2.0)}]
     """
-    return jax.random.fold_in(key, completed + 1)
+    return [jax.tree.map(lambda leaf, n=n: leaf[n], tree) for n in range(number)]
 
 
 class RoundProgram:
@@ -57,116 +71,98 @@ class RoundProgram:
     Compiling ahead of time leaves no second compilation to happen by accident: a state
     of another shape, dtype or placement would be an error. Each number of rounds in a
     row is a program of its own, so a run has one, and a second one if the evaluations
-    do not divide its rounds. A small form that clients go over to makes new ones.
+    do not divide its rounds. A compact form that clients go over to makes new ones.
 
     Attributes:
       traces: how often the round's Python was run.
-      programs: how many were compiled.
       compile_seconds: what tracing and compiling took, all together.
     """
 
-    def __init__(self, federation: Federation, placement: Placement, key: Key):
+    def __init__(self, federation: Federation, source: DataSource, key: Key):
+        placement = federation.placement
         self.traces = 0
         self.compile_seconds = 0.0
-        self._federation, self._placement = federation, placement
+        self._federation, self._source = federation, source
         self._key = placement.repeat(key)
-        held = placement.repeat(held_examples(federation.dataset))
-        self._data = (placement.put_clients(federation.clients), held)
+        self._sets = placement.repeat(evaluation_sets(federation.dataset))
         self._compiled: dict[tuple[int, Any], Any] = {}
+        batches = chunked(1)
+        several = placement.mesh.size > 1
+        self._batches = sharded(placement.mesh, batches) if several else batches
 
     @property
     def programs(self) -> int:
-        """How many programs were compiled."""
+        """Returns how many programs were compiled."""
         return len(self._compiled)
 
-    @property
-    def clients(self) -> ClientData:
-        """The clients' data where the program wants it."""
-        return self._data[0]
+    def prepare(self, state: State, rounds: int, left: int) -> None:
+        """Compiles what the next call needs.
 
-    def _evaluate(self, variables: Any, held: Held) -> Evaluations:
-        federation, mesh = self._federation, self._placement.mesh
-        batches: CohortMap = chunked(1)
-        if mesh.size > 1:
-            batches = sharded(mesh, batches)
-        return {
-            name: evaluate(
-                federation.model.apply,
-                federation.task.loss_fn,
-                variables,
-                examples,
-                metric_fn=federation.task.metric_fn,
-                batch_size=evaluation_batch(examples.x.shape[1:]),
-                batches=batches,
-            )
-            for name, examples in held.items()
-        }
-
-    def compile(self, state: State, rounds: int) -> None:
-        """Makes the program of that many rounds, unless it is there already.
+        Before that, clients go over to a compact form if the run may and it pays.
 
         Args:
-          state: what it will be given, where it will lie.
-          rounds: how many in a row.
+          state: of the next call, where it lies.
+          rounds: of the next call.
+          left: rounds of the run.
         """
-        if self._variant(rounds) in self._compiled:
+        if self._federation.compact:
+            self._federation.compact.update(state.masks, left)
+        self.compile(state, rounds)
+
+    def compile(self, state: State, rounds: int) -> None:
+        """Makes the program of that many rounds in a row, unless there is one."""
+        variant = self._variant(rounds)
+        if variant in self._compiled:
             return
-        algorithm = self._algorithm
+        algorithm = (self._federation.compact or self._federation).algorithm
 
         def federated_round(
-            key: Key, state: State, clients: ClientData, held: Held
+            key: Key, state: State, data: RoundData, sets: EvaluationSets
         ) -> tuple[State, RoundInfo, Evaluations]:
-            def play(state: State, _: None) -> tuple[State, RoundInfo]:
+            def run(state: State, cohort: PyTree) -> tuple[State, RoundInfo]:
                 self.traces += 1
-                return algorithm.step(round_key(key, state.round), state, clients)
+                now = round_key(key, state.round)
+                return run_round(algorithm, now, state, data.fixed, cohort)
 
             if rounds == 1:  # without a loop, which XLA would not see through
-                state, info = play(state, None)
+                only = jax.tree.map(lambda leaf: leaf[0], data.cohorts)
+                state, info = run(state, only)
                 infos = jax.tree.map(lambda leaf: leaf[None], info)
             else:
-                state, infos = jax.lax.scan(play, state, length=rounds)
-            return state, infos, self._evaluate(algorithm.model(state), held)
+                state, infos = jax.lax.scan(run, state, data.cohorts, length=rounds)
+            evaluations = evaluate_sets(
+                self._federation, algorithm.model(state), sets, self._batches
+            )
+            return state, infos, evaluations
 
         start = time.perf_counter()
-        everywhere = self._placement.everywhere
+        placement = self._federation.placement
+        everywhere = placement.everywhere
         jitted = jax.jit(
             federated_round,
             donate_argnums=1,
-            out_shardings=(self._placement.of_state(state), everywhere, everywhere),
+            out_shardings=(placement.of_state(state), everywhere, everywhere),
         )
-        lowered = jitted.lower(self._key, state, *self._data)
-        self._compiled[self._variant(rounds)] = lowered.compile()
+        shapes = self._source.shapes(rounds)
+        lowered = jitted.lower(self._key, state, shapes, self._sets)
+        self._compiled[variant] = lowered.compile()
         self.compile_seconds += time.perf_counter() - start
 
-    def reading(self, directory: Path) -> contextlib.AbstractContextManager[object]:
-        """The context in which rounds are played; data in memory need none."""
-        del directory
-        return contextlib.nullcontext()
-
     def __call__(
-        self, state: State, rounds: int = 1
-    ) -> tuple[State, RoundInfo, Evaluations]:
-        """Plays rounds; the old state is donated.
+        self, state: State, rounds: int, data: RoundData
+    ) -> tuple[State, list[Report]]:
+        """Runs rounds, as many as ``data`` are of; the old state is donated.
 
         Returns:
-          The state, what every round reports (``[rounds, ...]``), and the evaluations
-          after the last of them.
+          The state, and what every round reports, with the evaluations after the last.
         """
         self.compile(state, rounds)
-        return self._compiled[self._variant(rounds)](self._key, state, *self._data)
-
-    def look(self, state: State, rounds_left: int) -> None:
-        """Lets clients go over to a small form, if the run may and it pays."""
-        if self._federation.sparse:
-            self._federation.sparse.look(state.masks, rounds_left)
-
-    @property
-    def _algorithm(self) -> FederatedAlgorithm:
-        """What plays the next rounds."""
-        sparse = self._federation.sparse
-        return sparse.algorithm if sparse else self._federation.algorithm
+        program = self._compiled[self._variant(rounds)]
+        state, infos, evaluations = program(self._key, state, data, self._sets)
+        infos, evaluations = jax.device_get((infos, evaluations))
+        return state, [Report(info, evaluations) for info in unstack(infos, rounds)]
 
     def _variant(self, rounds: int) -> tuple[int, Any]:
-        """What tells the programs of a run apart."""
-        sparse = self._federation.sparse
-        return rounds, sparse and sparse.form and sparse.form.plan
+        """Returns what distinguishes the programs of a run."""
+        compact = self._federation.compact
+        return rounds, compact and compact.form and compact.form.plan

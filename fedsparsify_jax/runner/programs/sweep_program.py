@@ -1,4 +1,4 @@
-"""The rounds of a group of cells as one compiled program."""
+"""The rounds of a program group, trials that differ in numbers, as one program."""
 
 import dataclasses
 import time
@@ -12,31 +12,34 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fedsparsify_jax import client_map
 from fedsparsify_jax.engine import sweeps
-from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.metrics import evaluate
-from fedsparsify_jax.runner.options.registry import build_algorithm
+from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.sweep_grid import Cell, traced
-from fedsparsify_jax.runner.programs.federation import Federation, partition
-from fedsparsify_jax.runner.programs.keys import Keys
-from fedsparsify_jax.runner.programs.placement import cohort_map
-from fedsparsify_jax.runner.programs.program import (
-    Evaluations,
-    Held,
-    evaluation_batch,
-    held_examples,
+from fedsparsify_jax.runner.programs.federation import (
+    Federation,
+    Keys,
+    algorithm_of,
+    partition,
     round_key,
 )
-from fedsparsify_jax.runner.programs.sweep_placement import (
-    cells_apart,
-    clients_together,
-    over_devices,
+from fedsparsify_jax.runner.programs.placement import (
+    client_map_of_trial,
+    cohort_map,
+    sharded_by_trial,
+    trial_map,
+)
+from fedsparsify_jax.runner.programs.program import (
+    Evaluations,
+    EvaluationSets,
+    Report,
+    evaluate_sets,
+    evaluation_sets,
+    unstack,
 )
 from fedsparsify_jax.types import (
     ClientData,
     Examples,
     FederatedAlgorithm,
     Key,
-    RoundInfo,
     State,
     Variables,
 )
@@ -44,9 +47,12 @@ from fedsparsify_jax.types import (
 AT_MOST = 10
 """Rounds in one call of the program."""
 
+LOOKS_AT_EXAMPLES = ("synflow",)
+"""Algorithms that look at the examples themselves, not only through the model."""
 
-class Column(NamedTuple):
-    """What is a cell's own in the program; stacked ``[S, ...]``."""
+
+class TrialData(NamedTuple):
+    """Data of one trial in the program; stacked ``[S, ...]``."""
 
     hyper: dict[str, jax.Array]  # traced options
     key: Key  # of its rounds
@@ -55,110 +61,63 @@ class Column(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all cells have in common."""
+    """Data that all trials have in common."""
 
-    rounds: jax.Array  # int32 scalar: how many to play now, at most AT_MOST
+    rounds: jax.Array  # int32 scalar: how many to run now, at most AT_MOST
     train: Examples
-    held: Held
-
-
-def algorithm_of(
-    federation: Federation,
-    cell: Cell,
-    together: client_map.CohortMap,
-    **changed: Any,
-) -> FederatedAlgorithm:
-    """The algorithm of a cell.
-
-    Args:
-      federation: of a cell of the same group.
-      cell: which one.
-      together: how the clients of a round are run.
-      **changed: options in place of the cell's own, traced numbers for instance.
-
-    Raises:
-      InputError: for options that do not go together.
-    """
-    options: dict[str, Any] = dataclasses.asdict(cell.config) | changed
-    try:
-        return build_algorithm(
-            options,
-            federation.model,
-            federation.task,
-            together,
-            num_classes=federation.dataset.num_classes,
-        )
-    except ValueError as error:
-        raise InputError(f"{cell.config.algorithm}: {error}") from error
+    sets: EvaluationSets
 
 
 def partitions(
     group: Sequence[Cell], targets: np.ndarray
 ) -> dict[int, list[np.ndarray]]:
-    """The partition of every seed of a group; it depends on nothing else in there.
+    """Returns the partition of every seed; within a group it depends on nothing else.
 
     Raises:
       InputError: if one cannot be made.
     """
-    configs = {cell.config.seed: cell.config for cell in group}
+    configs = {trial.config.seed: trial.config for trial in group}
     return {seed: partition(config, targets) for seed, config in configs.items()}
 
 
-def _columns(federation: Federation, group: Sequence[Cell]) -> Column:
-    """Partitions, keys and traced options of a group.
+def _trial_data(federation: Federation, group: Sequence[Cell]) -> TrialData:
+    """Returns partitions, keys and traced options of a group.
 
-    Clients are as long as the longest of all cells; what a client draws does not depend
-    on its padding.
+    Clients are as long as the longest of all trials; what a client draws does not
+    depend on its padding.
     """
-    divided = partitions(group, federation.dataset.train.y)
-    length = max(len(part) for parts in divided.values() for part in parts)
-    clients = len(divided[group[0].config.seed])
+    parts_by_seed = partitions(group, federation.dataset.train.y)
+    length = max(len(part) for parts in parts_by_seed.values() for part in parts)
+    clients = len(parts_by_seed[group[0].config.seed])
     rows = np.zeros((len(group), clients, length), np.int32)
     sizes = np.zeros((len(group), clients), np.int32)
-    for number, cell in enumerate(group):
-        for client, part in enumerate(divided[cell.config.seed]):
+    for number, trial in enumerate(group):
+        for client, part in enumerate(parts_by_seed[trial.config.seed]):
             rows[number, client, : len(part)] = part
             sizes[number, client] = len(part)
-    hyper = {name: jnp.asarray(column) for name, column in traced(group).items()}
-    keys = jnp.stack([Keys.from_seed(cell.config.seed).rounds for cell in group])
-    return Column(hyper, keys, jnp.asarray(rows), jnp.asarray(sizes))
-
-
-LOOKS_AT_EXAMPLES = ("synflow",)
-"""Algorithms that look at the examples themselves, not only through the model."""
-
-
-def _with_rows(
-    federation: Federation, column: Column, train: Examples
-) -> tuple[Federation, ClientData]:
-    """One cell's clients, and the federation whose model takes their examples.
-
-    The clients have row numbers for examples and the model looks the rows up batch by
-    batch, so that the training set is never copied.
-    """
-    apply = federation.model.apply
-
-    def looked_up(variables: Variables, x: jax.Array, **more: Any) -> Any:
-        return apply(variables, train.x[x], **more)
-
-    model = federation.model._replace(apply=looked_up)
-    clients = ClientData(column.rows, train.y[column.rows], column.sizes)
-    return federation._replace(model=model), clients
+    keys = [Keys.from_seed(trial.config.seed).rounds for trial in group]
+    return TrialData(
+        hyper={name: jnp.asarray(axis) for name, axis in traced(group).items()},
+        key=jnp.stack(keys),
+        rows=jnp.asarray(rows),
+        sizes=jnp.asarray(sizes),
+    )
 
 
 class GroupProgram:
-    """Up to `AT_MOST` rounds of every cell, traced and compiled once.
+    """Up to `AT_MOST` rounds of every trial of a group, traced and compiled once.
 
-    The training set is on every device once; a cell has row numbers into it.
+    The training set is on every device once; a trial has row numbers into it. Trials
+    are divided over the devices, or all devices share the clients of one trial after
+    another, as in `train`: see `placement.sharded_by_trial`.
 
     Args:
-      federation: of any cell of the group.
-      group: cells that agree in everything but traced options and seeds.
-      devices: to divide the cells over.
-      inner: how one device runs its cells, see `over_devices`.
+      federation: of any trial of the group.
+      group: trials that agree in everything but traced options and seeds.
+      devices: to divide the trials over.
+      inner: how one device runs its trials, see `placement.trial_map`.
 
     Attributes:
-      state: the states of all cells.
       compile_seconds: what tracing and compiling took.
     """
 
@@ -169,104 +128,120 @@ class GroupProgram:
         devices: list[Any],
         inner: client_map.CohortMap | None = None,
     ):
-        # Where cells are not apart, all devices share the clients of one cell after
-        # another, as in `train`.
-        algorithm = group[0].config.algorithm
-        options = dataclasses.asdict(group[0].config)
-        apart = cells_apart(len(group), options, devices)
-        missing = -len(group) % len(devices) if apart else 0
-        # Where devices share clients, each gets the examples of its own.
-        self._by_row = apart and algorithm not in LOOKS_AT_EXAMPLES
-        # Copies of the last cell fill the devices up; nobody looks at them.
-        self._group = [*group, *[group[-1]] * missing]
-        self._federation = federation
-        mesh = client_map.device_mesh(devices)
+        # Who shares the hardware how.
+        config, mesh = group[0].config, client_map.device_mesh(devices)
+        options = dataclasses.asdict(config)
+        by_trial = sharded_by_trial(len(group), options, devices)
         one_by_one = client_map.chunked(1)
-        if apart:
-            self._together = clients_together(options, federation.model, devices)
-            self._batches = one_by_one
+        if by_trial:
+            self._clients = client_map_of_trial(options, federation.model, devices)
+            self._batches, trials = one_by_one, trial_map(devices, inner)
         else:
-            self._together = cohort_map(options, federation.model, devices, mesh)
+            self._clients = cohort_map(options, federation.model, mesh)
             self._batches = client_map.sharded(mesh, one_by_one)
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        divided = NamedSharding(mesh, PartitionSpec(client_map.AXIS if apart else None))
+            trials = inner or one_by_one
+        # Where devices share clients, each gets the examples of its clients.
+        self._by_row = by_trial and config.algorithm not in LOOKS_AT_EXAMPLES
+        # Copies of the last trial fill the devices up; their results are ignored.
+        missing = -len(group) % len(devices) if by_trial else 0
+        self._federation, self._trials = federation, list(group)
+        self._padded = padded = [*group, *[group[-1]] * missing]
+
+        # What is on the devices.
+        axis = client_map.AXIS if by_trial else None
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        divided = NamedSharding(mesh, PartitionSpec(axis))
         dataset = federation.dataset
         train = Examples(*map(np.asarray, dataset.train))
-        shared = Shared(jnp.int32(1), train, held_examples(dataset))
-        self._shared: Shared = jax.device_put(shared, everywhere)
-        self._columns = jax.device_put(_columns(federation, self._group), divided)
-        state = sweeps.stack_states([self._first_state(cell) for cell in self._group])
-        places: Any = jax.tree.map(lambda _: divided, state)
-        places = places._replace(round=everywhere)
-        self.state: State = jax.device_put(state, places)
+        shared = Shared(jnp.int32(1), train, evaluation_sets(dataset))
+        self._shared: Shared = jax.device_put(shared, self._everywhere)
+        self._data = jax.device_put(_trial_data(federation, padded), divided)
+
+        # The program, of states that need not be there yet.
         start = time.perf_counter()
-        cells = over_devices(devices, inner) if apart else inner or one_by_one
-        run = sweeps.over_cells(self._play, cells)
-        jitted = jax.jit(run, donate_argnums=0, out_shardings=(places, divided))
-        lowered = jitted.lower(self.state, self._shared, self._columns)
-        self._compiled = lowered.compile()
+        one = jax.eval_shape(lambda: self._first_state(group[0]))
+        states: Any = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (len(padded), *leaf.shape), leaf.dtype, sharding=divided
+            ),
+            one,
+        )
+        number = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._everywhere)
+        states = states._replace(round=number)
+        self._places = jax.tree.map(lambda leaf: leaf.sharding, states)
+        jitted = jax.jit(
+            sweeps.over_cells(self._run, trials),
+            donate_argnums=0,
+            out_shardings=(self._places, divided),
+        )
+        self._compiled = jitted.lower(states, self._shared, self._data).compile()
         self.compile_seconds = time.perf_counter() - start
-        self._everywhere = everywhere
 
-    def _first_state(self, cell: Cell) -> State:
-        keys = Keys.from_seed(cell.config.seed)
-        algorithm = algorithm_of(self._federation, cell, self._together)
-        return algorithm.init(keys.state, self._federation.model.init(keys.model))
+    def _first_state(self, trial: Cell) -> State:
+        keys = Keys.from_seed(trial.config.seed)
+        model = self._federation.model
+        return self._algorithm(trial, model).init(keys.state, model.init(keys.model))
 
-    def _clients(
-        self, column: Column, train: Examples
-    ) -> tuple[Federation, ClientData]:
-        """One cell's clients, and the federation whose model takes their examples."""
+    def init(self) -> State:
+        """Returns the states of all trials before round 1."""
+        states = sweeps.stack_states([self._first_state(t) for t in self._padded])
+        return jax.device_put(states, self._places)
+
+    def _algorithm(
+        self, trial: Cell, model: Model, **changed: Any
+    ) -> FederatedAlgorithm:
+        dataset = self._federation.dataset
+        return algorithm_of(trial.config, model, dataset, self._clients, **changed)
+
+    def _clients_of(
+        self, trial: TrialData, train: Examples
+    ) -> tuple[Model, ClientData]:
+        """Returns a trial's clients, and the model that takes their examples."""
+        model, y = self._federation.model, train.y[trial.rows]
         if not self._by_row:
-            x, y = train.x[column.rows], train.y[column.rows]
-            return self._federation, ClientData(x, y, column.sizes)
-        return _with_rows(self._federation, column, train)
+            return model, ClientData(train.x[trial.rows], y, trial.sizes)
 
-    def _play(self, state: State, shared: Shared, column: Column) -> Any:
-        """The next rounds of one cell; what is beyond ``shared.rounds`` is zero."""
-        cell = self._group[0]
-        federation, clients = self._clients(column, shared.train)
-        algorithm = algorithm_of(federation, cell, self._together, **column.hyper)
+        # The clients have row numbers for examples and the model looks the rows up
+        # batch by batch, so that the training set is never copied.
+        def apply(variables: Variables, x: jax.Array, **more: Any) -> Any:
+            return self._federation.model.apply(variables, train.x[x], **more)
 
-        def one_round(state: State) -> tuple[State, tuple[RoundInfo, Evaluations]]:
-            key = round_key(column.key, state.round)
+        return model._replace(apply=apply), ClientData(trial.rows, y, trial.sizes)
+
+    def _run(self, state: State, shared: Shared, trial: TrialData) -> Any:
+        """Runs the next rounds of a trial; what is beyond ``shared.rounds`` is zero."""
+        model, clients = self._clients_of(trial, shared.train)
+        algorithm = self._algorithm(self._trials[0], model, **trial.hyper)
+
+        def one_round(state: State) -> tuple[State, Report]:
+            key = round_key(trial.key, state.round)
             state, info = algorithm.step(key, state, clients)
-            seen = self._evaluate(state.round, algorithm.model(state), shared.held)
-            return state, (info, seen)
+            evaluations = self._evaluate(
+                state.round, algorithm.model(state), shared.sets
+            )
+            return state, Report(info, evaluations)
 
-        def play(number: jax.Array, carry: Any) -> Any:
+        def add(number: jax.Array, carry: Any) -> Any:
             state, reports = carry
             state, report = one_round(state)
             return state, jax.tree.map(
                 lambda rows, row: rows.at[number].set(row), reports, report
             )
 
-        shapes = jax.eval_shape(one_round, state)[1]
+        _, shapes = jax.eval_shape(one_round, state)
         reports = jax.tree.map(
             lambda leaf: jnp.zeros((AT_MOST, *leaf.shape), leaf.dtype), shapes
         )
-        return jax.lax.fori_loop(0, shared.rounds, play, (state, reports))
+        return jax.lax.fori_loop(0, shared.rounds, add, (state, reports))
 
     def _evaluate(
-        self, completed: jax.Array, variables: Variables, held: Held
+        self, completed: jax.Array, variables: Variables, sets: EvaluationSets
     ) -> Evaluations:
-        """Of the rounds that `train` evaluates too; zero for the others."""
-        model, task = self._federation.model, self._federation.task
-        config = self._group[0].config
+        """Evaluates after the rounds that `train` does; zero for the others."""
+        config = self._trials[0].config
 
         def now() -> Evaluations:
-            return {
-                name: evaluate(
-                    model.apply,
-                    task.loss_fn,
-                    variables,
-                    examples,
-                    metric_fn=task.metric_fn,
-                    batch_size=evaluation_batch(examples.x.shape[1:]),
-                    batches=self._batches,
-                )
-                for name, examples in held.items()
-            }
+            return evaluate_sets(self._federation, variables, sets, self._batches)
 
         if config.evaluate_every == 1:
             return now()
@@ -278,25 +253,27 @@ class GroupProgram:
             lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
         )
 
-    def __call__(self, rounds: int) -> tuple[RoundInfo, Evaluations]:
-        """Plays ``rounds`` more rounds (at most `AT_MOST`) of every cell.
+    def __call__(self, state: State, rounds: int) -> tuple[State, list[list[Report]]]:
+        """Runs ``rounds`` more rounds (at most `AT_MOST`) of every trial.
+
+        Args:
+          state: of all trials; donated.
+          rounds: how many.
 
         Returns:
-          What they report, on the host: leaves ``[S, AT_MOST, ...]``, of which the
-          first ``rounds`` of the second axis count.
+          The state, and what is reported of every trial and round.
         """
         now = jax.device_put(jnp.int32(rounds), self._everywhere)
         shared = self._shared._replace(rounds=now)
-        self.state, results = self._compiled(self.state, shared, self._columns)
-        reported: tuple[RoundInfo, Evaluations] = jax.device_get(results)
-        return reported
+        state, results = self._compiled(state, shared, self._data)
+        trials = unstack(jax.device_get(results), len(self._trials))
+        return state, [unstack(reports, rounds) for reports in trials]
 
-    def finished(self, number: int) -> State:
-        """The state of one cell after its algorithm's post-training."""
-        cell = self._group[number]
-        state = sweeps.cell_state(self.state, number)
-        column: Column = jax.tree.map(lambda leaf: leaf[number], self._columns)
-        federation, clients = self._clients(column, self._shared.train)
-        algorithm = algorithm_of(federation, cell, self._together)
-        key = Keys.from_seed(cell.config.seed).of_finish()
-        return algorithm.finish(key, state, clients)
+    def finished(self, state: State, number: int) -> State:
+        """Returns the state of one trial after its algorithm's post-training."""
+        trial = self._trials[number]
+        data: TrialData = jax.tree.map(lambda leaf: leaf[number], self._data)
+        model, clients = self._clients_of(data, self._shared.train)
+        key = Keys.from_seed(trial.config.seed).of_finish()
+        alone = sweeps.cell_state(state, number)
+        return self._algorithm(trial, model).finish(key, alone, clients)

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsparsify_jax import algorithms, data
+from fedsparsify_jax import data
 from fedsparsify_jax.cli import main
-from fedsparsify_jax.runner.options import registry
-from fedsparsify_jax.runner.programs.from_disk import DiskProgram
+from fedsparsify_jax.runner.programs import federation
+from fedsparsify_jax.runner.programs.program import RoundProgram
 
 COMMON = ["train", "--local-epochs", "1", "--model", "mlp", "--learning-rate", "0.1"]
 COMMON += ["--compilation-cache", "off"]
@@ -75,15 +75,15 @@ def test_the_store_that_a_run_leaves_is_a_data_set():
 def test_an_interrupted_run_ends_its_thread_and_resumes(monkeypatch):
     words = [*TRAIN, *TOY, *SIX, "--client-data", "disk", "--checkpoint-every", "2"]
     assert main([*words, "--out", "whole"]) == 0
-    played = DiskProgram.__call__
+    call = RoundProgram.__call__
 
-    def interrupted(self, state, rounds=1):
+    def interrupted(self, state, rounds, data):
         if int(state.round) == 2:
             raise KeyboardInterrupt
-        return played(self, state, rounds)
+        return call(self, state, rounds, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DiskProgram, "__call__", interrupted)
+        patch.setattr(RoundProgram, "__call__", interrupted)
         assert main([*words, "--out", "run"]) == 130
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.startswith("prefetch")]
@@ -132,19 +132,18 @@ def test_a_store_settles_how_many_clients_there_are(capsys):
     )
 
 
-def everybody_at_the_end(apply_fn, **options):
-    algorithm = algorithms.fedavg(apply_fn, **options)
-    return algorithm._replace(finish=lambda key, state, clients: state)
-
-
-def step_alone(apply_fn, **options):
-    algorithm = algorithms.fedavg(apply_fn, **options)
-    return algorithm._replace(cohort=None, play=None, scouts=None)
-
-
-@pytest.mark.parametrize("builder", [everybody_at_the_end, step_alone])
-def test_algorithms_that_need_all_clients_are_refused(builder, monkeypatch, capsys):
-    monkeypatch.setitem(registry._BUILDERS, "fedavg", builder)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finish": lambda key, state, clients: state},  # all clients at the end
+        {"cohort": None, "play": None, "scouts": None},
+    ],
+)
+def test_algorithms_that_need_all_clients_are_refused(changes, monkeypatch, capsys):
+    build = federation.build_algorithm
+    monkeypatch.setattr(
+        federation, "build_algorithm", lambda *args: build(*args)._replace(**changes)
+    )
     words = [*TRAIN, *TOY, *SIX, "--algorithm", "fedavg", "--out", "run"]
     assert main([*words, "--client-data", "disk"]) == 2
     assert "needs the data of all clients" in capsys.readouterr().err

@@ -17,10 +17,9 @@ def largest_chunk(number_of_devices=1, **options):
     shape = (8, 8)
     name = options.setdefault("model", "mlp")
     model = models.build(name, input_shape=shape, num_classes=10)
-    devices = jax.devices()[:number_of_devices]
-    mesh = device_mesh(devices)
+    mesh = device_mesh(jax.devices()[:number_of_devices])
     config = dataclasses.asdict(TrainConfig(**options))
-    run = placement.cohort_map(config, model, devices, mesh)
+    run = placement.cohort_map(config, model, mesh)
     sizes = []
 
     def summed(shared, stacked, results, present):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from fedsparsify_jax.runner.programs.prefetch import Prefetcher
+from fedsparsify_jax.runner.programs.sources import prefetching
 
 
 def prefetch_threads():
@@ -20,11 +20,11 @@ def test_the_next_step_is_made_before_it_is_asked_for():
             begun.set()
         return threading.current_thread().name, 10 * t
 
-    with Prefetcher(make) as ahead:
-        name, value = ahead(5, then=6)
+    with prefetching(make) as ahead:
+        name, value = ahead(5, 6)
         assert name.startswith("prefetch") and value == 50
         assert begun.wait(10), "nothing was begun"
-        assert ahead(6)[1] == 60
+        assert ahead(6, None)[1] == 60
     assert made == [5, 6]  # none twice, and none that nobody spoke of
 
 
@@ -34,24 +34,23 @@ def test_errors_surface_as_themselves_when_their_step_is_asked_for():
             raise OSError("the disk is gone")
         return t
 
-    with Prefetcher(make) as ahead:
-        assert ahead(1, then=2) == 1
+    with prefetching(make) as ahead:
+        assert ahead(1, 2) == 1
         with pytest.raises(OSError, match="the disk is gone"):
-            ahead(2, then=3)
-        assert ahead(3) == 3
+            ahead(2, 3)
+        assert ahead(3, None) == 3
 
 
 def test_a_step_that_was_not_foretold_is_made_at_once():
-    with Prefetcher(lambda t: t) as ahead:
+    with prefetching(lambda t: t) as ahead:
         steps = [(1, 2), (7, 8), (3, 4), (4, None)]
         assert [ahead(t, then) for t, then in steps] == [1, 7, 3, 4]
 
 
 def test_an_interrupt_leaves_no_thread_and_makes_no_more():
     made = []
-    with pytest.raises(KeyboardInterrupt), Prefetcher(made.append) as ahead:
-        ahead(1, then=2)
+    with pytest.raises(KeyboardInterrupt), prefetching(made.append) as ahead:
+        ahead(1, 2)
         raise KeyboardInterrupt
     assert prefetch_threads() == []
     assert made in ([1], [1, 2])
-    ahead.close()

@@ -3,20 +3,23 @@
 import types
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from fedsparsify_jax import algorithms, client_map
-from fedsparsify_jax.metrics import evaluate
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import ALGORITHMS, takes
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.sweep_grid import TRACED, Cell, groups, traced
-from fedsparsify_jax.runner.programs.federation import assemble
-from fedsparsify_jax.runner.programs.keys import Keys
-from fedsparsify_jax.runner.programs.program import held_examples, round_key
-from fedsparsify_jax.runner.programs.sweep_placement import cells_apart
+from fedsparsify_jax.runner.programs.federation import Keys, assemble, round_key
+from fedsparsify_jax.runner.programs.placement import sharded_by_trial
+from fedsparsify_jax.runner.programs.program import (
+    Report,
+    evaluate_sets,
+    evaluation_sets,
+)
 from fedsparsify_jax.runner.programs.sweep_program import (
     LOOKS_AT_EXAMPLES,
     GroupProgram,
@@ -39,7 +42,7 @@ VALUES = {
     "server_ema": (0.5, 0.9),
     "clip_norm": (0.5, 0.1),
 }
-EVERYBODYS = ("learning_rate", "momentum", "server_ema", "clip_norm")
+OF_ALL = ("learning_rate", "momentum", "server_ema", "clip_norm")
 # These need an attack or a defence beside them; test_hostile_runs.py sweeps attackers.
 HOSTILE = ("assumed_attackers", "attack_scale", "attackers")
 # Together they take every option of VALUES and have every hook that differs.
@@ -65,7 +68,7 @@ def file(tmp_path_factory):
 
 
 def make(file, changes, **shared):
-    """A group of cells from what sets each apart."""
+    """A group of trials from what sets each apart."""
     base = {"dataset": "npz", "data_dir": file, "num_clients": 3, "rounds": ROUNDS}
     base |= {"local_epochs": 1, "batch_size": 4} | shared
     group = [Cell(resolve(TrainConfig(**base, **change)), {}) for change in changes]
@@ -73,52 +76,35 @@ def make(file, changes, **shared):
     return group
 
 
-def alone(cell):
+def alone(trial):
     """What `train` computes, round by round, and the last model."""
-    federation = assemble(cell.config, jax.devices()[:1])
-    keys = Keys.from_seed(cell.config.seed)
-    algorithm, held = federation.algorithm, held_examples(federation.dataset)
+    federation = assemble(trial.config, jax.devices()[:1])
+    keys = Keys.from_seed(trial.config.seed)
+    algorithm, sets = federation.algorithm, evaluation_sets(federation.dataset)
     state = algorithm.init(keys.state, federation.model.init(keys.model))
     step, reports = jax.jit(algorithm.step), []
-    for _ in range(cell.config.rounds):
+    for _ in range(trial.config.rounds):
         key = round_key(keys.rounds, state.round)
         state, info = step(key, state, federation.clients)
-        seen = {
-            name: evaluate(
-                federation.model.apply,
-                federation.task.loss_fn,
-                algorithm.model(state),
-                examples,
-                metric_fn=federation.task.metric_fn,
-            )
-            for name, examples in held.items()
-        }
-        reports.append((info, seen))
+        model = algorithm.model(state)
+        evaluations = evaluate_sets(federation, model, sets, client_map.chunked(1))
+        reports.append(Report(info, evaluations))
     return state, reports
 
 
 def check(group, number, *, inner=None, calls=(1, 2)):
-    """A cell of a group against its own run."""
+    """A trial of a group against its own run."""
     federation = assemble(group[0].config, jax.devices()[:2])
     program = GroupProgram(federation, group, jax.devices()[:2], inner)
-    expected, reports = alone(group[number])
-    played = 0
+    expected, expected_reports = alone(group[number])
+    state, reports = program.init(), []
     for rounds in calls:
-        report = program(rounds)
-        for t in range(rounds):
-            found = jax.tree.map(lambda leaf, t=t: leaf[number, t], report)
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5),
-                found,
-                reports[played + t],
-            )
-        played += rounds
-    assert played == len(reports)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-        program.finished(number),
-        expected,
-    )
+        state, latest = program(state, rounds)
+        assert len(latest) == len(group)
+        reports += latest[number]
+    chex.assert_trees_all_close(reports, expected_reports, atol=1e-5, rtol=1e-5)
+    finished = program.finished(state, number)
+    chex.assert_trees_all_close(finished, expected, atol=1e-5, rtol=1e-7)
 
 
 @pytest.mark.parametrize("algorithm", TRIED)
@@ -127,7 +113,7 @@ def test_traced_options_give_the_numbers_of_single_runs(algorithm, file):
     fields = [
         field
         for field in VALUES
-        if field in EVERYBODYS or (field != "purge_share" and takes(algorithm, field))
+        if field in OF_ALL or (field != "purge_share" and takes(algorithm, field))
     ]
     changes = [{f: VALUES[f][n] for f in fields} | {"seed": n} for n in (0, 1)]
     group = make(file, changes, algorithm=algorithm)
@@ -137,7 +123,7 @@ def test_traced_options_give_the_numbers_of_single_runs(algorithm, file):
 
 def test_every_traced_option_is_tried_by_some_algorithm():
     tried = {field for field in VALUES for name in TRIED if takes(name, field)}
-    assert tried | set(EVERYBODYS) | {"purge_share"} == set(VALUES)
+    assert tried | set(OF_ALL) | {"purge_share"} == set(VALUES)
     assert set(VALUES) | set(HOSTILE) == set(TRACED)
 
 
@@ -172,20 +158,20 @@ def test_seeds_whose_clients_differ_in_length(file):
     check(group, shortest, inner=client_map.vmapped(), calls=(3,))
 
 
-def test_a_cell_alone_has_all_devices(file):
-    """Fewer cells than devices: these share the clients of a cell instead."""
+def test_a_trial_alone_has_all_devices(file):
+    """Fewer trials than devices: these share the clients of a trial instead."""
     group = make(file, [{"seed": 3}], num_clients=4, validation_fraction=0.2)
     check(group, 0)
 
 
-def test_three_cells_on_two_devices_share_their_clients(file):
-    """Apart, one device would play a copy for nothing; four clients divide evenly."""
+def test_three_trials_on_two_devices_share_their_clients(file):
+    """Whole trials would leave a device with a copy; four clients divide evenly."""
     changes = [{"seed": seed, "final_sparsity": 0.5} for seed in (0, 1, 2)]
     check(make(file, changes, num_clients=4), 2)
 
 
 @pytest.mark.parametrize(
-    ("cells", "clients", "devices", "platform", "apart"),
+    ("trials", "clients", "devices", "platform", "by_trial"),
     [
         (3, 10, 2, "cpu", False),  # 4/3 against 1.23
         (5, 10, 2, "cpu", True),  # 6/5 against 1.23
@@ -198,14 +184,17 @@ def test_three_cells_on_two_devices_share_their_clients(file):
         (3, 10, 1, "cpu", True),
     ],
 )
-def test_who_shares_devices(cells, clients, devices, platform, apart):
+def test_who_shares_devices(trials, clients, devices, platform, by_trial):
     options = {"num_clients": clients, "participation": 1.0}
     there = [types.SimpleNamespace(platform=platform)] * devices
-    assert cells_apart(cells, options, there) is apart
+    assert sharded_by_trial(trials, options, there) is by_trial
 
 
 def test_only_due_rounds_are_evaluated(file):
     group = make(file, [{"seed": 0}, {"seed": 1}], evaluate_every=2)
     federation = assemble(group[0].config, jax.devices()[:1])
-    _, seen = GroupProgram(federation, group, jax.devices()[:1])(3)
-    assert (seen["test"].loss[:, :3] != 0).tolist() == [[False, True, True]] * 2
+    program = GroupProgram(federation, group, jax.devices()[:1])
+    _, reports = program(program.init(), 3)
+    for trial in reports:
+        losses = [report.evaluations["test"].loss for report in trial]
+        assert [loss != 0 for loss in losses] == [False, True, True]

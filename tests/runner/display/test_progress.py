@@ -6,12 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from fedsparsify_jax.runner.display.progress import (
-    LiveBar,
-    PlainLines,
-    duration,
-    reporter,
-)
+from fedsparsify_jax.runner.display.progress import duration, reporter
 
 
 def record(t, seconds=1.5, **changes):
@@ -29,9 +24,9 @@ def played(records, total, *, terminal=False, width=80):
     console = Console(
         file=file, width=width, force_terminal=terminal, color_system=None
     )
-    with reporter(console, total, records[0]["round"] - 1) as shown:
+    with reporter(console, total, records[0]["round"] - 1) as show:
         for entry in records:
-            shown.round(entry)
+            show(entry)
     return file.getvalue()
 
 
@@ -56,10 +51,10 @@ def test_durations(seconds, said):
 
 
 def test_the_console_decides():
-    plain = Console(file=io.StringIO())
-    terminal = Console(file=io.StringIO(), force_terminal=True)
-    assert isinstance(reporter(plain, 5, 0), PlainLines)
-    assert isinstance(reporter(terminal, 5, 0), LiveBar)
+    hidden = "\x1b[?25l"  # the cursor, beside a bar
+    assert hidden in played([record(1)], 5, terminal=True)
+    plain = played([record(1)], 5)
+    assert "\x1b" not in plain and plain.count("\n") == 1
 
 
 def test_a_line_a_round_when_piped():

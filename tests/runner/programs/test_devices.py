@@ -10,15 +10,15 @@ from fedsparsify_jax.types import ClientsState, State
 
 
 def test_all_local_devices_by_default():
-    assert devices.choose(None) == jax.local_devices()
-    assert devices.choose(1) == jax.local_devices()[:1]
+    assert devices.select(None) == jax.local_devices()
+    assert devices.select(1) == jax.local_devices()[:1]
     assert devices.cores() >= 1
 
 
 def test_more_devices_than_there_are_is_one_clear_line():
     # JAX has been used by now, so no more can be made.
     with pytest.raises(InputError, match="--devices is 64: this process has 2"):
-        devices.choose(64)
+        devices.select(64)
 
 
 @pytest.mark.parametrize(

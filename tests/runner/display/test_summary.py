@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from fedsparsify_jax.runner.display.summary import show, summarize
+from fedsparsify_jax.runner.display.summary import display, summarize
 
 
 def record(t, accuracy, *, up=100, down=50, seconds=1.0, loss=0.5):
@@ -23,7 +23,7 @@ def record(t, accuracy, *, up=100, down=50, seconds=1.0, loss=0.5):
 
 def shown(summary, where="runs/x", width=80):
     file = io.StringIO()
-    show(Console(file=file, width=width, highlight=False), summary, where)
+    display(Console(file=file, width=width, highlight=False), summary, where)
     return file.getvalue()
 
 

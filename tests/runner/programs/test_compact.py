@@ -1,0 +1,129 @@
+"""--sparse-training: when clients change to a compact form, and whole runs with it."""
+
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fedsparsify_jax import algorithms, models
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.programs import compact
+from fedsparsify_jax.runner.train import train
+
+MLP = models.build("mlp", input_shape=(300,), num_classes=10, hidden=(128,))
+
+
+def chooser(model=MLP, build=algorithms.fedsparsify_global, shape=(300,), **changes):
+    def with_form(form):
+        return build(model.apply, small_form=form)
+
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    options = {"client_steps": 1e4, "platform": "cpu"} | changes
+    return compact.CompactTraining(with_form, model, x, **options)
+
+
+def masks_of(density, seed=0):
+    """Nested random masks: the same seed keeps less of the same."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(MLP.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: rng.random(leaf.shape) < density, shapes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"build": algorithms.fedprox}, "hook 'objective'"),
+        ({"platform": "gpu"}, "not for gpu"),
+        (
+            {
+                "model": models.build("resnet56", input_shape=(8, 8), num_classes=2),
+                "shape": (8, 8),
+            },
+            "which layer feeds which",
+        ),
+    ],
+)
+def test_what_has_no_small_form_says_why(changes, note):
+    chosen = chooser(**changes)
+    assert note in chosen.note
+    assert not chosen.update(masks_of(0.01), rounds_left=1000)
+    assert chosen.form is None
+
+
+def test_forms_follow_the_masks_and_are_few():
+    chosen = chooser()
+    full = chosen.algorithm
+    densities = np.geomspace(1.0, 0.002, 40)
+    changed = [chosen.update(masks_of(d), rounds_left=10**6) for d in densities]
+    assert not changed[0]  # nothing is pruned yet
+    assert 2 <= sum(changed) < compact.MOST_PROGRAMS
+    assert chosen.algorithm is not full
+    assert bool(chosen.form.index(masks_of(densities[-1])).fits)
+    first, last = chosen.form.plan.lists[0], chosen.form.plan.units[1]
+    assert first is not None or last is not None
+
+
+def test_a_form_that_cannot_pay_any_more_is_not_compiled():
+    assert not chooser().update(masks_of(0.01), rounds_left=1)
+    chosen = chooser()
+    assert chosen.update(masks_of(0.01), rounds_left=10**6)
+    assert not chosen.update(masks_of(0.0095), rounds_left=10**6)
+
+
+def test_no_more_forms_than_allowed(monkeypatch):
+    monkeypatch.setattr(compact, "MOST_PROGRAMS", 1)
+    chosen = chooser()
+    assert not chosen.update(masks_of(0.01), rounds_left=10**6)
+
+
+def run(out, **changes):
+    said = io.StringIO()
+    config = TrainConfig(
+        dataset="digits",
+        num_clients=2,
+        train_subset=60,
+        rounds=5,
+        local_epochs=1,
+        exponent=6.0,
+        final_sparsity=0.98,
+        compilation_cache="off",
+        out=out,
+        **changes,
+    )
+    train(config, Console(file=said, width=200))
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines], said.getvalue()
+
+
+def test_a_run_goes_over_to_smaller_forms_with_the_same_results(tmp_path, monkeypatch):
+    forms = []
+    update = compact.CompactTraining.update
+
+    def watched(self, masks, rounds_left):
+        changed = update(self, masks, rounds_left)
+        forms.append(self.form)
+        return changed
+
+    monkeypatch.setattr(compact, "COMPILATION", 0.0)
+    monkeypatch.setattr(compact.CompactTraining, "update", watched)
+    expected, _ = run(tmp_path / "full", algorithm="fedsparsify_global")
+    assert not forms
+    found, said = run(
+        tmp_path / "small", algorithm="fedsparsify_global", sparse_training="auto"
+    )
+    assert forms[0] is None
+    assert forms[-1] is not None
+    assert "in full" not in said
+    for a, b in zip(found, expected, strict=True):
+        assert a["kept"] == b["kept"]
+        for name in ("train_loss", "test_loss", "test_accuracy"):
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_method_that_needs_full_shapes_is_named(tmp_path):
+    _, said = run(tmp_path, algorithm="fedprox", sparse_training="auto")
+    assert "note: clients train in full: the method's hook 'objective'" in said
