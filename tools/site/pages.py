@@ -1,9 +1,11 @@
-"""Puts files outside ``docs/`` that pages link to into the documentation site.
+"""Completes the pages of the documentation site: linked files, and lists of modules.
 
 The README is the site's first page. Pages link as a code host resolves links: relative
 to the file in the repository. A linked Markdown file becomes a page of the site, with
 what it links to in its turn, and any other linked file is copied. Links are rewritten
 to the places in the site.
+
+``::: package.room.*`` stands for all public modules of a room.
 """
 
 import os
@@ -16,6 +18,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 LINK = re.compile(r"(?<=\]\()(?!\w+:|/|#)([^)\s#]+)")
+ROOM = re.compile(r"^::: ([\w.]+)\.\*$", re.M)
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
@@ -30,6 +33,14 @@ def linked_files(page: Path) -> set[Path]:
 def place_in_site(path: Path) -> str:
     """Returns where a file of the repository is in the site."""
     return path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT).as_posix()
+
+
+def modules(match: re.Match[str]) -> str:
+    """Returns a directive for every public module of a room."""
+    room = ROOT.joinpath(*match[1].split("."))
+    names = [path.relative_to(ROOT).with_suffix("") for path in room.rglob("*.py")]
+    public = [name for name in names if not re.search(r"(^|/)_", name.as_posix())]
+    return "\n\n".join(f"::: {'.'.join(name.parts)}" for name in sorted(public))
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
@@ -51,7 +62,7 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Rewrites links to files of the repository to their places in the site."""
+    """Lists modules, and rewrites links to the places of the files in the site."""
     source = Path(str(page.file.abs_src_path))
     folder = os.path.dirname(page.file.src_uri)
 
@@ -61,4 +72,4 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
             return match[0]  # mkdocs warns about it
         return os.path.relpath(place_in_site(path), folder or ".")
 
-    return LINK.sub(rewrite, markdown)
+    return ROOM.sub(modules, LINK.sub(rewrite, markdown))
