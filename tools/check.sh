@@ -8,6 +8,7 @@ bin=$(cd "${1:-.venv/bin}" && pwd)
 "$bin/ruff" format --check .
 "$bin/ruff" check .
 "$bin/mypy"
+NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict --quiet
 
 # From tests/, so that `import fedsparsify_jax` finds what was installed and not the
 # source tree; a test checks that it did.

@@ -1,0 +1,53 @@
+"""The pages of docs/ are complete, and their links and figures lead somewhere."""
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+
+import fedsparsify_jax
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted(DOCS.rglob("*.md")),
+]
+LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)")
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_to_files(page):
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[1]
+    for page in DOCS.rglob("*.md"):
+        assert page.relative_to(DOCS).as_posix() in navigation
+
+
+@pytest.mark.parametrize("name", fedsparsify_jax.__all__)
+def test_every_public_name_is_in_the_api(name):
+    pages = [page.read_text("utf-8") for page in (DOCS / "api").glob("*.md")]
+    target = getattr(fedsparsify_jax, name)
+    if name == "__version__":
+        return
+    module = getattr(target, "__module__", f"fedsparsify_jax.{name}")
+    assert any(f"::: {module}" in page for page in pages)
+
+
+def test_the_version_is_in_one_place():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    version = setup["metadata"]["version"]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## \[(.+)\]", changes, re.M)[1] == version
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert not re.search(r"^version:", citation, re.M)
