@@ -48,7 +48,7 @@ def _flops(
     }
 
 
-def complete(
+def write(
     config: TrainConfig,
     federation: Federation,
     directory: RunDirectory,

@@ -16,6 +16,7 @@ from rich.console import Console
 from fedsparsify_jax import data
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.metrics.communication import dense_bytes
+from fedsparsify_jax.runner import finish
 from fedsparsify_jax.runner.display.progress import duration
 from fedsparsify_jax.runner.display.records import Record, round_record
 from fedsparsify_jax.runner.display.sweep_progress import (
@@ -24,11 +25,10 @@ from fedsparsify_jax.runner.display.sweep_progress import (
     results,
     sweep_reporter,
 )
-from fedsparsify_jax.runner.finish import complete
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.sweep_config import values
 from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
-from fedsparsify_jax.runner.process.compilation_cache import use
+from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs.devices import choose
 from fedsparsify_jax.runner.programs.federation import Federation, assemble, load
@@ -163,7 +163,7 @@ class _Sweep:
         """Models and summaries of a group that is over."""
         for index, cell in enumerate(group):
             algorithm = algorithm_of(federation, cell, vmapped())
-            complete(
+            finish.write(
                 self._directory.config(cell),
                 federation._replace(algorithm=algorithm),
                 self._directory.run(cell),
@@ -240,7 +240,7 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
     out = config.out or default_path(named | given)
     directory = SweepDirectory(out, given, every)
     devices = choose(config.devices)
-    use(config.compilation_cache)
+    compilation_cache.enable(config.compilation_cache)
     with catching() as signal:
         going = _Sweep(every, directory, devices, signal)
         going.check()

@@ -11,16 +11,15 @@ from rich.console import Console
 
 from fedsparsify_jax import data
 from fedsparsify_jax.metrics.communication import dense_bytes
+from fedsparsify_jax.runner import finish
 from fedsparsify_jax.runner.display import loggers
 from fedsparsify_jax.runner.display.progress import duration, reporter
 from fedsparsify_jax.runner.display.records import Record, round_record
 from fedsparsify_jax.runner.display.summary import show
-from fedsparsify_jax.runner.finish import complete
 from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
 from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.process import distributed
-from fedsparsify_jax.runner.process.compilation_cache import use
+from fedsparsify_jax.runner.process import compilation_cache, distributed
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs.devices import choose
 from fedsparsify_jax.runner.programs.federation import Federation, assemble
@@ -190,7 +189,7 @@ def _train(
     console = console or Console(highlight=False, quiet=not distributed.is_first())
     directory = RunDirectory(config.out, config)
     distributed.first_decides(lambda: directory.check(resume=config.resume))
-    use(config.compilation_cache)
+    compilation_cache.enable(config.compilation_cache)
     federation = assemble(config, devices)
     keys = Keys.from_seed(config.seed)
     prints = fingerprints(federation, keys)
@@ -231,7 +230,7 @@ def _train(
         state = distributed.to_host(algorithm.finish(key, state, program.clients))
         if not distributed.is_first():
             return {}
-        summary = complete(config, federation, directory, state, records)
+        summary = finish.write(config, federation, directory, state, records)
     show(console, summary, str(config.out))
     if config.verbose:
         console.print(_counted(program))
