@@ -35,7 +35,7 @@ import numpy as np
 from common import ROOT, write_result
 
 from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
-from fedsparsify_jax.runner.process.compilation_cache import use
+from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.programs.devices import select
 from fedsparsify_jax.runner.programs.federation import Keys, assemble
 from fedsparsify_jax.runner.programs.program import Report, RoundProgram
@@ -127,7 +127,7 @@ def single_runs(
 
 def in_process(data: Path, repeats: int) -> dict[str, Any]:
     devices = select(None)
-    use(tempfile.mkdtemp())
+    compilation_cache.enable(tempfile.mkdtemp())
     (group,) = groups(cells(options(data)))
     sides = {"sweep": one_sweep, "one by one": single_runs}
     ready = {name: make(group, devices) for name, make in sides.items()}

@@ -25,7 +25,7 @@ from common import write_result
 from sweep import ROUNDS, one_sweep, options, synthetic
 
 from fedsparsify_jax.runner.options.sweep_grid import cells, groups
-from fedsparsify_jax.runner.process.compilation_cache import use
+from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.programs import sweep_program
 from fedsparsify_jax.runner.programs.devices import select
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write the result as JSON here")
     arguments = parser.parse_args()
-    use(tempfile.mkdtemp())
+    compilation_cache.enable(tempfile.mkdtemp())
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "synthetic.npz"
         synthetic(data)

@@ -28,6 +28,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 # Third-party packages that only one place may know.
 CONFINED = {
     "flax": {"models"},
+    "filelock": {"runner/storage/lock.py"},
     "orbax": {"runner/storage/checkpoints.py"},
     "safetensors": {"runner/storage/model_files.py"},
     "datasets": {"data"},

@@ -47,7 +47,7 @@ def _flops(
     }
 
 
-def complete(
+def write(
     config: TrainConfig,
     federation: Federation,
     directory: RunDirectory,

@@ -15,18 +15,17 @@ from rich.console import Console
 
 from fedsparsify_jax import data
 from fedsparsify_jax.client_map import vmapped
-from fedsparsify_jax.runner import loop
+from fedsparsify_jax.runner import finish, loop
 from fedsparsify_jax.runner.display.progress import counted, duration
 from fedsparsify_jax.runner.display.sweep_progress import (
     Grid,
     results,
     sweep_reporter,
 )
-from fedsparsify_jax.runner.finish import complete
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.sweep_config import values
 from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
-from fedsparsify_jax.runner.process.compilation_cache import use
+from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.runner.programs.federation import (
@@ -176,7 +175,7 @@ class _Sweep:
 
             # Models and summaries.
             for number, (trial, run) in enumerate(zip(group, runs, strict=True)):
-                complete(
+                finish.write(
                     self._directory.config(trial),
                     _with_algorithm(federation, trial),
                     run.directory,
@@ -235,7 +234,7 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
     out = config.out or default_path(named | axes)
     directory = SweepDirectory(out, axes, trials)
     selected = devices.select(config.devices)
-    use(config.compilation_cache)
+    compilation_cache.enable(config.compilation_cache)
     with catching() as signal:
         running = _Sweep(trials, directory, selected, signal)
         running.check()

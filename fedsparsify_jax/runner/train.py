@@ -8,16 +8,14 @@ import jax
 from rich.console import Console
 
 from fedsparsify_jax import data
-from fedsparsify_jax.runner import loop
+from fedsparsify_jax.runner import finish, loop
 from fedsparsify_jax.runner.display import loggers, summary
 from fedsparsify_jax.runner.display.progress import counted, duration, reporter
 from fedsparsify_jax.runner.display.summary import Record
-from fedsparsify_jax.runner.finish import complete
 from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
 from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.process import distributed
-from fedsparsify_jax.runner.process.compilation_cache import use
+from fedsparsify_jax.runner.process import compilation_cache, distributed
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
@@ -74,7 +72,7 @@ def _train(
     console = console or Console(highlight=False, quiet=not distributed.is_first())
     directory = RunDirectory(config.out, config)
     distributed.first_decides(lambda: directory.check(resume=config.resume))
-    use(config.compilation_cache)
+    compilation_cache.enable(config.compilation_cache)
     federation = assemble(config, selected)
     keys = Keys.from_seed(config.seed)
     digests = fingerprints(federation, keys)
@@ -105,7 +103,7 @@ def _train(
         state = distributed.to_host(algorithm.finish(key, state, source.clients))
         if not distributed.is_first():
             return {}
-        result = complete(config, federation, directory, state, run.records)
+        result = finish.write(config, federation, directory, state, run.records)
     summary.display(console, result, str(config.out))
     if config.verbose:
         traces = counted(program.traces, "trace")

@@ -15,7 +15,7 @@ def default_directory() -> Path:
     return Path(base) / "fedsparsify_jax" / "compiled"
 
 
-def use(choice: str | None) -> Path | None:
+def enable(choice: str | None) -> Path | None:
     """Turns JAX's persistent compilation cache on.
 
     What the user has set in JAX itself (``JAX_COMPILATION_CACHE_DIR``,
@@ -49,6 +49,5 @@ def use(choice: str | None) -> Path | None:
         ) from error
     config.update("jax_compilation_cache_dir", str(directory))
     # Many small programs add up: keep what takes longer than reading it back.
-    # Many small programs add up.
     config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return directory

@@ -167,7 +167,7 @@ def next_form(
       >>> import jax
       >>> from fedsparsify_jax import masks, models
       >>> from fedsparsify_jax.models.adapters.layers import layers_of
-      >>> from fedsparsify_jax.sparse_training import stages_of
+      >>> from fedsparsify_jax.training.compact import stages_of
       >>> model = models.build("mlp", input_shape=(900,), num_classes=5, hidden=(64,))
       >>> variables = model.init(jax.random.key(0))
       >>> x = jax.ShapeDtypeStruct((1, 900), "float32")

@@ -1,5 +1,8 @@
 """One run at a time in a directory, whatever becomes of its owner."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 
@@ -57,8 +60,19 @@ def test_a_place_that_cannot_be_written_is_bad_input(tmp_path):
         pass
 
 
-def test_a_lock_file_that_was_removed_locks_nobody_out(tmp_path):
+def test_a_lock_file_that_was_removed_locks_no_one_out(tmp_path):
     with locked(tmp_path):
         (tmp_path / LOCK).unlink()
         with locked(tmp_path), pytest.raises(InputError, match="in use by process"):
             refuse_if_locked(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_still_works(tmp_path, monkeypatch, number):
+    def unsupported(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with locked(tmp_path):
+        refuse_if_locked(tmp_path)
+    assert list(tmp_path.iterdir()) == []

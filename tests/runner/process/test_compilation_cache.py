@@ -27,24 +27,24 @@ def caching(monkeypatch, tmp_path):
 
 
 def test_the_users_cache_by_default(caching):
-    found = compilation_cache.use(None)
+    found = compilation_cache.enable(None)
     assert found == caching / "cache" / "fedsparsify_jax" / "compiled"
     assert found.is_dir() and jax.config.jax_compilation_cache_dir == str(found)
 
 
 def test_what_is_asked_for(caching):
     wanted = caching / "mine"
-    assert compilation_cache.use(str(wanted)) == wanted and wanted.is_dir()
+    assert compilation_cache.enable(str(wanted)) == wanted and wanted.is_dir()
 
 
 def test_what_jax_was_told_is_left_alone(caching):
     jax.config.update("jax_compilation_cache_dir", "/somewhere/else")
-    assert compilation_cache.use(None) == Path("/somewhere/else")
+    assert compilation_cache.enable(None) == Path("/somewhere/else")
     assert not (caching / "cache").exists()
 
 
 def test_off_is_off(caching):
-    assert compilation_cache.use("off") is None
+    assert compilation_cache.enable("off") is None
     assert not jax.config.jax_enable_compilation_cache
     assert not (caching / "cache").exists()
 
@@ -52,6 +52,6 @@ def test_off_is_off(caching):
 def test_a_place_that_cannot_be_made(caching, monkeypatch):
     (caching / "file").write_text("")
     with pytest.raises(InputError, match=r"--compilation-cache .* cannot be"):
-        compilation_cache.use(str(caching / "file" / "x"))
+        compilation_cache.enable(str(caching / "file" / "x"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(caching / "file"))
-    assert compilation_cache.use(None) is None  # nobody asked for that one
+    assert compilation_cache.enable(None) is None  # nobody asked for that one
