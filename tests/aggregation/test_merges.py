@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsparsify_jax import aggregation
-from fedsparsify_jax.aggregation import merges
+from fedsparsify_jax.aggregation import means, merges
 
 CLIENTS, SHAPE, ETA = 5, (3, 2), 0.3
 
@@ -127,8 +126,8 @@ def test_masks_are_the_vote_or_the_union(name, seed):
 def test_votes_are_those_of_aggregation(rule, seed):
     values, kept, weights, previous = draw(seed)
     for name, reference in (
-        ("mean", aggregation.majority_vote_mean),
-        ("nonzero", aggregation.majority_vote_nonzero_mean),
+        ("mean", means.majority_vote_mean),
+        ("nonzero", means.majority_vote_nonzero_mean),
     ):
         args = tree(values), tree(kept), jnp.asarray(weights, jnp.float32)
         found = merges.merger(name, rule)(*args, tree(previous))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_federation as oracle
 import pytest
-from test_oracle_rounds import batch_orders, to_layers
+from oracle_draws import batch_orders, to_layers
 
 from fedsparsify_jax import algorithms, models, schedules
 from fedsparsify_jax.algorithms.fedsparsify_plus import importance

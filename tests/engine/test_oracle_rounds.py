@@ -4,38 +4,11 @@ import jax
 import numpy as np
 import numpy_federation as oracle
 import pytest
+from oracle_draws import batch_orders, to_layers
 
 from fedsparsify_jax import algorithms, models
-from fedsparsify_jax.engine import sampling
-from fedsparsify_jax.training.local import epoch_keys, epoch_order
 
 COUNTS, EPOCHS, BATCH, RATE, ROUNDS, FINAL = (7, 4, 1, 6), 2, 3, 0.3, 3, 0.6
-
-
-def batch_orders(round_key, cohort, counts):
-    """The order in which each client of the cohort visits its examples, as drawn."""
-    _, _, local_key, _ = jax.random.split(round_key, 4)
-    orders = {}
-    for client, client_key in zip(
-        cohort, sampling.client_keys(local_key, cohort), strict=True
-    ):
-        train_key, _, _ = jax.random.split(client_key, 3)
-        client, length = int(client), max(COUNTS)
-        orders[client] = [
-            np.asarray(
-                epoch_order(epoch_keys(train_key, epoch)[0], counts[client], length)
-            )[: counts[client]]
-            for epoch in range(EPOCHS)
-        ]
-    return orders
-
-
-def to_layers(variables):
-    params = variables["params"]
-    return [
-        (np.float64(params[name]["kernel"]), np.float64(params[name]["bias"]))
-        for name in sorted(params)
-    ]
 
 
 def schedule(t):
