@@ -84,11 +84,6 @@ def intersect(a: Masks, b: Masks) -> Masks:
     return jax.tree.map(jnp.logical_and, a, b)
 
 
-def union(a: Masks, b: Masks) -> Masks:
-    """Keeps what either keeps."""
-    return jax.tree.map(jnp.logical_or, a, b)
-
-
 def kept(masks: Masks) -> dict[str, jax.Array]:
     """Kept entries of every leaf: path to int32 scalar."""
     return {
@@ -114,35 +109,6 @@ def sparsity(masks: Masks, prunable: Prunable | None = None) -> jax.Array:
     if total == 0:
         return jnp.float32(0)
     return (total - trees.nonzeros(leaves)).astype(jnp.float32) / total
-
-
-def distance(a: Masks, b: Masks, prunable: Prunable | None = None) -> jax.Array:
-    """Jaccard distance of what two masks keep: float32 scalar in [0, 1].
-
-    0 when they keep the same, 1 when they share nothing; 0 when both keep nothing.
-
-    >>> a, b = {"w": jnp.array([True, True])}, {"w": jnp.array([True, False])}
-    >>> distance(a, b)
-    Array(0.5, dtype=float32)
-    """
-    shared = trees.nonzeros(prunable_only(intersect(a, b), prunable))
-    either = trees.nonzeros(prunable_only(union(a, b), prunable))
-    return 1 - jnp.where(either > 0, shared / jnp.maximum(either, 1), 1.0)
-
-
-def kept_by_any(stacked_masks: Masks, participating: jax.Array) -> Masks:
-    """Keeps what at least one participating client keeps.
-
-    Args:
-      stacked_masks: the clients' masks, every leaf ``[K, ...]``.
-      participating: bool ``[K]``.
-
-    Example:
-      >>> votes = {"w": jnp.array([[True, False], [True, True]])}
-      >>> kept_by_any(votes, jnp.array([True, False]))
-      {'w': Array([ True, False], dtype=bool)}
-    """
-    return jax.tree.map(lambda count: count > 0, votes(stacked_masks, participating))
 
 
 def votes(stacked_masks: Masks, participating: jax.Array) -> PyTree:

@@ -53,6 +53,51 @@ def where(condition: jax.Array, yes: Tree, no: Tree) -> Tree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
+def where_each(condition: jax.Array, yes: Tree, no: Tree) -> Tree:
+    """Chooses between two stacked trees, client by client: bool ``[K]``."""
+    return jax.tree.map(lambda a, b: jnp.where(align(condition, a), a, b), yes, no)
+
+
+def hide_keys(tree: Tree) -> tuple[list[jax.Array], Callable[[Any], Tree]]:
+    """Returns the leaves with keys as plain numbers, and the way back.
+
+    JAX's checker takes keys that are sliced, looped over, or selected between branches
+    for keys that are used twice. Plain numbers pass; inside the loop or the branch, the
+    second result makes keys of them again.
+
+    Args:
+      tree: of arrays and keys.
+
+    Returns:
+      The leaves, and the function that makes the tree of such leaves.
+
+    Example:
+      >>> numbers, with_keys = hide_keys({"key": jax.random.key(7)})
+      >>> numbers[0].tolist(), with_keys(numbers)["key"] == jax.random.key(7)
+      ([0, 7], Array(True, dtype=bool))
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    impls = [
+        jax.random.key_impl(leaf)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else None
+        for leaf in leaves
+    ]
+    numbers = [
+        leaf if impl is None else jax.random.key_data(leaf)
+        for leaf, impl in zip(leaves, impls, strict=True)
+    ]
+
+    def with_keys(numbers: list[jax.Array]) -> Tree:
+        wrapped = [
+            leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl)
+            for leaf, impl in zip(numbers, impls, strict=True)
+        ]
+        return jax.tree.unflatten(structure, wrapped)
+
+    return numbers, with_keys
+
+
 def size(tree: PyTree) -> int:
     """How many numbers the tree holds."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -3,12 +3,10 @@
 A *value* merge gives the server's variables:
 ``(stacked, masks, weights, previous) -> variables`` with the clients' variables and
 masks ``[K, ...]``, their numbers of examples ``[K]`` and the global variables they
-started from. A *merge* gives masks as well: those of a vote, or the union of what the
-present clients keep. `MERGES` holds merges by name, `VALUES` what they are made of, and
-`merger` combines a value with a vote.
+started from. `VALUES` holds them by name; `streaming.aggregate` puts one under masks.
 
 In all of them a client of weight zero is absent whatever its arrays hold, pruned
-entries of a present one are zeros, and if everybody is absent the result is zero
+entries of a present one are zeros, and if all are absent the result is zero
 (``previous`` for the pseudo-gradient). Only parameters are merged in unusual ways:
 collections beside ``params``, such as running statistics, are averaged as in FedAvg,
 for a variance must not become a largest or a negative one.
@@ -28,14 +26,12 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation import robust
-from fedsparsify_jax.aggregation.means import nonzero_mean, weighted_mean
+from fedsparsify_jax.aggregation.means import weighted_mean
 from fedsparsify_jax.aggregation.ranks import mean_of_ranks
 from fedsparsify_jax.types import Masks, Variables
 
 # (stacked, masks, weights, previous) -> variables
 ValueMerge = Callable[[Variables, Masks, jax.Array, Variables], Variables]
-# the same arguments -> (variables, masks)
-Merge = Callable[[Variables, Masks, jax.Array, Variables], tuple[Variables, Masks]]
 
 _BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
 
@@ -57,22 +53,6 @@ def _others_averaged(merge: ValueMerge) -> ValueMerge:
         return averaged | merge(mine[0], mine[1], weights, mine[2])
 
     return merged
-
-
-def mean(
-    stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
-) -> Variables:
-    """The weighted mean of all present clients, zeros of pruned entries included."""
-    del previous
-    return weighted_mean(mask_algebra.apply(masks, stacked), weights)
-
-
-def nonzero(
-    stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
-) -> Variables:
-    """The weighted mean over those who kept an entry ("FedAvgNNZ")."""
-    del previous
-    return nonzero_mean(stacked, masks, weights)
 
 
 @_others_averaged
@@ -193,8 +173,6 @@ def pseudo_gradient(
 
 
 VALUES: dict[str, ValueMerge] = {
-    "mean": mean,
-    "nonzero": nonzero,
     "median": median,
     "absolute-maximum": absolute_maximum,
     "absolute-minimum": absolute_minimum,
@@ -205,7 +183,10 @@ VALUES: dict[str, ValueMerge] = {
     "multi-krum": robust.multi_krum,
     "geometric-median": robust.geometric_median,
 }
-"""Value merges by name; the last four are explained in `robust_merges`."""
+"""Value merges by name; the last four are explained in `robust`."""
+
+NAMES = ("mean", "nonzero", *VALUES)
+"""All merges that `streaming.aggregate` knows; the first two are sums over clients."""
 
 WITHSTANDING = ("trimmed-mean", "krum", "multi-krum")
 """Those that are told how many attackers to withstand."""
@@ -231,9 +212,6 @@ def withstanding(merge: str, attackers: ArrayLike) -> ValueMerge:
     return partial(rule, attackers=attackers)
 
 
-VOTE_RULES = ("authors", "strict", "none")
-
-
 def value_merge(merge: str | ValueMerge) -> ValueMerge:
     """The value merge of a name of `VALUES`, or a function as it is.
 
@@ -243,50 +221,5 @@ def value_merge(merge: str | ValueMerge) -> ValueMerge:
     if not isinstance(merge, str):
         return merge
     if merge not in VALUES:
-        raise ValueError(f"unknown merge {merge!r}: one of {', '.join(VALUES)}")
+        raise ValueError(f"unknown merge {merge!r}: one of {', '.join(NAMES)}")
     return VALUES[merge]
-
-
-def merger(merge: str | ValueMerge, vote_rule: str) -> Merge:
-    """A value merge under the masks that a rule elects.
-
-    Args:
-      merge: a name of `VALUES` or a function of that signature.
-      vote_rule: ``"authors"`` or ``"strict"``, see `masks.majority_vote`; or
-        ``"none"``, which keeps what any present client keeps.
-
-    Raises:
-      ValueError: for an unknown name or rule.
-
-    Example:
-      >>> kept = {"w": jnp.array([[True, True], [False, True], [False, False]])}
-      >>> stacked, previous = {"w": jnp.full((3, 2), 3.0)}, {"w": jnp.zeros(2)}
-      >>> for rule in ("strict", "none"):
-      ...     merger("mean", rule)(stacked, kept, jnp.ones(3), previous)[0]["w"]
-      Array([0., 2.], dtype=float32)
-      Array([1., 2.], dtype=float32)
-    """
-    if vote_rule not in VOTE_RULES:
-        rules = ", ".join(VOTE_RULES)
-        raise ValueError(f"unknown vote rule {vote_rule!r}: one of {rules}")
-    values = value_merge(merge)
-
-    def merged(
-        stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
-    ) -> tuple[Variables, Masks]:
-        if vote_rule == "none":
-            elected = mask_algebra.kept_by_any(masks, weights > 0)
-        else:
-            elected = mask_algebra.majority_vote(masks, weights > 0, rule=vote_rule)
-        variables = values(stacked, masks, weights, previous)
-        return mask_algebra.apply(elected, variables), elected
-
-    return merged
-
-
-MERGES: dict[str, Merge] = {
-    **{name: merger(name, "none") for name in VALUES},
-    "vote": merger("mean", "authors"),
-    "vote-nonzero": merger("nonzero", "authors"),
-}
-"""Merges by name; those without a vote keep what any present client keeps."""

@@ -16,7 +16,7 @@ with t_j the time a weight of its layer costs and c the fixed time of a round. G
 weights start at zero. Before round 1, ``initial_adjustments`` such choices are made
 between epochs of training on one random client.
 
-Deviations: the greedy choice is found without a sort (`efficiency.most_efficient`).
+Deviations: the greedy choice is found without a sort (`greedy.most_efficient`).
 Only the masks of the initial stage are kept, not its weights, and it has a fixed length
 where the paper waits for the density to settle. Times default to 1 a weight and c to
 0.1 a weight of the model: pure ranking by a_j. Sparsity is an outcome unless
@@ -46,21 +46,27 @@ from fedsparsify_jax.algorithms._shared.greedy import (
     most_important,
     ratios,
 )
-from fedsparsify_jax.engine.round import EngineOptions, engine, option
+from fedsparsify_jax.engine import EngineOptions, engine, resolve
 from fedsparsify_jax.method import (
     Client,
     Context,
     GradFn,
+    GradientTransform,
     Local,
     Method,
+    ServerTransform,
+    Setup,
     Upload,
+    Uploader,
     Uploads,
+    no_state,
+    stacked,
 )
 from fedsparsify_jax.pruning.selection import drop_share, magnitude
 from fedsparsify_jax.training.local import batch_loss, local_training
 from fedsparsify_jax.types import (
     ApplyFn,
-    ClientData,
+    Cohort,
     FederatedAlgorithm,
     Key,
     Masks,
@@ -132,7 +138,7 @@ def prunefl(
         make 10).
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       freeze_zero_initialized: whether parameters that start at zero stay there.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Example:
       >>> from fedsparsify_jax import data, models
@@ -185,32 +191,29 @@ def prunefl(
     def no_sums(variables: Variables) -> PyTree:
         return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
 
-    def server_state(variables: Variables, masks: Masks) -> _Server:
+    def first_sums(variables: Variables, masks: Masks) -> _Server:
         eligible = nonzero(variables, prunable) if freeze_zero_initialized else None
         return _Server(no_sums(variables), eligible)
 
     def gradient(
         grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
     ) -> tuple[Any, Variables, PyTree]:
-        del context
         value, gradients = grad_fn(variables)
         memory = jax.tree.map(lambda m, g: m + accumulated(g), memory, gradients)
         return value, gradients, memory
 
-    def upload(
+    def send(
         key: Key, local: Local, context: Context, client: Client
     ) -> tuple[Upload, PyTree]:
-        del key, context
         return Upload(local.variables, local.masks, local.memory), client.state
 
     def merge(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return weighted_mean(uploads.variables, uploads.weights), context.masks
+        return weighted_mean(uploads.variables, uploads.sizes), context.masks
 
     def adjust(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
     ) -> tuple[Variables, Masks, PyTree]:
-        del key
-        fresh = trees.weighted_sum(uploads.extra, uploads.weights)
+        fresh = trees.weighted_sum(uploads.extra, uploads.sizes)
         sums = jax.tree.map(jnp.add, context.server.sums, fresh)
         masks, sums = jax.lax.cond(
             context.round % interval == 0,
@@ -225,29 +228,27 @@ def prunefl(
 
     method = Method(
         schedule=schedules.constant(0.0 if final_sparsity is None else final_sparsity),
-        server_state=server_state,
-        memory=no_sums,
-        gradient=gradient,
-        upload=upload,
-        aggregate=merge,
-        server_update=adjust,
+        gradient=GradientTransform(no_sums, gradient),
+        upload=Uploader(no_state, send),
+        aggregate=stacked(merge),
+        server=ServerTransform(first_sums, adjust),
         prunable=prunable,
     )
-    transform = option(options, "optimizer")
-    transform = transform or optax.sgd(option(options, "learning_rate"))
+    resolved = resolve(options)
+    transform = resolved.optimizer or optax.sgd(resolved.learning_rate)
     train = local_training(
-        batch_loss(apply_fn, option(options, "loss_fn")),
+        batch_loss(apply_fn, resolved.loss_fn),
         transform,
         method,
         epochs=initial_epochs,
-        batch_size=option(options, "batch_size"),
+        batch_size=resolved.batch_size,
     )
 
-    def setup(
-        key: Key, context: Context, clients: ClientData
+    def first_masks(
+        key: Key, context: Context, clients: Cohort
     ) -> tuple[Variables, Masks]:
         _, train_key = jax.random.split(key)
-        data = trees.take(clients, 0)
+        data = trees.take(clients.data, 0)
 
         def stage(
             carry: tuple[Variables, Masks], number: jax.Array
@@ -255,15 +256,15 @@ def prunefl(
             variables, masks = carry
             optimizer = transform.init({"params": variables["params"]})
             key = jax.random.fold_in(train_key, number)
-            done = train(key, variables, masks, optimizer, data, context)
-            masks = choose(done.variables, masks, done.memory, 0, context)
-            return (done.variables, masks), None
+            trained = train(key, variables, masks, optimizer, data, context)
+            masks = choose(trained.variables, masks, trained.memory, 0, context)
+            return (trained.variables, masks), None
 
         masks = context.server.eligible if freeze_zero_initialized else context.masks
         start = (context.variables, masks)
         (_, masks), _ = jax.lax.scan(stage, start, jnp.arange(initial_adjustments))
         return mask_algebra.apply(masks, context.variables), masks
 
-    scouts = functools.partial(scoring_clients, source="client")
-    method = method._replace(setup=setup, scouts=scouts)
+    clients = functools.partial(scoring_clients, source="client")
+    method = method._replace(setup=Setup(clients, first_masks))
     return engine(apply_fn, method, **options)

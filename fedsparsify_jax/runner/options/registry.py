@@ -11,12 +11,12 @@ from typing import Any
 
 from fedsparsify_jax import algorithms, masks, schedules
 from fedsparsify_jax.aggregation.merges import withstanding
-from fedsparsify_jax.client_map import CohortMap
+from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.engine.wrappers import attacks
 from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options import fault_options
-from fedsparsify_jax.training.compact.wrapper import SmallForm
+from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import Task
 from fedsparsify_jax.types import FederatedAlgorithm, Prunable, Schedule
 
@@ -152,8 +152,8 @@ def build_algorithm(
     options: Mapping[str, Any],
     model: Model,
     task: Task,
-    cohort: CohortMap,
-    small_form: SmallForm | None = None,
+    client_map: ClientMap,
+    compact_form: Form | None = None,
     num_classes: int | None = None,
 ) -> FederatedAlgorithm:
     """The algorithm that the options of a run describe.
@@ -162,8 +162,8 @@ def build_algorithm(
       options: all options, resolved.
       model: what it trains.
       task: what for.
-      cohort: how the clients of a round are run.
-      small_form: what clients train on where it fits, see `sparse`.
+      client_map: how the clients of a round are run.
+      compact_form: what clients train on where it fits, see `sparse`.
       num_classes: of a classification task, which flipped labels need.
 
     Raises:
@@ -180,8 +180,8 @@ def build_algorithm(
         "batch_size": options["batch_size"],
         "participation": options["participation"],
         "loss_fn": task.loss_fn,
-        "cohort": cohort,
-        "small_form": small_form,
+        "client_map": client_map,
+        "compact_form": compact_form,
         "clip_norm": options["clip_norm"],
         "attack": _attack(options, num_classes),
         "server_ema": options["server_ema"],

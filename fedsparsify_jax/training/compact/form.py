@@ -1,4 +1,4 @@
-"""The small form of a sequential network: living units, surviving weights."""
+"""The compact form of a sequential network: living units, surviving weights."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ class Lists(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The static sizes of a small form.
+    """The static sizes of a compact form.
 
     Attributes:
       units: room for the living units of every edge, see `structure.alive_units`; None
@@ -40,7 +40,7 @@ def full_plan(stages: Sequence[Stage]) -> Plan:
 
 
 class Index(NamedTuple):
-    """Where everything of a small form is."""
+    """The places of the entries of a compact form."""
 
     fits: jax.Array  # bool scalar
     units: tuple[jax.Array | None, ...]  # [room] int32, padded with the number of units
@@ -49,7 +49,7 @@ class Index(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CompactForm:
-    """A `small_form.SmallForm` of living units and index lists.
+    """A `wrapper.Form` of living units and index lists.
 
     Attributes:
       apply_fn: the model's forward pass.
@@ -83,8 +83,8 @@ class CompactForm:
             lists.append(ellpack.index_lists(mask, size.rows, size.slots))
         return Index(fits, tuple(units), tuple(lists))
 
-    def shrink(self, index: Index, variables: PyTree) -> PyTree:
-        """Variables or masks in small shapes."""
+    def compact(self, index: Index, variables: PyTree) -> PyTree:
+        """Returns variables or masks in compact shapes."""
         params = variables["params"]
         for number, stage in enumerate(self.stages):
             lists = self._lists(number, index, params)
@@ -98,7 +98,7 @@ class CompactForm:
         return {**variables, "params": params}
 
     def expand(self, index: Index, small: Variables, variables: Variables) -> Variables:
-        """Full variables with the small ones written into them."""
+        """Writes compact variables into full ones."""
         params = variables["params"]
         for number, stage in enumerate(self.stages):
             new, own = entry(small["params"], stage.path), entry(params, stage.path)
@@ -117,7 +117,7 @@ class CompactForm:
         return {**small, "params": params}
 
     def apply(self, index: Index) -> ApplyFn:
-        """The forward pass on small variables."""
+        """Returns the forward pass on compact variables."""
         replacements: dict[Path, Replacement] = {}
         for number, stage in enumerate(self.stages):
             first = index.units[0] if number == 0 else None
