@@ -265,11 +265,11 @@ def chain(*links: ServerTransform) -> ServerTransform:
     Example:
       FedYogi, then the purge of FedSparsify:
 
-      >>> from fedsparsify_jax.algorithms import fedopt
+      >>> from fedsparsify_jax.algorithms.fedopt import server_step
       >>> from fedsparsify_jax.algorithms._shared.server_purge import purge_by
       >>> from fedsparsify_jax.pruning.selection import magnitude
       >>> purge = purge_by(lambda variables, context: magnitude(variables))
-      >>> both = chain(fedopt.server_step("yogi"), purge)
+      >>> both = chain(server_step("yogi"), purge)
       >>> w = {"params": {"w": jnp.zeros(2)}}
       >>> len(both.init(w, mask_algebra.ones_like(w)))
       2

@@ -46,7 +46,9 @@ def stack_states(states: Sequence[State]) -> State:
     """
     rounds = sorted({int(state.round) for state in states})
     if len(rounds) != 1:
-        raise ValueError(f"the trials must have completed the same rounds: got {rounds}")
+        raise ValueError(
+            f"the trials must have completed the same rounds: got {rounds}"
+        )
     loose = [state._replace(round=_NO_ROUND) for state in states]
     stacked: State = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loose)
     return stacked._replace(round=jnp.int32(rounds[0]))
@@ -69,7 +71,7 @@ def over_trials(
 ) -> Callable[[State, PyTree, PyTree], tuple[State, Any]]:
     """Runs ``fn`` for every trial of a sweep.
 
-    Builders of algorithms are called inside ``fn``, where the hyperparameters of a trial
+    Builders of algorithms are called inside ``fn``, where hyperparameters of a trial
     are traced scalars.
 
     Args:
