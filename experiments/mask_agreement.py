@@ -34,7 +34,7 @@ from experiments.reporting import Report
 from experiments.results import RESULTS
 from fedsparsify_jax import masks, pruning, schedules
 from fedsparsify_jax.aggregation import merges
-from fedsparsify_jax.engine.round import engine
+from fedsparsify_jax.engine import engine
 from fedsparsify_jax.method import Context, Local, Method, Upload, Uploads
 from fedsparsify_jax.metrics.evaluation import evaluate
 from fedsparsify_jax.runner import TrainConfig

@@ -26,7 +26,7 @@ from fedsparsify_jax import data, masks, models, schedules, trees
 from fedsparsify_jax.aggregation.streaming import weighted_mean
 from fedsparsify_jax.algorithms._shared.proximal import proximal
 from fedsparsify_jax.client_map import chunked
-from fedsparsify_jax.engine.round import engine
+from fedsparsify_jax.engine import engine
 from fedsparsify_jax.method import Method, Upload
 from fedsparsify_jax.metrics import evaluate
 from fedsparsify_jax.pruning import prune
@@ -77,7 +77,7 @@ def _method(h: dict[str, Any], static: dict[str, Any]) -> Method:
     """The hooks of a variant; ``h`` may be traced."""
 
     def receive(context: Any, client: Any) -> Any:
-        real = jnp.arange(len(client.data.y)) < client.data.count
+        real = jnp.arange(len(client.data.y)) < client.data.sizes
         n = jnp.sum(jax.nn.one_hot(client.data.y, CLASSES) * real[:, None], axis=0)
         smoothed = n + h["calibration_smoothing"]
         logits = h["calibration"] * jnp.log(smoothed / jnp.sum(smoothed))
@@ -206,7 +206,7 @@ def _program(model: models.Model, static: dict[str, Any]) -> Any:
             momentum=static["momentum"] or None,
             num_clients=CLIENTS,
             participation=COHORT / CLIENTS,
-            cohort=chunked(1),
+            client_map=chunked(1),
         )
 
     def run(h: Any, keys: Any, start: Any, clients: Any, validation: Any) -> Any:
