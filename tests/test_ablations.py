@@ -12,12 +12,13 @@ import numpy as np
 import numpy_federation as oracle
 import optax
 import pytest
+from toy import mean, sending, serving
 
 from fedsparsify_jax import aggregation, algorithms, masks, models, pruning, trees
 from fedsparsify_jax.aggregation import merges
 from fedsparsify_jax.engine import engine
 from fedsparsify_jax.engine.sampling import client_keys
-from fedsparsify_jax.method import Context, Method, Upload
+from fedsparsify_jax.method import Context, GradientTransform, Method, Upload
 from fedsparsify_jax.schedules import constant
 from fedsparsify_jax.training.local import batch_loss, local_training
 
@@ -286,10 +287,6 @@ def test_without_fine_tuning_a_round_is_train_purge_vote_bit_for_bit(clients):
     chex.assert_trees_all_equal(after.masks, kept)
 
 
-def mean(uploads, context):
-    return aggregation.weighted_mean(uploads.variables, uploads.weights), context.masks
-
-
 def drawing_model(variables, x, *, train=False, key=None, valid=None):
     """Writes the random numbers of its training steps down, the latest first."""
     past = variables["draws"]["past"]
@@ -302,17 +299,18 @@ def test_fine_tuning_draws_anew_and_goes_on_with_memory(clients):
         value, gradients = grad_fn(variables)
         return value, gradients, memory + 1
 
-    def upload(key, local, context, client):
+    def send(key, local, context, client):
         return Upload(local.variables, local.masks, local.memory), client.state
 
     method = Method(
         aggregate=mean,
         fine_tune_epochs=3,
-        memory=lambda variables: jnp.int32(10),
-        gradient=gradient,
-        upload=upload,
-        server_state=lambda variables, kept: jnp.int32(0),
-        server_update=lambda k, v, m, up, c: (v, m, up.extra[0]),
+        gradient=GradientTransform(lambda variables: jnp.int32(10), gradient),
+        upload=sending(send),
+        server=serving(
+            lambda k, v, m, uploads, c: (v, m, uploads.extra[0]),
+            lambda variables, kept: jnp.int32(0),
+        ),
     )
     algorithm = engine(drawing_model, method, local_epochs=2, batch_size=8)
     variables = {"params": {"w": jnp.zeros((5, 3))}, "draws": {"past": jnp.zeros(6)}}

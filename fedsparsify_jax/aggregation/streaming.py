@@ -11,11 +11,9 @@ import jax.numpy as jnp
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax.aggregation import means
-from fedsparsify_jax.aggregation.merges import ValueMerge, value_merge
+from fedsparsify_jax.aggregation.merges import VOTE_RULES, ValueMerge, value_merge
 from fedsparsify_jax.method import Aggregate, Context, Uploads, stacked
 from fedsparsify_jax.types import Masks, PyTree, Variables
-
-VOTE_RULES = ("authors", "strict", "none")
 
 
 class _Counts(NamedTuple):

@@ -159,7 +159,7 @@ class TrainConfig:
         None
     )
     """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
-    merge: Annotated[str | None, _choice(merges.VALUES), _of("merge", "NAME")] = None
+    merge: Annotated[str | None, _choice(merges.NAMES), _of("merge", "NAME")] = None
     """How the server merges the clients' models."""
 
     assumed_attackers: Annotated[

@@ -101,7 +101,7 @@ def test_any_cohort_strategy_will_do():
     form = form_of(MLP, (5,), PLANS["both"])
     strategy = client_map.sharded(client_map.device_mesh(), inner=client_map.chunked(1))
     name = "fedsparsify_global"
-    options = METHODS[name] | {"momentum": 0.5, "cohort": strategy}
+    options = METHODS[name] | {"momentum": 0.5, "client_map": strategy}
     build = getattr(algorithms, name)
     found = play(build, MLP, make_clients(), mlp_masks, compact_form=form, **options)
     assert_same(found, in_full(name))
