@@ -27,7 +27,7 @@ def aggregate(
     """Builds the merge of a name, under voted masks or the round's.
 
     Args:
-      merge: a name of `merges.VALUES` or a function of that signature.
+      merge: a name of `merges.NAMES` or a function of that signature.
       vote_rule: ``"authors"`` or ``"strict"``, see `masks.majority_vote`; ``"none"``
         keeps what any uploading client keeps. None is for methods whose clients all
         have the masks of the round, which stay.

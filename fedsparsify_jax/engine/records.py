@@ -1,7 +1,7 @@
 """The records that the engine passes around inside a round, and how they are filled."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation.means import shares
+from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.engine.sampling import client_keys
 from fedsparsify_jax.engine.wrappers.faults import ClientFaults, Faults, sample_faults
 from fedsparsify_jax.method import (
@@ -179,12 +180,12 @@ def uploads_of(results: ClientResult, members: Members, valid: jax.Array) -> Upl
     )
 
 
-def sum_uploads(
+def sum_part(
     aggregate: Aggregate,
     context: Context,
     members: Members,
     results: ClientResult,
-    present: jax.Array | None = None,
+    present: jax.Array,
 ) -> tuple[PyTree, ClientResult]:
     """Adds up what the merge needs of some clients, and drops what it does not need.
 
@@ -193,18 +194,44 @@ def sum_uploads(
       context: of the round.
       members: some of its clients, ``[k]``.
       results: theirs, ``[k, ...]``.
-      present: bool ``[k]``, False for padding; none by default.
+      present: bool ``[k]``, False for padding.
 
     Returns:
       The sums, which add up over the parts of a cohort, and the results without their
       uploads, unless the merge stacks these.
     """
-    if present is None:
-        present = jnp.ones(results.loss.shape, bool)
     sums = aggregate.sums(uploads_of(results, members, present), context)
     if not aggregate.stacks:
         results = results._replace(upload=Upload({}, {}))
     return sums, results
+
+
+def sum_uploads(
+    aggregate: Aggregate, context: Context, members: Members, results: ClientResult
+) -> tuple[PyTree, ClientResult]:
+    """Adds up the uploads of a cohort that have all arrived, one after another.
+
+    The order, and with it every bit, is that of a simulated round whose ``client_map``
+    is ``chunked(1)``, provided that both are jitted.
+
+    Args:
+      aggregate: the method's merge.
+      context: of the round.
+      members: its clients, ``[K]``.
+      results: theirs, ``[K, ...]``.
+
+    Returns:
+      The sums and results for `round.server_half`.
+    """
+
+    def part(
+        context: Context, arrived: Any, results: ClientResult, present: jax.Array
+    ) -> tuple[PyTree, ClientResult]:
+        return sum_part(aggregate, context, arrived[0], results, present)
+
+    return chunked(1)(
+        lambda context, arrived: arrived[1], context, (members, results), part
+    )
 
 
 def _count(chosen: jax.Array) -> jax.Array:

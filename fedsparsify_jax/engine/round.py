@@ -24,7 +24,7 @@ from fedsparsify_jax.engine.records import (
     members_of,
     open_round,
     report,
-    sum_uploads,
+    sum_part,
     uploads_of,
 )
 from fedsparsify_jax.engine.wrappers.faults import Faults, corrupted, is_finite
@@ -122,9 +122,9 @@ def server_half(method: Method) -> ServerHalf:
 
     Returns:
       ``(key, state, context, members, sums, results) -> (state, info)``: ``key`` is
-      `records.RoundKeys.server`, ``sums`` come from `records.sum_uploads`, of all
-      results or added over parts of the cohort. What is kept for clients is left as
-      it is in the state.
+      `records.RoundKeys.server`, ``sums`` and ``results`` come from
+      `records.sum_uploads`, or part by part from `records.sum_part`. What is kept for
+      clients is left as it is in the state.
     """
 
     def server_round(
@@ -185,7 +185,7 @@ def round_of(
     def summed(
         context: Context, tasks: ClientTask, results: ClientResult, present: jax.Array
     ) -> tuple[PyTree, ClientResult]:
-        return sum_uploads(method.aggregate, context, tasks.member, results, present)
+        return sum_part(method.aggregate, context, tasks.member, results, present)
 
     def run(key: Key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
         keys = RoundKeys.of(key)

@@ -67,27 +67,18 @@ def round_on_machines(method, options, key, state, cohort):
     members = members_of(cohort, context, None, keys.faults)
     tasks = client_tasks(keys.local, state, cohort, members)
     client = jax.jit(client_half(method, tuning_of(MODEL.apply, method, options)))
-    add = jax.jit(lambda *parts: sum_uploads(method.aggregate, *parts))
+    results = [client(context, trees.take(tasks, k)) for k in range(len(members.ids))]
 
-    # What comes back from the clients, one after another.
-    sums, results = None, []
-    for k in range(len(members.ids)):
-        alone = client(context, trees.take(tasks, k))
-        alone = jax.tree.map(lambda leaf: leaf[None], alone)
-        member = jax.tree.map(lambda leaf, k=k: leaf[k : k + 1], members)
-        part, kept = add(context, member, alone)
-        sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
-        results.append(kept)
-    results = jax.tree.map(lambda *rows: jnp.concatenate(rows), *results)
-
+    add = jax.jit(lambda *arrived: sum_uploads(method.aggregate, *arrived))
+    results = jax.tree.map(lambda *rows: jnp.stack(rows), *results)
+    sums, results = add(context, members, results)
     server = jax.jit(server_half(method))
     new, info = server(keys.server, state, context, members, sums, results)
     changed = results.finite & (info.merged > 0)
     return keep_states(state, new, cohort.ids, changed, results.state), info
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_round_client_by_client_has_the_bits_of_run(name, clients):
+def check_three_rounds(name, clients):
     method = METHODS[name]
     options = OPTIONS | {"momentum": 0.9, "optimizer_state": "kept"}
     algorithm = engine(MODEL.apply, method, client_map=chunked(1), **options)
@@ -103,3 +94,13 @@ def test_a_round_client_by_client_has_the_bits_of_run(name, clients):
         chex.assert_trees_all_equal(info, expected)
         chex.assert_trees_all_equal(apart, together)
     assert float(info.sparsity) > 0.5 or name == "stacked"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_round_client_by_client_has_the_bits_of_run(name, clients):
+    check_three_rounds(name, clients)
+
+
+@pytest.mark.parametrize("name", ["global", "local"])
+def test_also_as_users_compile(name, clients, optimized):
+    check_three_rounds(name, clients)
