@@ -41,7 +41,10 @@ CONFINED = {
     },
     "rich": {"runner"},
     "optax": {"training", "engine", "algorithms"},
-    "PIL": {"data", "report/png.py"},
+    "PIL": {"data", "report"},
+    "jinja2": {"report"},
+    "pandas": {"report"},
+    "scipy": {"report"},
     "tensorboardX": {"runner/display/loggers.py"},
     "wandb": {"runner/display/loggers.py"},
 }

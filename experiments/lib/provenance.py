@@ -16,7 +16,7 @@ from typing import Any
 from fedsparsify_jax.runner.programs.devices import select
 from fedsparsify_jax.runner.storage.run_directory import write_whole
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 _NAME = "provenance.json"
 _NOWHERE = {"commit": None, "dirty": None, "machine": None}
 

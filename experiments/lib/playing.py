@@ -10,11 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import provenance
-from experiments.tables import Row, Table, identity, traced
+from experiments.lib import provenance
+from experiments.lib.table import Row, Table, identity, traced
 from fedsparsify_jax.runner import SweepConfig, sweep
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 
 
 def directory(table: Table, preset: str, runs: Path) -> Path:

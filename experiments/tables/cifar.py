@@ -15,9 +15,9 @@ presets are sized for an accelerator: a run of CIFAR-10 is 64 times the short on
 work, CIFAR-100's network is nine times larger. Neither has been run.
 """
 
-from experiments import fashion_mnist
-from experiments.reporting import methods
-from experiments.tables import Preset, Table
+from experiments.lib.reporting import methods
+from experiments.lib.table import Preset, Table
+from experiments.tables import fashion_mnist
 
 # Momentum is these data sets' default already.
 _ROWS = tuple(row for row in fashion_mnist.ROWS if row.key != "momentum")

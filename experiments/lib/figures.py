@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.panels import Panel
-from experiments.results import Results, rounds_of
+from experiments.lib.panels import Panel
+from experiments.lib.results import Results, rounds_of
 from fedsparsify_jax.errors import InputError
 
 try:

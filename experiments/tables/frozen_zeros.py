@@ -14,10 +14,11 @@ squared gradient; its accuracy changes.
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import fashion_mnist, markdown
-from experiments.reporting import Report
-from experiments.results import Results
-from experiments.tables import Preset, Row, Table
+from experiments.lib import markdown
+from experiments.lib.reporting import Report
+from experiments.lib.results import Results
+from experiments.lib.table import Preset, Row, Table
+from experiments.tables import fashion_mnist
 
 _METHODS = {"snip": "SNIP", "grasp": "GraSP", "prunefl": "PruneFL"}
 

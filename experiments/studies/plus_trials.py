@@ -5,7 +5,7 @@ MLP on FashionMNIST, 100 clients at 10 %, T = 100 rounds, seed 0, with 600 train
 images of each class held out, and reports the accuracy on those of the model and of its
 moving average.
 
-    python experiments/plus_trials.py iid '{"momentum": 0.9, "movement": 1.0}' ... \\
+    python -m experiments.studies.plus_trials iid '{"momentum": 0.9}' ... \\
         --out experiments/results/fedsparsify_plus_trials.jsonl
 
 A trial takes 25 to 40 s of one core. All numbers but those of `_STATIC` are traced, so

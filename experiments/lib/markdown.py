@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.results import Measure, Results
-from experiments.stats import Difference, spread
+from experiments.lib.results import Measure, Results
+from experiments.lib.stats import Difference, spread
 
 NOISE = " ≈"
 """Marks what is within noise of the reference."""

@@ -11,11 +11,11 @@ once and not tuned loses tens of points. The mean of the last ten rounds would b
 of a dense model, so the last round is shown.
 """
 
-from experiments import markdown
-from experiments.fashion_mnist import SPARSITIES
-from experiments.reporting import Report
-from experiments.results import Results
-from experiments.tables import Preset, Row, Table
+from experiments.lib import markdown
+from experiments.lib.reporting import Report
+from experiments.lib.results import Results
+from experiments.lib.table import Preset, Row, Table
+from experiments.tables.fashion_mnist import SPARSITIES
 
 _THERE = "fashion_mnist"
 

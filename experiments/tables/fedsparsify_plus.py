@@ -12,10 +12,11 @@ points at 99 % on two classes a client; beside the control as accurate within no
 three quarters of the bytes.
 """
 
-from experiments import claims, fashion_mnist
-from experiments.reporting import Report, methods
-from experiments.results import Results
-from experiments.tables import Preset, Row, Table
+from experiments.lib import claims
+from experiments.lib.reporting import Report, methods
+from experiments.lib.results import Results
+from experiments.lib.table import Preset, Row, Table
+from experiments.tables import fashion_mnist
 
 PLUS, CONTROL, DENSE = "fedsparsify-plus", "control", "dense"
 _GLOBAL = {"algorithm": "fedsparsify-global"}

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.provenance import of_run
-from experiments.tables import Table, identity
+from experiments.lib.provenance import of_run
+from experiments.lib.table import Table, identity
 from fedsparsify_jax.runner.options.config import NOT_COMPARED
 from fedsparsify_jax.runner.storage.run_directory import write_whole
 

@@ -9,8 +9,8 @@ dense as with 100 clients, but by less, and ahead of all baselines. One seed: no
 intervals, nothing is marked as noise; ``seed`` is an axis to lengthen.
 """
 
-from experiments import fashion_mnist
-from experiments.tables import Preset, Table
+from experiments.lib.table import Preset, Table
+from experiments.tables import fashion_mnist
 
 _CHOSEN = (
     "fedavg",

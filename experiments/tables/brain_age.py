@@ -13,9 +13,9 @@ for every 500 volumes of the test set; it shows that the path works. Smaller is 
 the measure is the mean absolute error.
 """
 
-from experiments import fashion_mnist
-from experiments.reporting import methods
-from experiments.tables import Preset, Table
+from experiments.lib.reporting import methods
+from experiments.lib.table import Preset, Table
+from experiments.tables import fashion_mnist
 
 TABLE = Table(
     name="brain_age",

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from typing import Any
 
-from experiments.tables import Table
+from experiments.lib.table import Table
 
 PARTITIONS = {
     "iid": "IID",
@@ -30,7 +30,7 @@ class Panel:
 def panels(table: Table, preset: str) -> list[Panel]:
     """All federations of a table; sizes are named if there are several.
 
-    >>> from experiments.brain_age import TABLE
+    >>> from experiments.tables.brain_age import TABLE
     >>> [panel.key for panel in panels(TABLE, "paper")]
     ['iid-uniform', 'iid-skewed', 'value-skew-uniform', 'value-skew-skewed']
     >>> panels(TABLE, "paper")[3].title

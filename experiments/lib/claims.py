@@ -8,11 +8,11 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-from experiments import markdown
-from experiments.collecting import Line
-from experiments.reporting import Report
-from experiments.results import Results
-from experiments.stats import Difference
+from experiments.lib import markdown
+from experiments.lib.collecting import Line
+from experiments.lib.reporting import Report
+from experiments.lib.results import Results
+from experiments.lib.stats import Difference
 from fedsparsify_jax.metrics.communication import saving
 
 MEASURE = "last_10"

@@ -10,7 +10,7 @@ same global mask, each keeping a share q of it, would have ``q / (2 - q)``. Unde
 FedSparsify-Local the masks are those that clients send; under FedSparsify-Global those
 they would have sent, had they pruned their trained models to the round's target.
 
-    python -m experiments.mask_agreement [--rounds 200]
+    python -m experiments.studies.mask_agreement [--rounds 200]
 
 Expected: 4 runs of 200 rounds (FashionMNIST, 100 clients at 10 %, 95 %, seed 0), five
 minutes on 2 free cores; a finished run is not run again.
@@ -28,10 +28,10 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from experiments import figures, markdown, provenance
-from experiments.panels import PARTITIONS
-from experiments.reporting import Report
-from experiments.results import RESULTS
+from experiments.lib import figures, markdown, provenance
+from experiments.lib.panels import PARTITIONS
+from experiments.lib.reporting import Report
+from experiments.lib.results import RESULTS
 from fedsparsify_jax import masks, pruning, schedules
 from fedsparsify_jax.aggregation import merges
 from fedsparsify_jax.engine import engine
@@ -250,7 +250,7 @@ def _figure(found: Sequence[dict[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is missing and writes it, run by run."""
-    parser = argparse.ArgumentParser(prog=f"python -m experiments.{NAME}")
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.studies.{NAME}")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--preset", default="paper", help="name of the result")
     parser.add_argument("--results", type=Path, default=RESULTS)

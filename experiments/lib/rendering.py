@@ -11,11 +11,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments import mask_agreement
-from experiments.markdown import still_missing
-from experiments.registry import TABLES
-from experiments.reporting import Report
-from experiments.results import RESULTS, Results, path_of
+from experiments.lib.markdown import still_missing
+from experiments.lib.registry import TABLES
+from experiments.lib.reporting import Report
+from experiments.lib.results import RESULTS, Results, path_of
+from experiments.studies import mask_agreement
 from fedsparsify_jax.errors import InputError
 
 PAGES = (

@@ -155,7 +155,7 @@ def restrict(table: Table, preset: str, only: Sequence[str]) -> Table:
       InputError: for what the table does not have.
 
     Example:
-      >>> from experiments.fashion_mnist import TABLE
+      >>> from experiments.tables.fashion_mnist import TABLE
       >>> less = restrict(TABLE, "paper", ["snip", "final_sparsity=0.9"])
       >>> [row.key for row in less.rows], less.axis("final_sparsity", "paper")
       (['snip'], (0.9,))

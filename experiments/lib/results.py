@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.collecting import Line, read_lines
-from experiments.panels import Panel, panels
-from experiments.stats import Difference, paired
-from experiments.tables import Table, identity
+from experiments.lib.collecting import Line, read_lines
+from experiments.lib.panels import Panel, panels
+from experiments.lib.stats import Difference, paired
+from experiments.lib.table import Table, identity
 from fedsparsify_jax.runner.options.registry import takes
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 MEASURES = {"last_10": "mean of the last ten rounds", "final": "last round"}
 MEASURES["best"] = "best round"

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Callable
 
-from experiments import figures, markdown
-from experiments.results import MEASURES, Results
+from experiments.lib import figures, markdown
+from experiments.lib.results import MEASURES, Results
 
 
 @dataclasses.dataclass

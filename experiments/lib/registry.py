@@ -1,6 +1,8 @@
 """All tables by name, each with the function that reports it."""
 
-from experiments import (
+from experiments.lib.reporting import ReportOf
+from experiments.lib.table import Table
+from experiments.tables import (
     brain_age,
     cifar,
     fashion_mnist,
@@ -11,8 +13,6 @@ from experiments import (
     schedules,
     votes,
 )
-from experiments.reporting import ReportOf
-from experiments.tables import Table
 
 _ALL: tuple[tuple[Table, ReportOf], ...] = (
     (fashion_mnist.TABLE, fashion_mnist.report),

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments import fashion_mnist, figures, markdown
-from experiments.collecting import Line
-from experiments.reporting import Report
-from experiments.results import Results, rounds_of
-from experiments.stats import spread
-from experiments.tables import Preset, Row, Table
+from experiments.lib import figures, markdown
+from experiments.lib.collecting import Line
+from experiments.lib.reporting import Report
+from experiments.lib.results import Results, rounds_of
+from experiments.lib.stats import spread
+from experiments.lib.table import Preset, Row, Table
+from experiments.tables import fashion_mnist
 from fedsparsify_jax import schedules
 
 LOCAL = {"algorithm": "fedsparsify-local"}

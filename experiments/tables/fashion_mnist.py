@@ -14,10 +14,10 @@ non-IID 70, 64 and 57 %. All that came out is in ``results/fashion_mnist-paper.m
 A method is added with one `Row`; its options are those of ``fedsparsify train``.
 """
 
-from experiments import claims
-from experiments.reporting import Report, methods
-from experiments.results import Results
-from experiments.tables import Preset, Row, Table
+from experiments.lib import claims
+from experiments.lib.reporting import Report, methods
+from experiments.lib.results import Results
+from experiments.lib.table import Preset, Row, Table
 
 SPARSITIES = (0.8, 0.85, 0.9, 0.95, 0.99)
 

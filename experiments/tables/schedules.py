@@ -10,10 +10,10 @@ the exponents 1, 3, 6 and 12 by arithmetic; 1 is the least accurate, for it purg
 hard in the last rounds as in the first, and 3 to 12 are close together.
 """
 
-from experiments import markdown
-from experiments.reporting import Report, grid
-from experiments.results import Results
-from experiments.tables import Preset, Row, Table
+from experiments.lib import markdown
+from experiments.lib.reporting import Report, grid
+from experiments.lib.results import Results
+from experiments.lib.table import Preset, Row, Table
 
 TABLE = Table(
     name="schedules",
