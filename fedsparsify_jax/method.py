@@ -114,11 +114,7 @@ class Aggregate(NamedTuple):
 def stacked(
     merge: Callable[[Uploads, Context], tuple[Variables, Masks]],
 ) -> Aggregate:
-    """Returns the `Aggregate` of a merge that must see all uploads at once.
-
-    Args:
-      merge: ``(uploads [K, ...], context) -> (variables, masks)``.
-    """
+    """Returns the `Aggregate` of a merge that must see all uploads at once."""
 
     def no_sums(uploads: Uploads, context: Context) -> PyTree:
         return ()
@@ -166,20 +162,12 @@ class GradientFn(Protocol):
     ) -> tuple[tuple[jax.Array, Variables], Variables, PyTree]: ...
 
 
-class PruneFn(Protocol):
-    """The masks of one client after its training."""
-
-    def __call__(
-        self, key: Key, local: Local, context: Context, client: Client
-    ) -> Masks: ...
-
-
-class SendFn(Protocol):
-    """The upload of one client, and the state that is kept for it."""
-
-    def __call__(
-        self, key: Key, local: Local, context: Context, client: Client
-    ) -> tuple[Upload, PyTree]: ...
+PruneFn = Callable[[Key, Local, Context, Client], Masks]
+"""``(key, local, context, client) -> masks`` of one client after its training."""
+SendFn = Callable[[Key, Local, Context, Client], tuple[Upload, PyTree]]
+"""``(key, local, context, client) -> (upload, state kept for the client)``."""
+SetupFn = Callable[[Key, Context, Cohort], tuple[Variables, Masks]]
+"""``(key, context, clients [P]) -> (variables, masks)`` before round 1."""
 
 
 class ServerFn(Protocol):
@@ -198,14 +186,6 @@ class ServerFn(Protocol):
         uploads: Uploads,
         context: Context,
     ) -> tuple[Variables, Masks, PyTree]: ...
-
-
-class SetupFn(Protocol):
-    """The first model and its masks, from the data of some clients ``[P, M, ...]``."""
-
-    def __call__(
-        self, key: Key, context: Context, clients: Cohort
-    ) -> tuple[Variables, Masks]: ...
 
 
 def no_state(variables: Variables, masks: Masks) -> PyTree:
@@ -248,11 +228,7 @@ def no_clients(key: Key, sizes: jax.Array) -> jax.Array:
 
 
 def stateless(update: ServerFn) -> ServerTransform:
-    """Returns the `ServerTransform` of a step that keeps no state.
-
-    Args:
-      update: gives ``context.server`` back as it is.
-    """
+    """Returns the step of an ``update`` that gives ``context.server`` back as it is."""
     return ServerTransform(no_state, update)
 
 
@@ -263,16 +239,8 @@ def chain(*links: ServerTransform) -> ServerTransform:
     tuple of theirs. A single link is returned as it is.
 
     Example:
-      FedYogi, then the purge of FedSparsify:
-
-      >>> from fedsparsify_jax.algorithms.fedopt import server_step
-      >>> from fedsparsify_jax.algorithms._shared.server_purge import purge_by
-      >>> from fedsparsify_jax.pruning.selection import magnitude
-      >>> purge = purge_by(lambda variables, context: magnitude(variables))
-      >>> both = chain(server_step("yogi"), purge)
-      >>> w = {"params": {"w": jnp.zeros(2)}}
-      >>> len(both.init(w, mask_algebra.ones_like(w)))
-      2
+      FedYogi, then the purge of FedSparsify: ``chain(server_step("yogi"), purge)`` with
+      ``purge = purge_by(lambda variables, context: magnitude(variables))``.
     """
     if len(links) == 1:
         return links[0]
@@ -284,7 +252,7 @@ def chain(*links: ServerTransform) -> ServerTransform:
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
     ) -> tuple[Variables, Masks, PyTree]:
         states = []
-        keys = jax.random.split(key, max(len(links), 1))
+        keys = jax.random.split(key, len(links))
         for link, link_key, state in zip(links, keys, context.server, strict=True):
             link_context = context._replace(server=state)
             variables, masks, new = link.update(
@@ -369,9 +337,3 @@ class Method(NamedTuple):
 def no_projection(masks: Masks, variables: Variables) -> Variables:
     """Returns the variables: the `Method.project` of methods that prune nothing."""
     return variables
-
-
-def mean_loss(losses: jax.Array, valid: jax.Array) -> jax.Array:
-    """Returns the mean over the valid entries of ``[B]``; 0 if there is none."""
-    total = jnp.sum(jnp.where(valid, losses, 0.0))
-    return total / jnp.maximum(jnp.sum(valid, dtype=losses.dtype), 1.0)

@@ -35,12 +35,7 @@ from fedsparsify_jax.algorithms._shared.server_purge import purge_by
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import Method
 from fedsparsify_jax.pruning.selection import magnitude
-from fedsparsify_jax.types import (
-    ApplyFn,
-    FederatedAlgorithm,
-    Prunable,
-    Schedule,
-)
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Schedule
 
 
 def fedsparsify_global(

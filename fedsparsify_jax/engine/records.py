@@ -12,14 +12,7 @@ from fedsparsify_jax.aggregation.means import shares
 from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.engine.sampling import client_keys
 from fedsparsify_jax.engine.wrappers.faults import ClientFaults, Faults, sample_faults
-from fedsparsify_jax.method import (
-    Aggregate,
-    Client,
-    Context,
-    Method,
-    Upload,
-    Uploads,
-)
+from fedsparsify_jax.method import Aggregate, Client, Context, Method, Upload, Uploads
 from fedsparsify_jax.metrics.communication import nonzero_bytes
 from fedsparsify_jax.training.local import TrainFn
 from fedsparsify_jax.types import (

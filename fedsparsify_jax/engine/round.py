@@ -31,14 +31,7 @@ from fedsparsify_jax.engine.wrappers.faults import Faults, corrupted, is_finite
 from fedsparsify_jax.method import Context, Local, Method
 from fedsparsify_jax.metrics.communication import nonzero_bytes
 from fedsparsify_jax.training.local import continued
-from fedsparsify_jax.types import (
-    ClientsState,
-    Cohort,
-    Key,
-    PyTree,
-    RoundInfo,
-    State,
-)
+from fedsparsify_jax.types import ClientsState, Cohort, Key, PyTree, RoundInfo, State
 
 ClientHalf = Callable[[Context, ClientTask], ClientResult]
 """One client's part of a round; see `client_half`."""
@@ -169,17 +162,7 @@ def round_of(
     client_map: ClientMap,
     faults: Faults | None = None,
 ) -> RoundFn:
-    """Builds the round of a cohort on one machine from its two halves.
-
-    Args:
-      method: the hooks.
-      clients: the clients' half, see `client_half`.
-      client_map: how it is run over the cohort.
-      faults: clients that fail.
-
-    Returns:
-      ``(key, state, cohort) -> (state, info)``.
-    """
+    """Builds the round of a cohort on one machine from its two halves."""
     server = server_half(method)
 
     def summed(

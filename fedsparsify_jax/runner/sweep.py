@@ -17,11 +17,7 @@ from fedsparsify_jax import data
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.runner import finish, loop
 from fedsparsify_jax.runner.display.progress import counted, duration
-from fedsparsify_jax.runner.display.sweep_progress import (
-    Grid,
-    results,
-    sweep_reporter,
-)
+from fedsparsify_jax.runner.display.sweep_progress import Grid, results, sweep_reporter
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.sweep_config import values
 from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups

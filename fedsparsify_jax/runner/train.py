@@ -20,11 +20,7 @@ from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
 from fedsparsify_jax.runner.programs.program import Report, RoundProgram
-from fedsparsify_jax.runner.programs.sources import (
-    DataSource,
-    InMemory,
-    OnDisk,
-)
+from fedsparsify_jax.runner.programs.sources import DataSource, InMemory, OnDisk
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.runner.storage.fingerprints import Fingerprints, fingerprints
 from fedsparsify_jax.runner.storage.partition_file import describe_partition

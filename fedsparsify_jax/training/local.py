@@ -16,14 +16,7 @@ import optax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import trees
-from fedsparsify_jax.method import (
-    Batch,
-    BatchLoss,
-    Context,
-    GradFn,
-    Method,
-    mean_loss,
-)
+from fedsparsify_jax.method import Batch, BatchLoss, Context, GradFn, Method
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,
@@ -101,7 +94,9 @@ def batch_loss(apply_fn: ApplyFn, loss_fn: LossFn) -> BatchLoss:
         outputs, changed = apply_fn(
             variables, batch.x, train=True, key=key, valid=batch.valid
         )
-        return mean_loss(loss_fn(outputs, batch.y), batch.valid), changed
+        losses = jnp.where(batch.valid, loss_fn(outputs, batch.y), 0.0)
+        examples = jnp.sum(batch.valid, dtype=losses.dtype)
+        return jnp.sum(losses) / jnp.maximum(examples, 1.0), changed
 
     return loss
 

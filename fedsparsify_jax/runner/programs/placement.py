@@ -6,13 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from fedsparsify_jax.client_map import (
-    ClientMap,
-    chunked,
-    device_mesh,
-    sharded,
-    vmapped,
-)
+from fedsparsify_jax.client_map import ClientMap, chunked, device_mesh, sharded, vmapped
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.trees import size
