@@ -53,17 +53,17 @@ class Stop:
 
     def __init__(self, at_once: bool):
         self.number = 0
-        self._at_once, self._gentle, self._handled = at_once, False, 0
+        self._at_once, self._deferring, self._handled = at_once, False, 0
         self._heard: float | None = None
 
     @contextlib.contextmanager
-    def gentle(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Inside, the first signal only sets `number`; elsewhere it raises."""
-        self._gentle = True
+        self._deferring = True
         try:
             yield
         finally:
-            self._gentle = False
+            self._deferring = False
 
     def handle(self, number: int, frame: Any) -> None:
         """The handler, in the main thread."""
@@ -72,7 +72,7 @@ class Stop:
         self.number = self.number or number
         if self._handled > 1 and number == signal.SIGINT and not self._at_once:
             raise KeyboardInterrupt
-        if not self._gentle:
+        if not self._deferring:
             raise Stopped(self.number)
 
     def listen(self, pipe: int) -> None:
@@ -81,7 +81,7 @@ class Stop:
             now = time.monotonic()
             if self._heard is None:
                 self._heard = now
-                if self._gentle:
+                if self._deferring:
                     name = signal.Signals(number).name
                     _say(f"{name}: finishing the round, then saving; again to end now")
             elif now - self._heard < SAME:
@@ -116,7 +116,7 @@ def catching(*, at_once: bool = False) -> Iterator[Stop]:
         is an ordinary `KeyboardInterrupt` otherwise.
 
     Example:
-      >>> with catching() as stop, stop.gentle():
+      >>> with catching() as stop, stop.deferred():
       ...     signal.raise_signal(signal.SIGTERM)
       ...     signal.Signals(stop.number).name
       'SIGTERM'

@@ -46,6 +46,14 @@ def _acquire(directory: Path) -> filelock.FileLock:
     return lock
 
 
+def unwritable(directory: Path, reason: str | None) -> str:
+    """Returns the complaint about a directory that cannot be written."""
+    return (
+        f"cannot write --out {directory}: {reason}; name a directory that can be "
+        "written"
+    )
+
+
 def refuse_if_locked(directory: Path) -> None:
     """Complains if another process has the lock; changes nothing.
 
@@ -75,10 +83,7 @@ def locked(directory: Path) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         lock = _acquire(directory)
     except OSError as error:
-        raise InputError(
-            f"cannot write --out {directory}: {error.strerror}; name a directory that "
-            "can be written"
-        ) from error
+        raise InputError(unwritable(directory, error.strerror)) from error
     path = directory / LOCK
     try:
         with contextlib.suppress(OSError):  # a full disk, say: it is only for people
