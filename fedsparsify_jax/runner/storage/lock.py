@@ -55,7 +55,7 @@ def unwritable(directory: Path, reason: str | None) -> str:
 
 
 def refuse_if_locked(directory: Path) -> None:
-    """Complains if another process has the lock; changes nothing.
+    """Refuses a directory that another process has locked; changes nothing.
 
     Raises:
       InputError: naming that process and its host.
