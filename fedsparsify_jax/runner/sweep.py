@@ -58,17 +58,14 @@ _CALL_SECONDS = 2.0
 """Time between two lines of progress, if rounds are short enough."""
 
 
-@functools.lru_cache(maxsize=2)
-def _load(**fields: Any) -> data.Dataset:
-    return load(TrainConfig(**fields))
+_load = functools.lru_cache(maxsize=2)(load)
 
 
 def _dataset(config: TrainConfig) -> data.Dataset:
-    """Returns what `load` does; from memory if the group before had the same data."""
-    subset = config.train_subset
-    seed = {} if subset is None else {"seed": config.seed}
-    source = {"dataset": config.dataset, "data_dir": config.data_dir}
-    return _load(**source, train_subset=subset, **seed)
+    """Returns the data set; from memory if the group before had the same."""
+    decisive = ["dataset", "data_dir", "train_subset"]
+    decisive += ["seed"] if config.train_subset is not None else []
+    return _load(TrainConfig(**{name: getattr(config, name) for name in decisive}))
 
 
 def _next_rounds(state: State, completed: int, seconds: float) -> int:
@@ -95,11 +92,6 @@ class _Sweep(NamedTuple):
     def assemble(self, trial: Cell) -> Federation:
         """Returns a trial's federation."""
         return assemble(trial.config, self.devices, _dataset(trial.config))
-
-    def numbers(self, group: Sequence[Cell]) -> list[int]:
-        """Returns the places of a group's trials among all."""
-        places = {trial.name: number for number, trial in enumerate(self.trials)}
-        return [places[trial.name] for trial in group]
 
 
 def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
@@ -182,13 +174,13 @@ def _train_group(
     """Trains a program group and writes its run directories."""
     federation, directory = sweep.assemble(group[0]), sweep.directory
     program = GroupProgram(federation, group, sweep.devices)
-    numbers = sweep.numbers(group)
+    names = {trial.name for trial in group}
+    numbers = [n for n, trial in enumerate(sweep.trials) if trial.name in names]
     state = program.init()
     with _checkpoints(directory.path, federation, state, group) as checkpoints:
         # From the last checkpoint, or from the start.
         state, records = checkpoints.restore(state) or (state, [[] for _ in group])
-        runs = [_begin(directory, trial, records[n]) for n, trial in enumerate(group)]
-        _write_partitions(federation, group, runs)
+        runs = _begin(directory, federation, group, records)
 
         # The rounds that are left.
         pauses = loop.rounds(
@@ -225,23 +217,22 @@ def _train_group(
     directory.write_table(sweep.trials)
 
 
-def _begin(directory: SweepDirectory, trial: Cell, records: list[Record]) -> loop.Run:
-    """Makes a trial's run directory what the checkpoint of its group has seen."""
-    new = resume.from_round_1(
-        directory.config(trial), versions=versions(), name=new_name()
-    )
-    run = directory.run(trial)
-    run.carry_out(dataclasses.replace(new, records=records))
-    return loop.Run(run, records)
-
-
-def _write_partitions(
-    federation: Federation, group: Sequence[Cell], runs: Sequence[loop.Run]
-) -> None:
-    targets = federation.dataset.train.y
+def _begin(
+    directory: SweepDirectory,
+    federation: Federation,
+    group: Sequence[Cell],
+    records: Sequence[list[Record]],
+) -> list[loop.Run]:
+    """Makes run directories what the checkpoint of their group has seen."""
+    targets, runs = federation.dataset.train.y, []
     parts = partitions(group, targets)
-    for trial, run in zip(group, runs, strict=True):
-        run.directory.write_partition(targets, parts[trial.config.seed])
+    for trial, rows in zip(group, records, strict=True):
+        config, run = directory.config(trial), directory.run(trial)
+        new = resume.from_round_1(config, versions=versions(), name=new_name())
+        run.carry_out(dataclasses.replace(new, records=rows))
+        run.write_partition(targets, parts[trial.config.seed])
+        runs.append(loop.Run(run, rows))
+    return runs
 
 
 def _stop(sweep: _Sweep, signal: int) -> NoReturn:

@@ -75,7 +75,7 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
     federation = assemble(config, selected)
     keys = Keys.from_seed(config.seed)
     fingerprints = resume.fingerprints(federation, keys)
-    _planned(config, fingerprints)
+    plan = _planned(config, fingerprints)
     for line in _described(config, federation):
         console.print(line, soft_wrap=True)
 
@@ -87,7 +87,8 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
         InMemory(federation) if in_memory else OnDisk(federation, keys.rounds)
     )
     program = RoundProgram(federation, source, keys.rounds)
-    program.compile(state, _until_evaluation(config, 0))
+    if plan.completed < (config.rounds or 0):
+        program.compile(state, _until_evaluation(config, plan.completed))
     if config.verbose:
         console.print(f"compiled in {duration(program.compile_seconds)}")
 

@@ -54,6 +54,20 @@ def unwritable(directory: Path, reason: str | None) -> str:
     )
 
 
+@contextlib.contextmanager
+def making(directory: Path) -> Iterator[None]:
+    """Makes a directory, to write the first files into it.
+
+    Raises:
+      InputError: if the directory, or a file inside, cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(unwritable(directory, error.strerror)) from error
+
+
 def refuse_if_locked(directory: Path) -> None:
     """Refuses a directory that another process has locked; changes nothing.
 
@@ -79,11 +93,8 @@ def locked(directory: Path) -> Iterator[None]:
       Traceback (most recent call last):
       fedsparsify_jax.errors.InputError: --out ... is in use by process ...
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    with making(directory):
         lock = _acquire(directory)
-    except OSError as error:
-        raise InputError(unwritable(directory, error.strerror)) from error
     path = directory / LOCK
     try:
         with contextlib.suppress(OSError):  # a full disk, say: it is only for people

@@ -28,7 +28,7 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.storage import checkpoint_files, resume
 from fedsparsify_jax.runner.storage.checkpoint_files import Record
-from fedsparsify_jax.runner.storage.lock import LOCK, unwritable
+from fedsparsify_jax.runner.storage.lock import LOCK, making, unwritable
 from fedsparsify_jax.runner.storage.manifest import own_digest
 
 _PACKAGES = (
@@ -72,6 +72,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             installed[package] = "not installed"
     return installed
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object, for people to read, in one step."""
+    write_whole(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -147,27 +152,20 @@ def new_name() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """The files of a run.
-
-    Attributes:
-      path: of the directory.
-    """
+    """The files of a run."""
 
     path: Path
 
     @property
     def model(self) -> Path:
-        """Returns the directory of the final model."""
         return self.path / "model"
 
     @property
     def checkpoints(self) -> Path:
-        """Returns the directory of all checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def clients(self) -> Path:
-        """Returns the directory of the clients' data."""
         return self.path / "clients"
 
     def carry_out(self, plan: resume.Plan) -> None:
@@ -177,11 +175,8 @@ class RunDirectory:
           InputError: if it cannot be written.
         """
         checkpoint_files.tidy(self.checkpoints, plan.renames)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._write_json("config.json", plan.content)
-        except OSError as error:
-            raise InputError(unwritable(self.path, error.strerror)) from error
+        with making(self.path):
+            write_json(self.path / "config.json", plan.content)
         with self.writing():
             write_whole(self.path / "metrics.jsonl", resume.lines(plan.records))
 
@@ -215,22 +210,15 @@ class RunDirectory:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``."""
         with self.writing():
-            self._write_json("summary.json", summary)
-
-    def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        write_whole(self.path / name, json.dumps(content, indent=2) + "\n")
+            write_json(self.path / "summary.json", summary)
 
 
 def described(targets: np.ndarray, parts: Sequence[np.ndarray]) -> dict[str, Any]:
-    """Returns how many examples of each class the clients hold, as JSON values.
+    """Returns the number of clients, and examples of the first: in all, and by class.
 
     Args:
-      targets: ``[n]`` integer classes, or numbers, of which only the count is said.
+      targets: ``[n]`` integer classes, or numbers, which are not counted by value.
       parts: one index array a client.
-
-    Returns:
-      ``clients``, how many there are; ``sizes``, their examples; ``counts``, a row of
-      classes a client, None where there are no classes. The lists end at `LISTED`.
 
     Example:
       >>> described(np.array([0, 1, 1]), [np.array([0, 1]), np.array([2])])

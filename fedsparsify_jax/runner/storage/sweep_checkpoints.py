@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from fedsparsify_jax.runner.storage import checkpoint_files
@@ -41,13 +40,8 @@ class GroupCheckpoints:
     def __enter__(self) -> "GroupCheckpoints":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._files.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
 
     def restore(self, like: State) -> tuple[State, list[list[Record]]] | None:
         """Returns the newest state and every trial's records; None before round 1.

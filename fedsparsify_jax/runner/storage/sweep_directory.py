@@ -20,22 +20,15 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig, to_json
 from fedsparsify_jax.runner.options.sweep_grid import Cell
 from fedsparsify_jax.runner.storage import resume, run_directory
-from fedsparsify_jax.runner.storage.lock import unwritable
+from fedsparsify_jax.runner.storage.lock import making
 from fedsparsify_jax.runner.storage.run_directory import (
     RunDirectory,
     read_json,
+    write_json,
     write_whole,
 )
 
 _OPTIONS, _TABLE = "sweep.json", "sweep.jsonl"
-
-
-def _plain(axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """Returns the options' values as JSON."""
-    return {
-        field: [str(value) if isinstance(value, Path) else value for value in column]
-        for field, column in axes.items()
-    }
 
 
 def default_path(axes: Mapping[str, Sequence[Any]]) -> Path:
@@ -47,7 +40,7 @@ def default_path(axes: Mapping[str, Sequence[Any]]) -> Path:
     >>> default_path(axes).name[:13]
     'sweep-digits-'
     """
-    text = json.dumps(_plain(axes), sort_keys=True)
+    text = json.dumps(axes, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     names = [name.replace("/", "-").replace(":", "-") for name in axes["dataset"]]
     return Path("runs") / "-".join(["sweep", *names, digest])
@@ -152,12 +145,9 @@ class SweepDirectory(NamedTuple):
         Raises:
           InputError: if it cannot be written.
         """
-        content = {"options": _plain(axes), "versions": run_directory.versions()}
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / _OPTIONS, json.dumps(content, indent=2) + "\n")
-        except OSError as error:
-            raise InputError(unwritable(self.path, error.strerror)) from error
+        content = {"options": axes, "versions": run_directory.versions()}
+        with making(self.path):
+            write_json(self.path / _OPTIONS, content)
 
     def write_table(self, trials: Sequence[Cell]) -> None:
         """Writes ``sweep.jsonl`` anew from the finished trials."""
@@ -165,8 +155,7 @@ class SweepDirectory(NamedTuple):
         for trial in trials:
             summary = self.summary(trial)
             if summary is not None:
-                varied = _plain({name: [value] for name, value in trial.varied.items()})
-                apart = {name: column[0] for name, column in varied.items()}
                 run = self.runs[trial.name].name
-                rows.append({"run": run, **apart, **summary})
-        write_whole(self.path / _TABLE, resume.lines(rows))
+                row = {"run": run, **trial.varied, **summary}
+                rows.append(json.dumps(row, default=str) + "\n")
+        write_whole(self.path / _TABLE, "".join(rows))
