@@ -1,7 +1,7 @@
 """The final model as files that anything can read.
 
 ``model.safetensors`` holds every array under its path (``params/Dense_0/kernel``), with
-pruned weights as exact zeros; ``model.json`` says what it is a model of.
+pruned weights as exact zeros; ``model.json`` describes the model.
 """
 
 import json
@@ -33,7 +33,7 @@ def save_model(
 
 
 def load_model(directory: Path | str) -> tuple[Variables, dict[str, Any]]:
-    """Reads what `save_model` wrote: variables as NumPy arrays, and the description.
+    """Reads a saved model: variables as NumPy arrays, and the description.
 
     Raises:
       InputError: if a file is missing or damaged.
