@@ -2,19 +2,16 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import tyro
-
-from fedsparsify_jax.errors import InputError, unknown
+from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.report import png, svg
 from fedsparsify_jax.report.content import Report, compose
 from fedsparsify_jax.report.markdown import figures_of, file_names, markdown
 from fedsparsify_jax.report.page import MARK, page
 from fedsparsify_jax.report.reading import Run, read
+from fedsparsify_jax.runner.options.schema import POSITIONAL, Shown, check
 from fedsparsify_jax.runner.storage.run_directory import write_whole
-
-FORMATS = ("html", "markdown", "svg", "png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +19,16 @@ class ReportConfig:
     """Write a report of runs and sweeps: curves, tables, and what differs."""
 
     paths: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_SWEEP...")
+        tuple[Path, ...], POSITIONAL, Shown("RUN_OR_SWEEP...", hint="at least one")
     ] = ()
     """Directories of runs and sweeps."""
-    format: Annotated[str, tyro.conf.arg(metavar="|".join(FORMATS))] = "html"
+    format: Literal["html", "markdown", "svg", "png"] = "html"
     """One page that needs no network, Markdown with figures, or figures alone."""
     out: Annotated[
-        Path | None,
-        tyro.conf.arg(
-            metavar="PATH", help_behavior_hint="(default: report.html or report)"
-        ),
+        Path | None, Shown("PATH", hint="default: report.html or report")
     ] = None
     """The page to write; for other formats the directory."""
-    title: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: the names)"),
-    ] = None
+    title: Annotated[str | None, Shown("TEXT", hint="default: the names")] = None
     """Title of the report."""
 
 
@@ -107,8 +98,7 @@ def report(config: ReportConfig) -> Path:
     """
     if not config.paths:
         raise InputError("report needs the directory of a run or of a sweep")
-    if config.format not in FORMATS:
-        raise unknown("format", config.format, FORMATS)
+    config = dataclasses.replace(config, **check(config))
     is_page = config.format == "html"
     out = config.out or Path("report.html" if is_page else "report")
     (_check_page if is_page else _check_directory)(out)

@@ -22,9 +22,10 @@ from fedsparsify_jax.runner.display.sweep_progress import (
     results,
     sweep_reporter,
 )
+from fedsparsify_jax.runner.options import sweep_grid
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.sweep_config import values
-from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
+from fedsparsify_jax.runner.options.sweep_grid import Trial
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
@@ -73,7 +74,7 @@ def _plan(state: State, completed: int, seconds: float) -> int:
     return min(max(1, int(_CALL_SECONDS / max(seconds, 1e-6))), AT_MOST)
 
 
-def _with_algorithm(federation: Federation, trial: Cell) -> Federation:
+def _with_algorithm(federation: Federation, trial: Trial) -> Federation:
     """Returns the federation of a group with the algorithm of one of its trials."""
     model, dataset = federation.model, federation.dataset
     algorithm = algorithm_of(trial.config, model, dataset, vmapped())
@@ -90,7 +91,7 @@ class _Sweep:
 
     def __init__(
         self,
-        trials: list[Cell],
+        trials: list[Trial],
         directory: SweepDirectory,
         selected: list[Any],
         signal: Stop,
@@ -101,7 +102,7 @@ class _Sweep:
         finished = self._finished()
         self.grid = Grid(trials, finished)
         pending = [trial for n, trial in enumerate(trials) if n not in finished]
-        self.groups = groups(pending)
+        self.groups = sweep_grid.program_groups(pending)
 
     def _finished(self) -> dict[int, dict[str, Any]]:
         """Returns the summaries that are there, by the trial's number."""
@@ -112,7 +113,7 @@ class _Sweep:
             if summary is not None
         }
 
-    def _assemble(self, trial: Cell) -> Federation:
+    def _assemble(self, trial: Trial) -> Federation:
         return assemble(trial.config, self._devices, _dataset(trial.config))
 
     def check(self) -> None:
@@ -136,7 +137,7 @@ class _Sweep:
         return text
 
     def train(
-        self, group: Sequence[Cell], show: Callable[[Sequence[int]], None]
+        self, group: Sequence[Trial], show: Callable[[Sequence[int]], None]
     ) -> None:
         """Trains a program group and writes its run directories."""
         federation = self._assemble(group[0])
@@ -188,7 +189,7 @@ class _Sweep:
         self._directory.write_table()
 
     def _begin(
-        self, federation: Federation, group: Sequence[Cell], runs: Sequence[loop.Run]
+        self, federation: Federation, group: Sequence[Trial], runs: Sequence[loop.Run]
     ) -> None:
         """Makes the run directories what the checkpoint has seen."""
         targets = federation.dataset.train.y
@@ -200,7 +201,7 @@ class _Sweep:
             run.directory.rewind(run.records)
 
     def _checkpoints(
-        self, federation: Federation, state: State, group: Sequence[Cell]
+        self, federation: Federation, state: State, group: Sequence[Trial]
     ) -> GroupCheckpoints:
         """Returns a group's; other trials, data or numbers of devices have others."""
         keys = [key for trial in group for key in Keys.from_seed(trial.config.seed)]
@@ -229,7 +230,7 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
     """
     console = console or Console(highlight=False)
     axes = values(config)
-    trials = cells(axes)
+    trials = sweep_grid.trials(axes)
     named = {"dataset": sorted({trial.config.dataset for trial in trials})}
     out = config.out or default_path(named | axes)
     directory = SweepDirectory(out, axes, trials)

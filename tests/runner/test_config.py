@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.rules import flag
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ SHARE = "it must be at least 0 and below 1"
 def test_range_errors_name_option_value_and_range(field, value, allowed):
     with pytest.raises(InputError) as caught:
         resolve(TrainConfig(**{field: value}))
-    assert str(caught.value) == f"{option(field)} is {value}: {allowed}"
+    assert str(caught.value) == f"{flag(field)} is {value}: {allowed}"
 
 
 @pytest.mark.parametrize(

@@ -5,33 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig, option
+from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig, having
+from fedsparsify_jax.runner.options.rules import flag
+from fedsparsify_jax.runner.options.schema import CHANGEABLE
 from fedsparsify_jax.runner.storage.fingerprints import Fingerprints
-
-SAFE = (
-    "data_dir",
-    "participation",
-    "rounds",
-    "local_epochs",
-    "batch_size",
-    "learning_rate",
-    "final_sparsity",
-    "schedule",
-    "exponent",
-    "frequency",
-    "begin",
-    "initial_sparsity",
-    "purge_share",
-    "fine_tune_rounds",
-    "fine_tune_epochs",
-    "mu",
-    "server_learning_rate",
-    "interval",
-    "replace_share",
-    "evaluate_every",
-)
-"""Options that may change on request: the state fits, the clients are the same. The run
-is then neither the one nor the other; a schedule, say, depends on its last round."""
 
 Change = tuple[Any, Any]
 
@@ -57,7 +34,7 @@ def told(changes: Mapping[str, Change]) -> str:
     >>> told({"rounds": (50, 60), "seed": (0, 1)})
     '--rounds 50 -> 60; --seed 0 -> 1'
     """
-    return "; ".join(f"{option(f)} {old} -> {new}" for f, (old, new) in changes.items())
+    return "; ".join(f"{flag(f)} {old} -> {new}" for f, (old, new) in changes.items())
 
 
 def refuse_options(where: object, changes: Mapping[str, Change], allow: bool) -> None:
@@ -66,7 +43,8 @@ def refuse_options(where: object, changes: Mapping[str, Change], allow: bool) ->
     Raises:
       InputError: with a list of all of them.
     """
-    never = {field: both for field, both in changes.items() if field not in SAFE}
+    changeable = having(CHANGEABLE)
+    never = {field: both for field, both in changes.items() if field not in changeable}
     if never and allow:
         raise InputError(
             f"the run in {where} cannot go on with {told(never)}, not even with "

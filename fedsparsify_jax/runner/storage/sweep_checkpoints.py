@@ -33,7 +33,7 @@ class GroupCheckpoints:
 
     Args:
       sweep: the sweep's directory.
-      decisive: JSON values that decide the states: options of the cells, data.
+      decisive: JSON values that decide the states: options of the trials, data.
     """
 
     def __init__(self, sweep: Path, decisive: Any):
@@ -55,7 +55,7 @@ class GroupCheckpoints:
         self._files.__exit__(kind, error, trace)
 
     def restore(self, like: State) -> tuple[State, list[list[Record]]] | None:
-        """The newest state and every cell's records; None to begin with round 1.
+        """The newest state and every trial's records; None to begin with round 1.
 
         Sets damaged checkpoints aside.
 
@@ -78,8 +78,8 @@ class GroupCheckpoints:
         """Starts to save, if it is time; waits until it is done if it has to be now.
 
         Args:
-          state: of all cells; may be donated afterwards.
-          records: of every cell, all rounds.
+          state: of all trials; may be donated afterwards.
+          records: of every trial, all rounds.
           now: whether the sweep is about to stop.
 
         Raises:

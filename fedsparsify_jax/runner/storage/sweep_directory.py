@@ -1,12 +1,12 @@
-"""The directory of a sweep: a run directory for every cell, and what sums them up.
+"""The directory of a sweep: a run directory for every trial, and what sums them up.
 
-NAME/          the run of a cell, as ``fedsparsify train`` writes it
+NAME/          the run of a trial, as ``fedsparsify train`` writes it
 sweep.json     the options' values and the versions of the latest start
-groups/        while cells are trained, see `sweep_checkpoints`
-sweep.jsonl    a JSON object a finished cell: directory, what sets it apart, summary
+groups/        while trials are trained, see `sweep_checkpoints`
+sweep.jsonl    a JSON object a finished trial: directory, what sets it apart, summary
 
-A cell is found by its configuration, not by its name: a sweep can be started again, or
-with more values, and finished cells are taken as they are.
+A trial is found by its configuration, not by its name: a sweep can be started again, or
+with more values, and finished trials are taken as they are.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from typing import Any
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig, to_json
-from fedsparsify_jax.runner.options.sweep_grid import Cell
+from fedsparsify_jax.runner.options.sweep_grid import Trial
 from fedsparsify_jax.runner.storage.lock import LOCK, refuse_if_locked
 from fedsparsify_jax.runner.storage.run_directory import (
     RunDirectory,
@@ -32,8 +32,8 @@ _OPTIONS, _TABLE = "sweep.json", "sweep.jsonl"
 def _plain(given: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """The options' values as JSON."""
     return {
-        field: [str(value) if isinstance(value, Path) else value for value in column]
-        for field, column in given.items()
+        field: [str(value) if isinstance(value, Path) else value for value in axis]
+        for field, axis in given.items()
     }
 
 
@@ -73,7 +73,7 @@ class SweepDirectory:
     Args:
       path: where.
       given: the options' values.
-      every: all cells.
+      every: all trials.
 
     Raises:
       InputError: if something else is there, another process is at work in it, or it
@@ -81,7 +81,7 @@ class SweepDirectory:
     """
 
     def __init__(
-        self, path: Path, given: Mapping[str, Sequence[Any]], every: Sequence[Cell]
+        self, path: Path, given: Mapping[str, Sequence[Any]], every: Sequence[Trial]
     ):
         self.path = path
         self._given, self._every = given, list(every)
@@ -98,11 +98,11 @@ class SweepDirectory:
             RunDirectory(path, TrainConfig()).check(resume=False)
         found = self._found() if used else {}
         self._runs = {
-            id(cell): found.get(compared(to_json(cell.config)), path / cell.name)
-            for cell in self._every
+            id(trial): found.get(compared(to_json(trial.config)), path / trial.name)
+            for trial in self._every
         }
-        for cell in self._every:
-            self.run(cell).check(resume=True)
+        for trial in self._every:
+            self.run(trial).check(resume=True)
 
     def _found(self) -> dict[str, Path]:
         """The runs that are there, by what they computed."""
@@ -113,17 +113,17 @@ class SweepDirectory:
                 runs[compared(options)] = config.parent
         return runs
 
-    def config(self, cell: Cell) -> TrainConfig:
-        """A cell's configuration with its directory."""
-        return dataclasses.replace(cell.config, out=self._runs[id(cell)])
+    def config(self, trial: Trial) -> TrainConfig:
+        """A trial's configuration with its directory."""
+        return dataclasses.replace(trial.config, out=self._runs[id(trial)])
 
-    def run(self, cell: Cell) -> RunDirectory:
-        """A cell's run directory."""
-        return RunDirectory(self._runs[id(cell)], self.config(cell))
+    def run(self, trial: Trial) -> RunDirectory:
+        """A trial's run directory."""
+        return RunDirectory(self._runs[id(trial)], self.config(trial))
 
-    def summary(self, cell: Cell) -> dict[str, Any] | None:
-        """The summary of a finished cell, None for others."""
-        return _read(self._runs[id(cell)] / "summary.json")
+    def summary(self, trial: Trial) -> dict[str, Any] | None:
+        """The summary of a finished trial, None for others."""
+        return _read(self._runs[id(trial)] / "summary.json")
 
     def claim(self) -> None:
         """Makes the directory and writes ``sweep.json``.
@@ -142,14 +142,14 @@ class SweepDirectory:
             ) from error
 
     def write_table(self) -> None:
-        """Writes ``sweep.jsonl`` anew from the finished cells."""
+        """Writes ``sweep.jsonl`` anew from the finished trials."""
         rows = []
-        for cell in self._every:
-            summary = self.summary(cell)
+        for trial in self._every:
+            summary = self.summary(trial)
             if summary is not None:
-                varied = _plain({name: [value] for name, value in cell.varied.items()})
-                apart = {name: column[0] for name, column in varied.items()}
-                run = self._runs[id(cell)].name
+                varied = _plain({name: [value] for name, value in trial.varied.items()})
+                apart = {name: axis[0] for name, axis in varied.items()}
+                run = self._runs[id(trial)].name
                 rows.append({"run": run, **apart, **summary})
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_whole(self.path / _TABLE, text)

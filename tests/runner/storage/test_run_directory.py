@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import TrainConfig, option
+from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.storage import checkpoint_files, run_directory
 from fedsparsify_jax.runner.storage.run_directory import RunDirectory, default_path
 
@@ -136,7 +137,7 @@ def test_safe_changes_are_allowed_on_request_and_recorded(tmp_path):
 )
 def test_changes_that_cannot_work_are_refused_even_on_request(tmp_path, changes):
     with_checkpoints(tmp_path, 10)
-    name = option(next(iter(changes)))
+    name = flag(next(iter(changes)))
     with pytest.raises(InputError, match=rf"cannot go on with {name} .* not even"):
         resumed(tmp_path, allow_changes=True, rounds=60, **changes)
 
