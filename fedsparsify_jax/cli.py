@@ -16,10 +16,11 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.report import ReportConfig, report
 from fedsparsify_jax.runner import SweepConfig, TrainConfig, sweep, train
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
-from fedsparsify_jax.runner.options import config_file, sweep_config
+from fedsparsify_jax.runner.options import config_file
 from fedsparsify_jax.runner.options.help_text import help_text, metavar
 from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.options.schema import POSITIONAL, Option, Shown, read
+from fedsparsify_jax.runner.options.sweep_config import COMMAND_LINE
 from fedsparsify_jax.runner.process import distributed
 from fedsparsify_jax.runner.process.signals import Stopped, catching
 
@@ -35,42 +36,6 @@ _FILE = Option(
 )
 
 app = cyclopts.App(name="fedsparsify", version_flags=[], help_format="plaintext")
-
-
-def _train(config: TrainConfig) -> object:
-    """Train a federated model and write a run directory.
-
-    Without options: FedSparsify-Global on the embedded digits, 10 clients,
-    90 % sparsity. The paper's FashionMNIST federation:
-    --dataset fashion_mnist. Again what a run did: --config runs/ONE/config.json.
-    """
-    return train(config)
-
-
-def _sweep(config: Any) -> object:
-    """Train every combination of the options' values, as few compiled programs.
-
-    Options are those of train, each with one value or more:
-    --seeds 3 --final-sparsity 0.9,0.95. Every run has a directory as train
-    writes it. The same command started again goes on with what is not finished.
-    """
-    return sweep(config)
-
-
-def _costs(config: CostsConfig) -> object:
-    """Print what pruning saves in bytes and FLOPs; nothing is trained.
-
-    Without options: the FashionMNIST federation of the paper.
-    """
-    return show_costs(config)
-
-
-def _report(config: ReportConfig) -> object:
-    """Write a report of runs and sweeps: curves, tables, and what differs.
-
-    One HTML page that needs no network, in report.html; or Markdown, or figures.
-    """
-    return report(config)
 
 
 @functools.cache
@@ -101,19 +66,18 @@ def _parameter(option: Option) -> inspect.Parameter:
         converter=_latest if several else None,
     )
     words: Any = tuple[str, ...] if several else str
+    kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(
         option.field,
-        inspect.Parameter.VAR_POSITIONAL
-        if positional
-        else inspect.Parameter.KEYWORD_ONLY,
+        inspect.Parameter.VAR_POSITIONAL if positional else kind,
         default=inspect.Parameter.empty if positional else None,
         annotation=Annotated[bool if option.kind is bool else words, text],
     )
 
 
 def _register(
-    name: str,
     run: Callable[[Any], object],
+    name: str,
     config: Any,
     options: Mapping[str, Option],
 ) -> None:
@@ -126,21 +90,21 @@ def _register(
         run(config(**{field: options[field].parse(w) for field, w in words.items()}))
 
     shown = [*options.values(), *([_FILE] if name in ("train", "sweep") else [])]
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        list(map(_parameter, shown))
-    )
-    command.__doc__ = run.__doc__
-    _OPTIONS[name] = frozenset(flag(option.field) for option in shown)
+    signature = inspect.Signature(list(map(_parameter, shown)))
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__doc__ = config.__doc__
+    _OPTIONS[name] = [flag(option.field) for option in shown]
     app.command(command, name=name, sort_key=len(_OPTIONS))
 
 
-_OPTIONS: dict[str, frozenset[str]] = {}
+_OPTIONS: dict[str, list[str]] = {}
 """The options of every command, as they are typed."""
 
-_register("train", _train, TrainConfig, read(TrainConfig))
-_register("sweep", _sweep, SweepConfig, sweep_config.COMMAND_LINE)
-_register("costs", _costs, CostsConfig, read(CostsConfig))
-_register("report", _report, ReportConfig, read(ReportConfig))
+# By lambdas, so that the functions can be exchanged in this module.
+_register(lambda config: train(config), "train", TrainConfig, read(TrainConfig))
+_register(lambda config: sweep(config), "sweep", SweepConfig, COMMAND_LINE)
+_register(lambda config: show_costs(config), "costs", CostsConfig, read(CostsConfig))
+_register(lambda config: report(config), "report", ReportConfig, read(ReportConfig))
 
 
 def _message(error: cyclopts.CycloptsError) -> str:

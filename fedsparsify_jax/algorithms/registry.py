@@ -1,14 +1,13 @@
 """The algorithms, a row each, for everything outside their files.
 
 The command line, sweeps, resuming, the table of docs/algorithms.md and the tests of all
-algorithms read these rows. Name, title and keywords are those of the builder and its
-file; a row adds what cannot be read there.
+algorithms read these rows. Name and keywords are those of the builder; a row adds what
+cannot be read there.
 """
 
 import dataclasses
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,15 +39,6 @@ class Row:
         'one-shot'
         """
         return self.build.__name__.replace("_", "-")
-
-    @property
-    def title(self) -> str:
-        """The first line of its file.
-
-        >>> Row(algorithms.fedavg).title
-        'FedAvg: the dense baseline.'
-        """
-        return (sys.modules[self.build.__module__].__doc__ or "").split("\n")[0]
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:

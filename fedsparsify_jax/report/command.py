@@ -16,7 +16,10 @@ from fedsparsify_jax.runner.storage.run_directory import write_whole
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """Write a report of runs and sweeps: curves, tables, and what differs."""
+    """Write a report of runs and sweeps: curves, tables, and what differs.
+
+    One HTML page that needs no network, in report.html; or Markdown, or figures.
+    """
 
     paths: Annotated[
         tuple[Path, ...], POSITIONAL, Shown("RUN_OR_SWEEP...", hint="at least one")

@@ -57,10 +57,15 @@ SweepConfig: Any = dataclasses.make_dataclass(
     [(field, tuple[str, ...], dataclasses.field(default=())) for field in OPTIONS]
     + [(field, Any, dataclasses.field(default=None)) for field in _SINGLE],
     frozen=True,
-    namespace={"__doc__": "Train every combination of the options' values."},
 )
-"""Words for `OPTIONS`, and ``seeds``, ``out`` and others."""
 SweepConfig.__module__ = __name__
+SweepConfig.__doc__ = """\
+Train every combination of the options' values, as few compiled programs.
+
+Options are those of train, each with one value or more:
+--seeds 3 --final-sparsity 0.9,0.95. Every run has a directory as train
+writes it. The same command started again goes on with what is not finished.
+"""
 
 
 def _words(field: str, value: Any) -> list[str]:
