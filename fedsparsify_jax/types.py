@@ -11,7 +11,7 @@ Shape letters, used in every docstring:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 from jax.typing import ArrayLike
@@ -33,6 +33,23 @@ LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 """Outputs ``[B, ...]`` and targets ``[B, ...]`` to one loss an example ``[B]``."""
 Prunable = Callable[[str], bool]
 """Path of a leaf, such as ``"params/Dense_0/bias"``, to whether it may be pruned."""
+
+Scope = Literal["global", "layer", "er", "erk", "erk_feddst"]
+"""Parameters that share a threshold: the whole model, or layers by their budgets."""
+Allocation = Literal["erk", "er", "erk_feddst", "layer"]
+"""Rule by which layers share the sparsity."""
+VoteRule = Literal["authors", "strict", "none"]
+"""Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
+OptimizerState = Literal["fresh", "kept"]
+"""Optimizer state of a client: new in every round, or kept."""
+Anchor = Literal["global", "zero"]
+"""Target of the proximal term: the global model, or zero as a weight decay."""
+ServerOptimizer = Literal["adam", "yogi", "momentum", "sgd"]
+"""Optimizer of the server in FedOpt."""
+Source = Literal["client", "cohort"]
+"""Data that score weights: one client's batch, or the average of the cohort."""
+Variant = Literal["published", "authors"]
+"""PruneFL as published, or as ported by the authors of FedSparsify."""
 
 
 class ApplyFn(Protocol):

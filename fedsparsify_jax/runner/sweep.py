@@ -20,9 +20,10 @@ from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.runner import finish, loop
 from fedsparsify_jax.runner.display.progress import counted, duration
 from fedsparsify_jax.runner.display.sweep_progress import Grid, results, sweep_reporter
+from fedsparsify_jax.runner.options import sweep_grid
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.sweep_config import values
-from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
+from fedsparsify_jax.runner.options.sweep_grid import Trial
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
@@ -69,7 +70,7 @@ def _next_rounds(state: State, completed: int, seconds: float) -> int:
     return min(max(1, int(_CALL_SECONDS / max(seconds, 1e-6))), AT_MOST)
 
 
-def _with_algorithm(federation: Federation, trial: Cell) -> Federation:
+def _with_algorithm(federation: Federation, trial: Trial) -> Federation:
     """Returns the federation of a group with the algorithm of one of its trials."""
     model, dataset = federation.model, federation.dataset
     algorithm = algorithm_of(trial.config, model, dataset, vmapped())
@@ -79,13 +80,13 @@ def _with_algorithm(federation: Federation, trial: Cell) -> Federation:
 class _Sweep(NamedTuple):
     """Everything that the groups of a sweep have in common."""
 
-    trials: list[Cell]
+    trials: list[Trial]
     directory: SweepDirectory
     devices: list[Any]
     stop: Stop
     grid: Grid  # how far every trial is
 
-    def assemble(self, trial: Cell) -> Federation:
+    def assemble(self, trial: Trial) -> Federation:
         """Returns a trial's federation."""
         return assemble(trial.config, self.devices, _dataset(trial.config))
 
@@ -107,13 +108,15 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
     console = console or Console(highlight=False)
     # Plan: which trials there are, where they go, and which are finished.
     axes = values(config)
-    trials = cells(axes)
+    trials = sweep_grid.trials(axes)
     datasets = {"dataset": sorted({trial.config.dataset for trial in trials})}
     out = config.out or default_path(datasets | axes)
     refuse_if_locked(out)
     plan = sweep_directory.plan(sweep_directory.read(out, trials), trials, versions())
     directory = SweepDirectory(out, plan.runs)
-    program_groups = groups([t for t in trials if t.name not in plan.finished])
+    program_groups = sweep_grid.program_groups(
+        [t for t in trials if t.name not in plan.finished]
+    )
     selected = devices.select(config.devices)
     compilation_cache.enable(config.compilation_cache)
 
@@ -143,7 +146,7 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
     return summaries
 
 
-def _check(sweep: _Sweep, group: Sequence[Cell]) -> None:
+def _check(sweep: _Sweep, group: Sequence[Trial]) -> None:
     """Refuses what can be wrong with the trials of a group."""
     federation = sweep.assemble(group[0])
     partitions(group, federation.dataset.train.y)
@@ -151,7 +154,7 @@ def _check(sweep: _Sweep, group: Sequence[Cell]) -> None:
         _with_algorithm(federation, trial)
 
 
-def _described(sweep: _Sweep, program_groups: Sequence[Sequence[Cell]]) -> str:
+def _described(sweep: _Sweep, program_groups: Sequence[Sequence[Trial]]) -> str:
     """Returns what is going to happen, in a line."""
     waiting = sum(map(len, program_groups))
     text = f"sweep of {len(sweep.trials)} runs in {sweep.directory.path}"
@@ -165,7 +168,7 @@ def _described(sweep: _Sweep, program_groups: Sequence[Sequence[Cell]]) -> str:
 
 
 def _train_group(
-    sweep: _Sweep, group: Sequence[Cell], show: Callable[[Sequence[int]], None]
+    sweep: _Sweep, group: Sequence[Trial], show: Callable[[Sequence[int]], None]
 ) -> None:
     """Trains a program group and writes its run directories."""
     federation, directory = sweep.assemble(group[0]), sweep.directory
@@ -216,7 +219,7 @@ def _train_group(
 def _begin(
     directory: SweepDirectory,
     federation: Federation,
-    group: Sequence[Cell],
+    group: Sequence[Trial],
     records: Sequence[list[Record]],
 ) -> list[loop.Run]:
     """Makes run directories what the checkpoint of their group has seen."""
@@ -239,7 +242,7 @@ def _stop(sweep: _Sweep, signal: int) -> NoReturn:
 
 
 def _checkpoints(
-    path: Path, federation: Federation, state: State, group: Sequence[Cell]
+    path: Path, federation: Federation, state: State, group: Sequence[Trial]
 ) -> GroupCheckpoints:
     """Returns a group's; other trials, data or numbers of devices have others."""
     keys = [key for trial in group for key in Keys.from_seed(trial.config.seed)]

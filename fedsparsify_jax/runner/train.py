@@ -12,9 +12,10 @@ from fedsparsify_jax import data
 from fedsparsify_jax.runner import finish, loop
 from fedsparsify_jax.runner.display import loggers, summary
 from fedsparsify_jax.runner.display.progress import counted, duration, reporter
-from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.process import compilation_cache, distributed
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
@@ -245,7 +246,7 @@ def _described(config: TrainConfig, federation: Federation) -> Iterator[Any]:
     )
     untouched = dataclasses.asdict(resolve(TrainConfig(dataset=config.dataset)))
     for field in unused(dataclasses.asdict(config), untouched):
-        yield f"note: {config.algorithm} has no use for {option(field)}"
+        yield f"note: {config.algorithm} has no use for {flag(field)}"
     if federation.compact and federation.compact.note:
         yield f"note: clients train in full: {federation.compact.note}"
     if config.show_partition:

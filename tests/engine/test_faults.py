@@ -20,7 +20,7 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.method import Method, ServerTransform, Upload, Uploader
 from fedsparsify_jax.runner.display.progress import failures
 from fedsparsify_jax.runner.display.summary import summarize
-from fedsparsify_jax.runner.options import fault_options
+from fedsparsify_jax.runner.options import grammars
 from fedsparsify_jax.types import ClientData, Cohort
 
 RATE, CLIENTS = 0.5, 6
@@ -263,7 +263,7 @@ def test_chances_of_impossible_shapes_are_refused():
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1), st.floats(0, 1))
 def test_what_is_written_is_what_is_parsed(dropout, straggle, effort, nan):
     text = f"dropout={dropout:f}, straggle={straggle:f}:{effort:f},nan={nan:f}"
-    found = fault_options.parse(text)
+    found = grammars.faults(text)
     np.testing.assert_allclose(found, (dropout, straggle, effort, nan), atol=1e-6)
 
 
@@ -276,7 +276,7 @@ def test_what_is_written_is_what_is_parsed(dropout, straggle, effort, nan):
 )
 def test_any_text_is_faults_or_one_clear_line(text):
     try:
-        found = fault_options.parse(text)
+        found = grammars.faults(text)
     except InputError as error:
         said = str(error)
         assert said.startswith("--faults is ") and "dropout=P" in said
@@ -300,11 +300,11 @@ def test_any_text_is_faults_or_one_clear_line(text):
 )
 def test_what_is_wrong_is_named(text, said):
     with pytest.raises(InputError, match=re.escape(said)):
-        fault_options.parse(text)
+        grammars.faults(text)
 
 
 def test_entries_may_be_confined_to_rounds():
-    found = fault_options.parse("dropout=0.5@2-3,nan=1@7")
+    found = grammars.faults("dropout=0.5@2-3,nan=1@7")
     ids = jnp.arange(2)
     for t, dropout, nan in ((1, 0, 0), (2, 0.5, 0), (3, 0.5, 0), (4, 0, 0), (7, 0, 1)):
         assert faults.chances(found.dropout, jnp.int32(t), ids)[0] == dropout

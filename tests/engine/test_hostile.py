@@ -10,13 +10,14 @@ import pytest
 
 from fedsparsify_jax import algorithms
 from fedsparsify_jax.aggregation import merges, robust
+from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.client_map import chunked, device_mesh, sharded
 from fedsparsify_jax.engine.wrappers import attacks
 from fedsparsify_jax.engine.wrappers.clipping import clipped
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.method import Context, Upload
 from fedsparsify_jax.runner.options.config import TrainConfig
-from fedsparsify_jax.runner.options.registry import ALGORITHMS, takers
+from fedsparsify_jax.runner.options.registry import takers
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.types import ClientData
 

@@ -18,37 +18,14 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.config import (
     NOT_COMPARED,
     TrainConfig,
-    option,
+    having,
     to_json,
 )
+from fedsparsify_jax.runner.options.rules import flag
+from fedsparsify_jax.runner.options.schema import CHANGEABLE
 from fedsparsify_jax.runner.programs.federation import Federation
 from fedsparsify_jax.runner.storage.checkpoint_files import Inventory, Record
 from fedsparsify_jax.runner.storage.manifest import own_digest
-
-SAFE = (
-    "data_dir",
-    "participation",
-    "rounds",
-    "local_epochs",
-    "batch_size",
-    "learning_rate",
-    "final_sparsity",
-    "schedule",
-    "exponent",
-    "frequency",
-    "begin",
-    "initial_sparsity",
-    "purge_share",
-    "fine_tune_rounds",
-    "fine_tune_epochs",
-    "mu",
-    "server_learning_rate",
-    "interval",
-    "replace_share",
-    "evaluate_every",
-)
-"""Options that may change on request: the state fits, the clients are the same. The run
-is then neither the one nor the other; a schedule, say, depends on its last round."""
 
 Change = tuple[Any, Any]
 Fingerprints = dict[str, str]
@@ -244,12 +221,13 @@ def described(changes: Mapping[str, Change]) -> str:
     >>> described({"rounds": (50, 60), "seed": (0, 1)})
     '--rounds 50 -> 60; --seed 0 -> 1'
     """
-    return "; ".join(f"{option(f)} {old} -> {new}" for f, (old, new) in changes.items())
+    return "; ".join(f"{flag(f)} {old} -> {new}" for f, (old, new) in changes.items())
 
 
 def _refuse_options(path: Path, changes: Mapping[str, Change], allow: bool) -> None:
     """Refuses changes that were not asked for, or would not work."""
-    never = {field: both for field, both in changes.items() if field not in SAFE}
+    changeable = having(CHANGEABLE)
+    never = {field: both for field, both in changes.items() if field not in changeable}
     if never and allow:
         raise InputError(
             f"the run in {path} cannot go on with {described(never)}, not even with "

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig, to_json
-from fedsparsify_jax.runner.options.sweep_grid import Cell
+from fedsparsify_jax.runner.options.sweep_grid import Trial
 from fedsparsify_jax.runner.storage import resume, run_directory
 from fedsparsify_jax.runner.storage.lock import making
 from fedsparsify_jax.runner.storage.run_directory import (
@@ -75,7 +75,7 @@ class Plan(NamedTuple):
     finished: dict[str, dict[str, Any]]
 
 
-def read(path: Path, trials: Sequence[Cell]) -> Existing:
+def read(path: Path, trials: Sequence[Trial]) -> Existing:
     """Reads what a start has to know of a sweep's directory; changes nothing."""
     names = run_directory.names_in(path, f"{_OPTIONS}.partial")
     runs = {config.parent.name for config in path.glob("*/config.json")}
@@ -89,7 +89,7 @@ def read(path: Path, trials: Sequence[Cell]) -> Existing:
 
 
 def plan(
-    existing: Existing, trials: Sequence[Cell], versions: Mapping[str, str]
+    existing: Existing, trials: Sequence[Trial], versions: Mapping[str, str]
 ) -> Plan:
     """Decides which run directory a trial has, and which trials are finished.
 
@@ -127,15 +127,15 @@ class SweepDirectory(NamedTuple):
     path: Path
     runs: Mapping[str, Path]
 
-    def config(self, trial: Cell) -> TrainConfig:
+    def config(self, trial: Trial) -> TrainConfig:
         """Returns a trial's configuration with its directory."""
         return dataclasses.replace(trial.config, out=self.runs[trial.name])
 
-    def run(self, trial: Cell) -> RunDirectory:
+    def run(self, trial: Trial) -> RunDirectory:
         """Returns a trial's run directory."""
         return RunDirectory(self.runs[trial.name])
 
-    def summary(self, trial: Cell) -> dict[str, Any] | None:
+    def summary(self, trial: Trial) -> dict[str, Any] | None:
         """Returns the summary of a finished trial, None for others."""
         return read_json(self.runs[trial.name] / "summary.json")
 
@@ -149,7 +149,7 @@ class SweepDirectory(NamedTuple):
         with making(self.path):
             write_json(self.path / _OPTIONS, content)
 
-    def write_table(self, trials: Sequence[Cell]) -> None:
+    def write_table(self, trials: Sequence[Trial]) -> None:
         """Writes ``sweep.jsonl`` anew from the finished trials."""
         rows = []
         for trial in trials:
