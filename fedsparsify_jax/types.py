@@ -183,7 +183,7 @@ def _global_model(state: State) -> Variables:
 
 
 def nothing_more(key: Key, state: State, clients: ClientData) -> State:
-    """A ``finish`` that leaves the state as it is."""
+    """Leaves the state as it is: the ``finish`` of most algorithms."""
     del key, clients
     return state
 

@@ -59,7 +59,7 @@ def _others_averaged(merge: ValueMerge) -> ValueMerge:
 def median(
     stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
 ) -> Variables:
-    """The median of every entry over the present clients, each counting once.
+    """Takes the median of every entry over the present clients, each counting once.
 
     For an even number it is the mean of the middle two. Zeros of pruned entries count.
 
@@ -76,7 +76,7 @@ def median(
 
 
 def _pick(leaf: jax.Array, rank: jax.Array) -> jax.Array:
-    """Of every entry the client with the largest rank ``[K, ...]``; 0 if all -inf."""
+    """Takes the entries of the largest ranks ``[K, ...]``; 0 if all ranks are -inf."""
     best = jnp.argmax(rank, axis=0)[None]
     value = jnp.take_along_axis(leaf, best, axis=0)[0]
     anybody = jnp.max(rank, axis=0) > -jnp.inf
@@ -87,7 +87,7 @@ def _pick(leaf: jax.Array, rank: jax.Array) -> jax.Array:
 def absolute_maximum(
     stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
 ) -> Variables:
-    """Of every entry the value of largest magnitude; ties go to the first client.
+    """Takes the value of largest magnitude of every entry; the first one's on ties.
 
     >>> stacked, kept = {"w": jnp.array([[1.0], [-3.0]])}, {"w": jnp.ones((2, 1), bool)}
     >>> absolute_maximum(stacked, kept, jnp.array([1, 1]), {"w": jnp.zeros(1)})
@@ -106,7 +106,7 @@ def absolute_maximum(
 def absolute_minimum(
     stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
 ) -> Variables:
-    """Of every entry the non-zero value of smallest magnitude, or 0 if there is none.
+    """Takes the non-zero value of smallest magnitude of every entry; 0 without one.
 
     Ties go to the first client.
 
@@ -128,7 +128,7 @@ def absolute_minimum(
 def tanh(
     stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
 ) -> Variables:
-    """``atanh(sum_k n_k tanh(w_k) / sum_k n_k)``: a mean that outliers move less.
+    """Returns ``atanh(sum_k n_k tanh(w_k) / sum_k n_k)``, which outliers move less.
 
     The formula is our reading of a merge that the authors' code only names; nothing
     published defines it. float32 cannot tell values beyond 8.7 apart, so that is where
@@ -149,7 +149,7 @@ def pseudo_gradient(
     *,
     eta: ArrayLike = 1.0,
 ) -> Variables:
-    """``w - eta sum_k n_k (w - w_k) / sum_k n_k``: a server step of size ``eta``.
+    """Takes a server step of size eta: ``w - eta sum_k n_k (w - w_k) / sum_k n_k``.
 
     ``eta=1`` is the weighted mean, up to rounding. Use
     ``functools.partial(pseudo_gradient, eta=...)`` where a value merge is expected.
@@ -196,7 +196,7 @@ WITHSTANDING = ("trimmed-mean", "krum", "multi-krum")
 
 
 def withstanding(merge: str, attackers: ArrayLike) -> ValueMerge:
-    """A merge of `WITHSTANDING` against a share of hostile clients.
+    """Returns a merge of `WITHSTANDING` against a share of hostile clients.
 
     Args:
       merge: its name.
@@ -216,7 +216,7 @@ def withstanding(merge: str, attackers: ArrayLike) -> ValueMerge:
 
 
 def value_merge(merge: str | ValueMerge) -> ValueMerge:
-    """The value merge of a name of `VALUES`, or a function as it is.
+    """Returns the value merge of a name of `VALUES`, or a function as it is.
 
     Raises:
       ValueError: for an unknown name.

@@ -96,6 +96,21 @@ def readjust(
     return keep_counts(scores, counts, prunable=prunable)
 
 
+def _no_gradient(variables: Variables) -> PyTree:
+    return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
+
+
+def _remember(
+    grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
+) -> tuple[Any, Variables, PyTree]:
+    value, gradients = grad_fn(variables)
+    return value, gradients, gradients
+
+
+LAST_GRADIENT = GradientTransform(_no_gradient, _remember)
+"""Plain gradients; the memory is that of the latest batch."""
+
+
 def feddst(
     apply_fn: ApplyFn,
     *,
@@ -151,15 +166,6 @@ def feddst(
         masks = largest(saliency.random(key, context.variables), context, None)
         return mask_algebra.apply(masks, context.variables), masks
 
-    def no_gradient(variables: Variables) -> PyTree:
-        return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
-
-    def gradient(
-        grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
-    ) -> tuple[Any, Variables, PyTree]:
-        value, gradients = grad_fn(variables)
-        return value, gradients, gradients
-
     def drop_and_grow(
         key: Key, local: Local, context: Context, client: Client
     ) -> Masks:
@@ -184,7 +190,7 @@ def feddst(
     method = Method(
         schedule=schedules.constant(final_sparsity),
         setup=Setup(no_clients, first_masks),
-        gradient=GradientTransform(no_gradient, gradient),
+        gradient=LAST_GRADIENT,
         client_prune=drop_and_grow,
         aggregate=stacked(merge),
         prunable=prunable,

@@ -57,7 +57,7 @@ class _Moments(NamedTuple):
 def _adaptive(
     rate: ArrayLike, second: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> optax.GradientTransformation:
-    """``-rate m / (sqrt(v) + tau)``, with ``v <- second(v, g^2)``.
+    """Builds ``-rate m / (sqrt(v) + tau)``, with ``v <- second(v, g^2)``.
 
     Optax's own adam and yogi correct the bias of m and v and start them differently.
     """

@@ -63,7 +63,7 @@ from fedsparsify_jax.method import (
     stacked,
 )
 from fedsparsify_jax.pruning.selection import drop_share, magnitude
-from fedsparsify_jax.training.local import batch_loss, local_training
+from fedsparsify_jax.training.local import TrainFn, batch_loss, local_training
 from fedsparsify_jax.types import (
     ApplyFn,
     Cohort,
@@ -75,8 +75,8 @@ from fedsparsify_jax.types import (
     Variables,
 )
 
-# What is summed over the steps.
-_VARIANTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+# The term of a step in the importance of a weight.
+_TERMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "published": jnp.square,
     "authors": lambda gradient: gradient,
 }
@@ -87,17 +87,158 @@ class _Server(NamedTuple):
     eligible: Masks | None  # what may ever be kept; None for everything
 
 
-def _check(
-    variant: str, interval: int, adjustments: int, final_sparsity: ArrayLike | None
-) -> None:
-    if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}: 'published' or 'authors'")
-    if variant == "authors" and final_sparsity is not None:
-        raise ValueError("the authors' variant cannot be pinned to a final_sparsity")
-    if interval < 1:
-        raise ValueError(f"interval is {interval}: it must be at least 1 round")
-    if adjustments < 0:
-        raise ValueError(f"initial_adjustments is {adjustments}: it must be at least 0")
+class _Rule(NamedTuple):
+    """The choice of masks; the fields are arguments of `prunefl`."""
+
+    variant: str
+    final_sparsity: ArrayLike | None
+    max_density: ArrayLike
+    layer_time: Callable[[str], float] | None
+    fixed_time: ArrayLike | None
+    droppable: ArrayLike
+    half_life: ArrayLike
+    prunable: Prunable | None
+
+    def check(self) -> None:
+        """Refuses what does not go together."""
+        if self.variant not in _TERMS:
+            raise ValueError(
+                f"unknown variant {self.variant!r}: 'published' or 'authors'"
+            )
+        if self.variant == "authors" and self.final_sparsity is not None:
+            raise ValueError(
+                "the authors' variant cannot be pinned to a final_sparsity"
+            )
+
+    def times(self, variables: Variables) -> PyTree:
+        """Returns t_j, one number a leaf."""
+        return trees.map_with_name(
+            lambda name, _: 1.0 if self.layer_time is None else self.layer_time(name),
+            variables,
+        )
+
+    def fixed(self, times: PyTree, variables: Variables) -> ArrayLike:
+        """Returns c: by default a tenth of the time of all prunable weights."""
+        if self.fixed_time is not None:
+            return self.fixed_time
+        uses = mask_algebra.prunable_leaves(variables, self.prunable)
+        cost = jax.tree.map(lambda use, t, w: use * t * w.size, uses, times, variables)
+        return jnp.float32(0.1 * sum(jax.tree.leaves(cost)))
+
+    def masks(
+        self,
+        variables: Variables,
+        masks: Masks,
+        sums: PyTree,
+        t: ArrayLike,
+        context: Context,
+    ) -> Masks:
+        """Returns the masks after an adjustment in round t."""
+        importance = jax.tree.map(jnp.zeros_like, variables) | sums
+        share = self.droppable * 0.5 ** (jnp.asarray(t, jnp.float32) / self.half_life)
+        stay = drop_share(magnitude(variables), masks, share, prunable=self.prunable)
+        within = context.server.eligible
+        best = functools.partial(most_important, stay=stay, prunable=self.prunable)
+        if self.variant == "authors":
+            return best(importance, sparsity=share, within=within)
+        times = self.times(variables)
+        gain = ratios(importance, times)
+        if self.final_sparsity is not None:
+            return best(gain, sparsity=context.sparsity, within=within)
+        chosen = most_efficient(
+            importance,
+            times,
+            stay,
+            fixed_time=self.fixed(times, variables),
+            within=within,
+            prunable=self.prunable,
+        )
+        return best(gain, sparsity=1 - jnp.asarray(self.max_density), within=chosen)
+
+
+def _no_sums(variables: Variables) -> PyTree:
+    return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
+
+
+def _importances(variant: str) -> GradientTransform:
+    """Adds the terms of a client's steps up in its memory."""
+
+    def update(
+        grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
+    ) -> tuple[Any, Variables, PyTree]:
+        value, gradients = grad_fn(variables)
+        terms = jax.tree.map(_TERMS[variant], gradients)
+        return value, gradients, jax.tree.map(jnp.add, memory, terms)
+
+    return GradientTransform(_no_sums, update)
+
+
+def _send_importances(
+    key: Key, local: Local, context: Context, client: Client
+) -> tuple[Upload, PyTree]:
+    return Upload(local.variables, local.masks, local.memory), client.state
+
+
+def _mean(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
+    return weighted_mean(uploads.variables, uploads.sizes), context.masks
+
+
+def _adjustments(rule: _Rule, interval: int, freeze: bool) -> ServerTransform:
+    """Adds up the clients' importances; chooses masks by them every few rounds."""
+
+    def init(variables: Variables, masks: Masks) -> _Server:
+        eligible = nonzero(variables, rule.prunable) if freeze else None
+        return _Server(_no_sums(variables), eligible)
+
+    def update(
+        key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
+    ) -> tuple[Variables, Masks, PyTree]:
+        fresh = trees.weighted_sum(uploads.extra, uploads.sizes)
+        sums = jax.tree.map(jnp.add, context.server.sums, fresh)
+        masks, sums = jax.lax.cond(
+            context.round % interval == 0,
+            lambda: (
+                rule.masks(variables, masks, sums, context.round, context),
+                _no_sums(variables),
+            ),
+            lambda: (masks, sums),
+        )
+        server = context.server._replace(sums=sums)
+        return mask_algebra.apply(masks, variables), masks, server
+
+    return ServerTransform(init, update)
+
+
+def _initial_stage(
+    rule: _Rule,
+    train: TrainFn,
+    optimizer: optax.GradientTransformation,
+    adjustments: int,
+) -> Setup:
+    """Chooses the first masks between trainings on one random client."""
+
+    def first_masks(
+        key: Key, context: Context, clients: Cohort
+    ) -> tuple[Variables, Masks]:
+        _, train_key = jax.random.split(key)
+        data = trees.take(clients.data, 0)
+
+        def stage(
+            carry: tuple[Variables, Masks], number: jax.Array
+        ) -> tuple[tuple[Variables, Masks], None]:
+            variables, masks = carry
+            state = optimizer.init({"params": variables["params"]})
+            key = jax.random.fold_in(train_key, number)
+            trained = train(key, variables, masks, state, data, context)
+            masks = rule.masks(trained.variables, masks, trained.memory, 0, context)
+            return (trained.variables, masks), None
+
+        eligible = context.server.eligible
+        start = context.variables, context.masks if eligible is None else eligible
+        (_, masks), _ = jax.lax.scan(stage, start, jnp.arange(adjustments))
+        return mask_algebra.apply(masks, context.variables), masks
+
+    return Setup(functools.partial(scoring_clients, source="client"), first_masks)
 
 
 def prunefl(
@@ -151,120 +292,41 @@ def prunefl(
       >>> round(float(info.sparsity), 3)
       0.5
     """
-    _check(variant, interval, initial_adjustments, final_sparsity)
+    if interval < 1:
+        raise ValueError(f"interval is {interval}: it must be at least 1 round")
+    if initial_adjustments < 0:
+        raise ValueError(
+            f"initial_adjustments is {initial_adjustments}: it must be at least 0"
+        )
     if half_life is None:
         half_life = rounds if variant == "authors" else 10_000
-    accumulated = _VARIANTS[variant]
-
-    def choose(
-        variables: Variables, masks: Masks, sums: PyTree, t: ArrayLike, context: Context
-    ) -> Masks:
-        """The masks after an adjustment in round t."""
-        importance = jax.tree.map(jnp.zeros_like, variables) | sums
-        share = droppable * 0.5 ** (jnp.asarray(t, jnp.float32) / half_life)
-        stay = drop_share(magnitude(variables), masks, share, prunable=prunable)
-        within = context.server.eligible
-        best = functools.partial(most_important, stay=stay, prunable=prunable)
-        if variant == "authors":
-            return best(importance, sparsity=share, within=within)
-        times = trees.map_with_name(
-            lambda name, _: 1.0 if layer_time is None else layer_time(name), variables
-        )
-        gain = ratios(importance, times)
-        if final_sparsity is not None:
-            return best(gain, sparsity=context.sparsity, within=within)
-        chosen = most_efficient(
-            importance,
-            times,
-            stay,
-            fixed_time=_tenth(times, variables) if fixed_time is None else fixed_time,
-            within=within,
-            prunable=prunable,
-        )
-        return best(gain, sparsity=1 - jnp.asarray(max_density), within=chosen)
-
-    def _tenth(times: PyTree, variables: Variables) -> jax.Array:
-        uses = mask_algebra.prunable_leaves(variables, prunable)
-        cost = jax.tree.map(lambda use, t, w: use * t * w.size, uses, times, variables)
-        return jnp.float32(0.1 * sum(jax.tree.leaves(cost)))
-
-    def no_sums(variables: Variables) -> PyTree:
-        return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
-
-    def first_sums(variables: Variables, masks: Masks) -> _Server:
-        eligible = nonzero(variables, prunable) if freeze_zero_initialized else None
-        return _Server(no_sums(variables), eligible)
-
-    def gradient(
-        grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
-    ) -> tuple[Any, Variables, PyTree]:
-        value, gradients = grad_fn(variables)
-        memory = jax.tree.map(lambda m, g: m + accumulated(g), memory, gradients)
-        return value, gradients, memory
-
-    def send(
-        key: Key, local: Local, context: Context, client: Client
-    ) -> tuple[Upload, PyTree]:
-        return Upload(local.variables, local.masks, local.memory), client.state
-
-    def merge(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return weighted_mean(uploads.variables, uploads.sizes), context.masks
-
-    def adjust(
-        key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
-    ) -> tuple[Variables, Masks, PyTree]:
-        fresh = trees.weighted_sum(uploads.extra, uploads.sizes)
-        sums = jax.tree.map(jnp.add, context.server.sums, fresh)
-        masks, sums = jax.lax.cond(
-            context.round % interval == 0,
-            lambda: (
-                choose(variables, masks, sums, context.round, context),
-                no_sums(variables),
-            ),
-            lambda: (masks, sums),
-        )
-        server = context.server._replace(sums=sums)
-        return mask_algebra.apply(masks, variables), masks, server
-
+    rule = _Rule(
+        variant=variant,
+        final_sparsity=final_sparsity,
+        max_density=max_density,
+        layer_time=layer_time,
+        fixed_time=fixed_time,
+        droppable=droppable,
+        half_life=half_life,
+        prunable=prunable,
+    )
+    rule.check()
     method = Method(
         schedule=schedules.constant(0.0 if final_sparsity is None else final_sparsity),
-        gradient=GradientTransform(no_sums, gradient),
-        upload=Uploader(no_state, send),
-        aggregate=stacked(merge),
-        server=ServerTransform(first_sums, adjust),
+        gradient=_importances(variant),
+        upload=Uploader(no_state, _send_importances),
+        aggregate=stacked(_mean),
+        server=_adjustments(rule, interval, freeze_zero_initialized),
         prunable=prunable,
     )
     resolved = resolve(options)
-    transform = resolved.optimizer or optax.sgd(resolved.learning_rate)
+    optimizer = resolved.optimizer or optax.sgd(resolved.learning_rate)
     train = local_training(
         batch_loss(apply_fn, resolved.loss_fn),
-        transform,
+        optimizer,
         method,
         epochs=initial_epochs,
         batch_size=resolved.batch_size,
     )
-
-    def first_masks(
-        key: Key, context: Context, clients: Cohort
-    ) -> tuple[Variables, Masks]:
-        _, train_key = jax.random.split(key)
-        data = trees.take(clients.data, 0)
-
-        def stage(
-            carry: tuple[Variables, Masks], number: jax.Array
-        ) -> tuple[tuple[Variables, Masks], None]:
-            variables, masks = carry
-            optimizer = transform.init({"params": variables["params"]})
-            key = jax.random.fold_in(train_key, number)
-            trained = train(key, variables, masks, optimizer, data, context)
-            masks = choose(trained.variables, masks, trained.memory, 0, context)
-            return (trained.variables, masks), None
-
-        masks = context.server.eligible if freeze_zero_initialized else context.masks
-        start = (context.variables, masks)
-        (_, masks), _ = jax.lax.scan(stage, start, jnp.arange(initial_adjustments))
-        return mask_algebra.apply(masks, context.variables), masks
-
-    clients = functools.partial(scoring_clients, source="client")
-    method = method._replace(setup=Setup(clients, first_masks))
-    return engine(apply_fn, method, **options)
+    setup = _initial_stage(rule, train, optimizer, initial_adjustments)
+    return engine(apply_fn, method._replace(setup=setup), **options)

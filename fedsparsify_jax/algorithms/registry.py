@@ -33,7 +33,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Its name on the command line.
+        """Returns its name on the command line.
 
         >>> Row(algorithms.one_shot).name
         'one-shot'
@@ -48,7 +48,7 @@ class Row:
 
     @functools.cached_property
     def keywords(self) -> frozenset[str]:
-        """Every keyword that the builder takes."""
+        """Returns every keyword that the builder takes."""
         return frozenset([*self.parameters, *EngineOptions.__annotations__])
 
 

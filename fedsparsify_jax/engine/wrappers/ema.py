@@ -12,8 +12,7 @@ again starts from zero, as it does in training.
 Training goes on from w_t and no client ever sees a_t, so the bytes sent are the same.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import masks, trees
 from fedsparsify_jax.types import (
     ClientData,
+    Cohort,
     FederatedAlgorithm,
     Key,
     PyTree,
@@ -101,6 +101,8 @@ def with_ema(
     if isinstance(decay, int | float) and not 0 <= decay < 1:
         raise ValueError(f"server_ema is {decay}: it must be at least 0 and below 1")
 
+    cohorts = algorithm.cohorts
+
     def unwrapped(state: State) -> State:
         return state._replace(server=state.server.method)
 
@@ -115,30 +117,33 @@ def with_ema(
         # Copied: a donated state may not hold an array twice.
         return wrapped(state, jax.tree.map(jnp.copy, state.variables))
 
-    def averaging(run: Callable[..., tuple[State, RoundInfo]]) -> Any:
-        """Wraps ``step`` or ``run``, whose first arguments are key and state."""
+    def averaged(old: State, new: State, info: RoundInfo) -> tuple[State, RoundInfo]:
+        mixed = moving_average(old.server.average, new.variables, decay, new.round)
+        average = trees.where(
+            info.merged > 0,  # else the round changes nothing
+            masks.apply(new.masks, mixed),
+            old.server.average,
+        )
+        return wrapped(new, average), info
 
-        def averaged(
-            key: Key, state: State, *clients: Any, **named: Any
-        ) -> tuple[State, RoundInfo]:
-            new, info = run(key, unwrapped(state), *clients, **named)
-            old = state.server.average
-            mixed = moving_average(old, new.variables, decay, new.round)
-            # A round without a merged upload changes nothing.
-            average = masks.apply(new.masks, mixed)
-            return wrapped(new, trees.where(info.merged > 0, average, old)), info
+    def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
+        return averaged(state, *algorithm.step(key, unwrapped(state), clients))
 
-        return averaged
+    def run(
+        key: Key, state: State, cohort: Cohort, setup_clients: Cohort | None = None
+    ) -> tuple[State, RoundInfo]:
+        assert cohorts is not None
+        new, info = cohorts.run(key, unwrapped(state), cohort, setup_clients)
+        return averaged(state, new, info)
 
     def finish(key: Key, state: State, clients: ClientData) -> State:
         last = algorithm.finish(key, on_average(state), clients)
         return wrapped(last, jax.tree.map(jnp.copy, last.variables))
 
-    cohorts = algorithm.cohorts
     return algorithm._replace(
         init=init,
-        step=averaging(algorithm.step),
+        step=step,
         model=lambda state: algorithm.model(on_average(state)),
         finish=algorithm.finish if algorithm.finish is nothing_more else finish,
-        cohorts=cohorts and cohorts._replace(run=averaging(cohorts.run)),
+        cohorts=cohorts and cohorts._replace(run=run),
     )

@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
 
 def full_plan(stages: Sequence[Stage]) -> Plan:
-    """The plan that keeps everything in its place."""
+    """Returns the plan that keeps everything in its place."""
     return Plan((None,) * (len(stages) + 1), (None,) * len(stages))
 
 
@@ -62,7 +62,7 @@ class CompactForm:
     plan: Plan
 
     def index(self, masks: Masks) -> Index:
-        """Where everything is, for these masks."""
+        """Returns the places of all entries, for these masks."""
         alive = alive_units(self.stages, masks)
         fits = jnp.bool_(True)
         units: list[jax.Array | None] = []
@@ -130,7 +130,7 @@ class CompactForm:
         return replaced(self.apply_fn, replacements, norms)
 
     def _lists(self, number: int, index: Index, params: PyTree) -> ellpack.Lists | None:
-        """A stage's lists with the places that inputs and outputs have in full."""
+        """Returns a stage's lists with the places of inputs and outputs in full."""
         lists = index.lists[number]
         if lists is None:
             return None
@@ -143,7 +143,7 @@ class CompactForm:
     def _gather(
         self, number: int, units: Any, params: PyTree, *, kernel: bool = True
     ) -> dict[str, jax.Array]:
-        """A stage's own leaves at its living units, zero where those are padding."""
+        """Gathers a stage's leaves at its living units, zero in the padding."""
         own = dict(entry(params, self.stages[number].path))
         for name, rows, columns in self._places(number, units, own):
             if name == "kernel" and not kernel:
@@ -154,7 +154,7 @@ class CompactForm:
         return own
 
     def _norms(self, units: Any) -> Iterator[tuple[Path, jax.Array]]:
-        """Path and units of the batch norms that have only some of their channels."""
+        """Yields path and units of the batch norms with only some of their channels."""
         for stage, kept in zip(self.stages, units[1:], strict=True):
             if stage.norm is not None and kept is not None:
                 yield stage.norm, kept
@@ -162,7 +162,7 @@ class CompactForm:
     def _places(
         self, number: int, units: Any, own: Mapping[str, jax.Array]
     ) -> Iterator[tuple[str, jax.Array | None, jax.Array | None]]:
-        """Name, rows (of the kernel only) and columns of a stage's leaves."""
+        """Yields name, rows (of the kernel only) and columns of a stage's leaves."""
         before, columns = units[number], units[number + 1]
         rows = before
         if before is not None:
@@ -199,7 +199,7 @@ def _scatter(
 
 
 def _with_entry(tree: Any, path: Path, new: Any) -> Any:
-    """A nested dict with another entry at a path."""
+    """Replaces the entry at a path of a nested dict."""
     if not path:
         return new
     return {**tree, path[0]: _with_entry(tree[path[0]], path[1:], new)}
@@ -212,7 +212,7 @@ def _layer(
     x: jax.Array,
     call: LayerCall,
 ) -> jax.Array:
-    """A layer with weights on the inputs that it reads."""
+    """Applies a layer to the inputs that it reads."""
     if inputs is not None:
         x = jnp.take(x, inputs, axis=-1, mode="clip")
     if lists is None:
@@ -228,7 +228,7 @@ def _dropout(
     x: jax.Array,
     call: LayerCall,
 ) -> jax.Array:
-    """The entries of the full layer's dropout that belong to living units."""
+    """Draws the full layer's dropout, of which it takes the living units."""
     del own
     factor = call(jnp.ones((*x.shape[:-1], width), x.dtype))
     return x * jnp.take(factor, kept, axis=-1, mode="clip")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.storage import resume
 from fedsparsify_jax.runner.storage.checkpoint_files import Inventory, Saved
 
@@ -130,7 +131,7 @@ def test_other_data_are_refused_by_name_once_they_are_loaded(name):
     [{"model": "cnn"}, {"seed": 1}, {"num_clients": 9}, {"algorithm": "fedavg"}],
 )
 def test_changes_that_cannot_work_are_refused_even_on_request(changes):
-    name = option(next(iter(changes)))
+    name = flag(next(iter(changes)))
     with pytest.raises(InputError, match=rf"cannot go on with {name} .* not even"):
         plan(existing(), dataclasses.replace(ALLOWED, rounds=60, **changes))
 
