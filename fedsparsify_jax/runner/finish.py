@@ -1,4 +1,4 @@
-"""What a run that is over leaves: the model and the summary."""
+"""The files of a run that is finished: the model and the summary."""
 
 import dataclasses
 from typing import Any
@@ -33,7 +33,7 @@ def _model_description(
 def _flops(
     federation: Federation, state: State, kept: dict[str, int]
 ) -> dict[str, int]:
-    """FLOPs of one example, dense and at the final masks."""
+    """Returns FLOPs of one example, dense and at the final masks."""
     x = federation.dataset.test.x[:1]
     try:
         layers = layer_flops(federation.model.apply, state.variables, x.shape, x.dtype)

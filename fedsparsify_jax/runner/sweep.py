@@ -223,7 +223,7 @@ def _begin(
     group: Sequence[Cell],
     records: Sequence[list[Record]],
 ) -> list[loop.Run]:
-    """Makes run directories what the checkpoint of their group has seen."""
+    """Makes run directories what the checkpoint of their group has reached."""
     targets, runs = federation.dataset.train.y, []
     parts = partitions(group, targets)
     for trial, rows in zip(group, records, strict=True):

@@ -3,7 +3,7 @@
 checkpoints/
   20/               the checkpoint after round 20, there as a whole or not at all
     state/          arrays, see `checkpoints`
-    config.json     the run's own, as it was then
+    config.json     that of the run, as it was then
     metrics.jsonl   all rounds up to it
     manifest.json   checksums, see `manifest`
   saving-30/        on its way, or what a kill left of it: removed at the next start
@@ -33,7 +33,7 @@ class Saved(NamedTuple):
     """Contents of a checkpoint beside the arrays.
 
     Attributes:
-      round: the last one it has seen.
+      round: the last completed one.
       config: the content of ``config.json``.
       records: of all rounds up to it.
     """
