@@ -42,7 +42,7 @@ from fedsparsify_jax.runner.programs.sweep_program import (
 from fedsparsify_jax.runner.storage import resume, sweep_directory
 from fedsparsify_jax.runner.storage.checkpoint_files import Record
 from fedsparsify_jax.runner.storage.lock import locked, refuse_if_locked
-from fedsparsify_jax.runner.storage.run_directory import new_name, versions
+from fedsparsify_jax.runner.storage.run_directory import random_name, versions
 from fedsparsify_jax.runner.storage.sweep_checkpoints import GroupCheckpoints
 from fedsparsify_jax.runner.storage.sweep_directory import (
     SweepDirectory,
@@ -222,12 +222,12 @@ def _begin(
     group: Sequence[Trial],
     records: Sequence[list[Record]],
 ) -> list[loop.Run]:
-    """Makes run directories what the checkpoint of their group has seen."""
+    """Makes run directories what the checkpoint of their group has reached."""
     targets, runs = federation.dataset.train.y, []
     parts = partitions(group, targets)
     for trial, rows in zip(group, records, strict=True):
         config, run = directory.config(trial), directory.run(trial)
-        new = resume.from_round_1(config, versions=versions(), name=new_name())
+        new = resume.from_round_1(config, versions=versions(), name=random_name())
         run.carry_out(dataclasses.replace(new, records=rows))
         run.write_partition(targets, parts[trial.config.seed])
         runs.append(loop.Run(run, rows))

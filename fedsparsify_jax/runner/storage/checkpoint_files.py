@@ -3,7 +3,7 @@
 checkpoints/
   20/               the checkpoint after round 20, there as a whole or not at all
     state/          arrays, see `checkpoints`
-    config.json     the run's own, as it was then
+    config.json     that of the run, as it was then
     metrics.jsonl   all rounds up to it
     manifest.json   checksums, see `manifest`
   saving-30/        on its way, or what a kill left of it: removed at the next start
@@ -33,7 +33,7 @@ class Saved(NamedTuple):
     """Contents of a checkpoint beside the arrays.
 
     Attributes:
-      round: the last one it has seen.
+      round: the last completed one.
       config: the content of ``config.json``.
       records: of all rounds up to it.
     """
@@ -112,9 +112,9 @@ def finish(
     Args:
       directory: of all checkpoints.
       completed: rounds.
-      config: the content of ``config.json``.
+      config: content of ``config.json``.
       records: of all rounds.
-      value: what the round is judged by, None if it was not evaluated.
+      value: that the round is judged by, None if it was not evaluated.
       layout: the arrays of the state with their dtypes and shapes.
     """
     place = place_of(directory, completed)
@@ -128,7 +128,7 @@ def finish(
 
 
 def _complaints(directory: Path, completed: int, run: str | None) -> list[str]:
-    """Returns what is wrong with a checkpoint; nothing if it is whole."""
+    """Returns what is wrong with a checkpoint, nothing if it is whole."""
     path = directory / str(completed)
     content = manifest.read(path)
     if isinstance(content, str):
@@ -188,10 +188,10 @@ def kept(
     """Returns the rounds whose checkpoints stay.
 
     Args:
-      values: of every round with a checkpoint what it is judged by, if it is.
-      last: how many of the latest stay.
-      best: how many of the best stay, whether or not they are among those; the
-        earlier one of two that are equal.
+      values: that rounds with a checkpoint are judged by, None if not evaluated.
+      last: number of the latest that stay.
+      best: number of the best that stay, be they among the latest or not; of two
+        that are equal the earlier one.
       higher_is_better: which values are best.
 
     Example:
@@ -215,9 +215,8 @@ def other_layout(directory: Path, completed: int, layout: Sequence[str]) -> str:
     content = manifest.read(directory / str(completed))
     if isinstance(content, str):
         return content
-    has = content["about"].get("state", [])
-    both = itertools.zip_longest(has, layout, fillvalue="nothing")
-    for one, other in both:
+    saved = content["about"].get("state", [])
+    for one, other in itertools.zip_longest(saved, layout, fillvalue="nothing"):
         if one != other:
             return f"has {one} where this run has {other}"
     return ""
@@ -229,9 +228,9 @@ def _value(path: Path) -> float | None:
 
 
 def thin_out(directory: Path, last: int, best: int, higher_is_better: bool) -> None:
-    """Removes the checkpoints that `kept` does not name; none is ever there in part."""
+    """Removes the checkpoints that `kept` does not name, each in one step."""
     values = {number: _value(directory / str(number)) for number in rounds(directory)}
     for number in values.keys() - kept(values, last, best, higher_is_better):
-        going = directory / f"{_REMOVING}{number}"
-        os.rename(directory / str(number), going)
-        shutil.rmtree(going, ignore_errors=True)
+        removing = directory / f"{_REMOVING}{number}"
+        os.rename(directory / str(number), removing)
+        shutil.rmtree(removing, ignore_errors=True)

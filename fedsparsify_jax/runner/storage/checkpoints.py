@@ -59,9 +59,9 @@ class Checkpoints:
     Args:
       directory: of all of them; made when the first is saved.
       config: the content of the run's ``config.json``, which goes into each.
-      keep_last: how many of the latest stay, at least 1.
-      keep_best: how many of the best stay besides.
-      higher_is_better: which are best.
+      keep_last: number of the latest that stay, at least 1.
+      keep_best: number of the best that stay besides.
+      higher_is_better: whether a larger value is better.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ def refuse_if_locked(directory: Path) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds the lock of a directory, which is made if need be.
+    """Holds the lock of a directory, and makes it if it is missing.
 
     Raises:
       InputError: if another process has it, or the directory cannot be written.

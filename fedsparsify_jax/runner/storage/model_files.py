@@ -21,7 +21,7 @@ ARRAYS, DESCRIPTION = "model.safetensors", "model.json"
 def save_model(
     directory: Path, variables: Variables, description: dict[str, Any]
 ) -> None:
-    """Writes a model into a directory, which is made if need be."""
+    """Writes a model into a directory, and makes it if it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     # safetensors writes the memory of a strided view as it lies: copy to C order.
     arrays = {

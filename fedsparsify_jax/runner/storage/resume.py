@@ -1,4 +1,4 @@
-"""What a start does to a directory: begin a run, go on with one, or refuse.
+"""The plan of a start: begin a run, go on with one, or refuse.
 
 `run_directory.read` says what is there, `plan` decides without reading or writing, and
 `RunDirectory.carry_out` acts. Fingerprints let no changed data go unnoticed.

@@ -97,6 +97,11 @@ def _recorded(path: Path) -> dict[str, Any] | None:
     return content if content.get("digest", digest) == digest else None
 
 
+def random_name() -> str:
+    """Returns a name for a new run, which its checkpoints will carry."""
+    return secrets.token_hex(8)
+
+
 def names_in(path: Path, partial: str) -> set[str]:
     """Returns names in a directory; a killed start's lock and ``partial`` are none."""
     if not path.is_dir():
@@ -141,13 +146,8 @@ def plan(
 ) -> resume.Plan:
     """Returns `resume.plan` for a directory as it is now."""
     return resume.plan(
-        read(path), config, fingerprints, versions=versions(), name=new_name()
+        read(path), config, fingerprints, versions=versions(), name=random_name()
     )
-
-
-def new_name() -> str:
-    """Returns a random name for a run, which its checkpoints carry."""
-    return secrets.token_hex(8)
 
 
 @dataclasses.dataclass(frozen=True)

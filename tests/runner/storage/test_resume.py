@@ -185,7 +185,7 @@ def test_damage_and_other_versions_are_warned_of(warning):
     assert planned.content["run"] == "first"
 
 
-@pytest.mark.parametrize("more", [b"", b'{"round": 3}\n', b'{"rou', b"\0\xff"])
+@pytest.mark.parametrize("more", [b"", b'{"round": 3}\n', b'{"rou', b"\0\xff", b"[1]"])
 def test_later_rounds_and_torn_lines_are_no_damage(more):
     planned = plan(existing(metrics=LINES + more))
     assert planned.records == RECORDS and not planned.warnings

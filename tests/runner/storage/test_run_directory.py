@@ -205,34 +205,15 @@ def test_a_directory_that_cannot_be_made_is_bad_input(tmp_path):
         RunDirectory(tmp_path / "run").carry_out(plan)
 
 
-@pytest.mark.parametrize(
-    "torn", [b"", b'{"round": 3, "lo', b'{"round": \xff\xfe', b"\0\0\0", b"3", b"[1]"]
-)
-def test_later_rounds_and_torn_lines_are_cut_off(tmp_path, torn):
-    directory = with_checkpoints(tmp_path, 2)
-    directory.append(record(3))
-    with (tmp_path / "metrics.jsonl").open("ab") as file:
-        file.write(torn)
-    assert resumed(tmp_path) == (2, [])
-    assert metrics(tmp_path) == records(2)
-
-
-@pytest.mark.parametrize("rounds", [(), (1, 2), (1, 2, 4), (2, 3, 4), (1, 1, 2)])
-def test_lost_and_doubled_rounds_come_back_from_the_checkpoint(tmp_path, rounds):
+@pytest.mark.parametrize("rounds", [(), (1, 2), (1, 2, 3, 4), (2, 4), (1, 1, 2)])
+def test_metrics_become_those_of_the_checkpoint(tmp_path, rounds):
     directory = with_checkpoints(tmp_path, 3)
     (tmp_path / "metrics.jsonl").unlink()
     for t in rounds:
         directory.append(record(t))
-    note = "metrics.jsonl was damaged: taken from the checkpoint"
-    assert resumed(tmp_path) == (3, [note])
+    notes = ["metrics.jsonl was damaged: taken from the checkpoint"]
+    assert resumed(tmp_path) == (3, [] if len(rounds) == 4 else notes)
     assert metrics(tmp_path) == records(3)
-
-
-def test_without_a_checkpoint_a_run_begins_again(tmp_path):
-    _, directory = started(tmp_path)
-    directory.append(record(1))
-    assert resumed(tmp_path) == (0, [])
-    assert metrics(tmp_path) == []
 
 
 def test_no_partial_files_are_left(tmp_path):
