@@ -10,9 +10,6 @@ from typing import Annotated, Literal
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.schema import POSITIONAL, Shown, check
 
-MARK = '<meta name="generator" content="fedsparsify report">'
-"""In the head of every page, so that a later report knows what it may replace."""
-
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
@@ -48,6 +45,8 @@ def _check_packages() -> None:
 
 def _check_page(path: Path) -> None:
     """Refuses to write over anything but pages of this command."""
+    from fedsparsify_jax.report.page import MARK
+
     if path.is_dir():
         raise InputError(
             f"--out {path} is a directory: name a file such as report.html"
@@ -83,8 +82,8 @@ def report(config: ReportConfig) -> Path:
     config = dataclasses.replace(config, **check(config))
     is_page = config.format == "html"
     out = config.out or Path("report.html" if is_page else "report")
-    (_check_page if is_page else _check_directory)(out)
     _check_packages()
+    (_check_page if is_page else _check_directory)(out)
     from fedsparsify_jax.report.content import compose
     from fedsparsify_jax.report.reading import read
     from fedsparsify_jax.report.writing import write

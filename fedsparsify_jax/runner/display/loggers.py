@@ -118,8 +118,6 @@ _LOGGERS = {
     "wandb": _Logger(_wandb, package="wandb", extra="wandb"),
 }
 
-LOGGERS = tuple(_LOGGERS)
-
 
 def check(names: Sequence[str]) -> None:
     """Complains of loggers that cannot be, before anything is trained.
@@ -129,7 +127,7 @@ def check(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in _LOGGERS:
-            raise unknown("logger", name, LOGGERS)
+            raise unknown("logger", name, tuple(_LOGGERS))
         needed = _LOGGERS[name]
         if needed.package and importlib.util.find_spec(needed.package) is None:
             raise InputError(
