@@ -134,21 +134,12 @@ def refused(arguments, capsys, directory):
 
 BAD_OPTIONS = {
     "train --dataset digit": "unknown data set 'digit': did you mean 'digits'?",
-    "train --model mpl": "unknown model 'mpl': did you mean 'mlp'?",
-    "train --algorithm fedavgg": "unknown algorithm 'fedavgg': did you mean 'fedavg'?",
-    "train --partition idd": "unknown partition 'idd': did you mean 'iid'?",
     "train --num-clients 1438": "1438 clients for 1437 examples",
-    "train --final-sparsity 1": "--final-sparsity is 1.0: it must be at least 0 and be",
     "train --final-sparsity -0.1": "--final-sparsity is -0.1: it must be at least 0",
     "train --final-sparsity=-0.1": "--final-sparsity is -0.1: it must be at least 0",
-    "train --participation 0": "--participation is 0.0: it must be above 0 and at mo",
     "train --participation 0.05": "0.05 of 10 clients selects nobody: use at least 0.1",
-    "train --rounds 0": "--rounds is 0: it must be at least 1",
     "train --rounds abc": "--rounds: expected INT, not 'abc'",
     "train --rounds": "--rounds: expected INT (see --help)",
-    "train --num-clients 2.5": "--num-clients",
-    "train --learning-rate fast": "--learning-rate: expected FLOAT, not 'fast'",
-    "train --seed -1": "--seed is -1: it must be at least 0",
     "train --resume": "--resume needs --out DIR",
     "train --ronds 3": "unknown option --ronds: did you mean --rounds? (see --help)",
     "train --ronds=3": "unknown option --ronds: did you mean --rounds? (see --help)",
@@ -167,7 +158,6 @@ BAD_OPTIONS = {
     "train --partition label-shards --classes-per-client 11": "between 1 and 10",
     "train --partition label-shards --classes-per-client 3": "divisor of the 10 class",
     "train --partition dirichlet --num-clients 50 --alpha 0.001": "larger alpha",
-    "train --partition dirichlet --alpha 0": "--alpha is 0.0: it must be above 0",
 }
 
 

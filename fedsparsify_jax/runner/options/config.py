@@ -12,7 +12,6 @@ from fedsparsify_jax.aggregation import merges
 from fedsparsify_jax.aggregation.merges import WITHSTANDING
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
-from fedsparsify_jax.runner.display.loggers import LOGGERS
 from fedsparsify_jax.runner.options import schema
 from fedsparsify_jax.runner.options.grammars import CLIENT_SIZES, DATA_SET, FAULTS
 from fedsparsify_jax.runner.options.rules import (
@@ -57,6 +56,7 @@ STORED = "stored"
 """The partition of the data set ``store``, which comes with its clients."""
 
 Switch = Literal["on", "off"]
+Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +296,7 @@ class TrainConfig:
     the test set if there is none."""
     show_partition: Annotated[bool, TRAIN_ONLY] = False
     """Print how many examples of each class every client holds."""
-    logger: Annotated[tuple[str, ...], Choice(tuple(LOGGERS)), TRAIN_ONLY] = ()
+    logger: Annotated[tuple[Logger, ...], TRAIN_ONLY] = ()
     """Where to write the rounds besides metrics.jsonl; several may be named."""
     compilation_cache: Annotated[
         str | None,
