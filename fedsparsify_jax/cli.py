@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import cyclopts
 
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.errors import InputError, shown
 from fedsparsify_jax.report import ReportConfig, report
 from fedsparsify_jax.runner import SweepConfig, TrainConfig, sweep, train
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
@@ -89,11 +89,11 @@ def _register(
             words = config_file.beneath(words, _FILE.parse(path), options)
         run(config(**{field: options[field].parse(w) for field, w in words.items()}))
 
-    shown = [*options.values(), *([_FILE] if name in ("train", "sweep") else [])]
-    signature = inspect.Signature(list(map(_parameter, shown)))
+    every = [*options.values(), *([_FILE] if name in ("train", "sweep") else [])]
+    signature = inspect.Signature(list(map(_parameter, every)))
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__doc__ = config.__doc__
-    _OPTIONS[name] = [flag(option.field) for option in shown]
+    _OPTIONS[name] = [flag(option.field) for option in every]
     app.command(command, name=name, sort_key=len(_OPTIONS))
 
 
@@ -110,7 +110,9 @@ _register(lambda config: report(config), "report", ReportConfig, read(ReportConf
 def _message(error: cyclopts.CycloptsError) -> str:
     """Returns what is wrong with a command line, in our words where they say more."""
     if isinstance(error, cyclopts.UnusedCliTokensError):
-        return f"no option takes {' '.join(error.unused_tokens or ())}"
+        return f"no option takes {', '.join(map(shown, error.unused_tokens or ()))}"
+    if isinstance(error, cyclopts.MissingArgumentError) and error.argument:
+        return f"{error.argument.name}: expected {error.argument.parameter.metavar}"
     if not isinstance(error, cyclopts.UnknownOptionError):
         return str(error).rstrip(".")
     name = (error.token.keyword or error.token.value).partition("=")[0]

@@ -18,6 +18,7 @@ import pytest
 from conftest import make_clients
 
 from fedsparsify_jax import algorithms, client_map, masks, models, trees
+from fedsparsify_jax.algorithms import registry
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.types import ClientData, FederatedAlgorithm, RoundInfo, State
 
@@ -387,3 +388,8 @@ def test_rounds_can_be_scanned(row, clients):
         state, _ = step(key, state, clients)
     chex.assert_trees_all_close(scanned, state, atol=1e-6)
     assert infos.round.tolist() == [1, 2, 3]
+
+
+def test_every_algorithm_has_a_row():
+    builders = {row.build.__name__ for row in registry.ALGORITHMS.values()}
+    assert {row.build for row in ALGORITHMS.values()} == builders

@@ -118,9 +118,9 @@ def test_what_no_file_may_say(content, said, write, tmp_path, monkeypatch, capsy
     [
         (["--config", "none.json"], "--config none.json: No such file"),
         (["--config", "."], "--config .: Is a directory"),
-        (["--config"], "--config requires an argument"),
+        (["--config"], "--config: expected FILE (see --help)"),
         (["--config="], "--config is '': it must be text that is not empty"),
-        (["--config", "--rounds", "3"], "--config requires an argument"),
+        (["--config", "--rounds", "3"], "--config: expected FILE (see --help)"),
         (["--config", "a", "--config=b"], "--config specified multiple times"),
     ],
 )

@@ -84,7 +84,7 @@ def test_every_model_has_costs(model):
         "--num-clients -3": "--num-clients is -3: it must be at least 1",
         "--final-sparsity 0.5 1": "--final-sparsity is 1.0: it must be at least 0",
         "--final-sparsity nan": "--final-sparsity is nan: it must be at least 0",
-        "--final-sparsity": 'Command "costs" parameter --final-sparsity requires at',
+        "--final-sparsity": "--final-sparsity: expected FLOAT (see --help)",
         "--exponent 0": "--exponent is 0.0: it must be above 0 and finite",
         "--exponent inf": "--exponent is inf: it must be above 0 and finite",
         "--ronds 3": "unknown option --ronds: did you mean --rounds? (see --help)",

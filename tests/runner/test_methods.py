@@ -145,8 +145,6 @@ def test_a_subset_is_balanced():
     [
         ({"prune_at": 99}, "--prune-at is 99: there are only 50 rounds"),
         ({"fine_tune_rounds": 50}, "--fine-tune-rounds is 50: it must be below the 50"),
-        ({"mu": -1.0}, "--mu is -1.0: it must be at least 0"),
-        ({"replace_share": 2.0}, "--replace-share is 2.0: it must be between 0 and 1"),
         ({"dataset": "hf:nothing"}, "not of the form"),
     ],
 )

@@ -56,10 +56,7 @@ STORED = "stored"
 """The partition of the data set ``store``, which comes with its clients."""
 
 Switch = Literal["on", "off"]
-
-
-LOGGERS = ("csv", "tensorboard", "wandb")
-"""Kinds of loggers; `runner.display.loggers` has one for each."""
+Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +166,7 @@ class TrainConfig:
     """Whether biases and norm parameters may be pruned too."""
     vote_rule: Annotated[VoteRule | None, Keyword()] = None
     """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
-    merge: Annotated[str | None, Choice(merges.NAMES), Keyword()] = None
+    merge: Annotated[str | None, Choice(tuple(merges.NAMES)), Keyword()] = None
     """How the server merges the clients' models."""
 
     assumed_attackers: Annotated[
@@ -299,7 +296,7 @@ class TrainConfig:
     the test set if there is none."""
     show_partition: Annotated[bool, TRAIN_ONLY] = False
     """Print how many examples of each class every client holds."""
-    logger: Annotated[tuple[str, ...], Choice(LOGGERS), TRAIN_ONLY] = ()
+    logger: Annotated[tuple[Logger, ...], TRAIN_ONLY] = ()
     """Where to write the rounds besides metrics.jsonl; several may be named."""
     compilation_cache: Annotated[
         str | None,
