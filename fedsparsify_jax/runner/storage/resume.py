@@ -121,14 +121,13 @@ def plan(
         )
 
     # Go on from its newest checkpoint.
-    plan = from_round_1(
-        config, fingerprints, versions=versions, name=recorded.get("run") or name
-    )
-    entry = {"after_round": completed, "options": changes}
-    history = [*recorded.get("changes", []), *([entry] if changes else [])]
-    return Plan(
+    history = list(recorded.get("changes", []))
+    if changes:
+        history.append({"after_round": completed, "options": changes})
+    name = recorded.get("run") or name
+    return dataclasses.replace(
+        from_round_1(config, fingerprints, history, versions=versions, name=name),
         completed=completed,
-        content=_sealed(plan.content | {"changes": history}),
         records=records,
         renames=existing.checkpoints.renames(),
         warnings=tuple(_warnings(existing, changes, versions)),
@@ -138,23 +137,20 @@ def plan(
 def from_round_1(
     config: TrainConfig,
     fingerprints: Fingerprints | None = None,
+    changes: Sequence[Any] = (),
     *,
     versions: Mapping[str, str],
     name: str,
 ) -> Plan:
-    """Returns the plan of a new run; arguments are those of `plan`."""
+    """Returns the plan of a run without checkpoints; arguments are those of `plan`."""
     content = {
         "run": name,
         "options": to_json(config),
         "versions": versions,
         "fingerprints": fingerprints or {},
-        "changes": [],
+        "changes": list(changes),
     }
-    return Plan(content=_sealed(content))
-
-
-def _sealed(content: dict[str, Any]) -> dict[str, Any]:
-    return content | {"digest": own_digest(content)}
+    return Plan(content=content | {"digest": own_digest(content)})
 
 
 def _recorded(existing: Existing) -> Mapping[str, Any]:
@@ -184,7 +180,12 @@ def _warnings(
             f"changes allowed: {described(changes)}; this run is no longer the one "
             "that either value alone would give"
         )
-    other = other_versions(recorded.get("versions", {}), versions)
+    before = recorded.get("versions", {})
+    other = ", ".join(
+        f"{name} {before[name]} -> {version}"
+        for name, version in versions.items()
+        if before.get(name, version) != version
+    )
     if other:
         yield f"other versions than so far: {other}; results may differ in last bits"
     renames = existing.checkpoints.renames()
@@ -249,19 +250,6 @@ def _refuse_data(path: Path, before: Fingerprints, now: Fingerprints) -> None:
             f"the {' and the '.join(other)} of the run in {path} changed since it was "
             "started: bring back what it was started with, or name another directory"
         )
-
-
-def other_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Returns packages that were others so far, for people; "" if there are none.
-
-    >>> other_versions({"jax": "0.10.1", "numpy": "2.3"}, {"jax": "0.10.2"})
-    'jax 0.10.1 -> 0.10.2'
-    """
-    return ", ".join(
-        f"{name} {before[name]} -> {version}"
-        for name, version in now.items()
-        if name in before and before[name] != version
-    )
 
 
 WHOLE = 2**30

@@ -56,15 +56,11 @@ class Existing(NamedTuple):
     """The content of a sweep's directory.
 
     Attributes:
-      path: of the directory.
       obstacle: complaint if no sweep can be written there, "" if one can.
-      names: in it, but those of a start that was killed before it wrote anything.
-      runs: run directories by name, with those that trials would have.
+      runs: by name all run directories, those included that trials would have.
     """
 
-    path: Path
     obstacle: str
-    names: frozenset[str]
     runs: Mapping[str, resume.Existing]
 
 
@@ -78,13 +74,17 @@ class Plan(NamedTuple):
 def read(path: Path, trials: Sequence[Trial]) -> Existing:
     """Reads what a start has to know of a sweep's directory; changes nothing."""
     names = run_directory.names_in(path, f"{_OPTIONS}.partial")
-    runs = {config.parent.name for config in path.glob("*/config.json")}
-    runs |= {trial.name for trial in trials}
+    obstacle = "" if names else run_directory.obstacle(path)
+    if names and _OPTIONS not in names:
+        obstacle = (
+            f"--out {path} is not empty and holds no sweep (no {_OPTIONS}): name "
+            "another directory"
+        )
+    runs = {trial.name for trial in trials}
+    if names and not obstacle:
+        runs |= {config.parent.name for config in path.glob("*/config.json")}
     return Existing(
-        path=path,
-        obstacle="" if names else run_directory.obstacle(path),
-        names=frozenset(names),
-        runs={name: run_directory.read(path / name) for name in sorted(runs)},
+        obstacle, {name: run_directory.read(path / name) for name in sorted(runs)}
     )
 
 
@@ -94,16 +94,11 @@ def plan(
     """Decides which run directory a trial has, and which trials are finished.
 
     Raises:
-      InputError: if the directory cannot be written, holds something else than a
-        sweep, or a run of other options in the place of a trial.
+      InputError: if no sweep can be written there, or a run of other options is in
+        the place of a trial.
     """
     if existing.obstacle:
         raise InputError(existing.obstacle)
-    if existing.names and _OPTIONS not in existing.names:
-        raise InputError(
-            f"--out {existing.path} is not empty and holds no sweep (no {_OPTIONS}): "
-            "name another directory"
-        )
     by_options = {
         compared(run.recorded["options"]): run
         for run in existing.runs.values()

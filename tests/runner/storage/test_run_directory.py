@@ -75,12 +75,6 @@ def test_a_start_records_options_and_versions(tmp_path):
     assert config["fingerprints"] == PRINTS and config["changes"] == []
 
 
-def test_an_empty_directory_may_be_used(tmp_path):
-    started(tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.json", "metrics.jsonl"}
-
-
 @pytest.mark.parametrize(
     "contents",
     [None, "", "{", "[]", '{"options": 3}', '"options"', '{"other": {}}', b"\xff\xfe"],
@@ -216,7 +210,7 @@ def test_metrics_become_those_of_the_checkpoint(tmp_path, rounds):
     assert metrics(tmp_path) == records(3)
 
 
-def test_no_partial_files_are_left(tmp_path):
+def test_an_empty_directory_is_used_and_no_partial_files_are_left(tmp_path):
     _, directory = started(tmp_path)
     directory.write_summary({"rounds": 1})
     names = {path.name for path in tmp_path.iterdir()}
