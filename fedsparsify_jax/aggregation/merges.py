@@ -188,9 +188,6 @@ VALUES: dict[str, ValueMerge] = {
 NAMES = ("mean", "nonzero", *VALUES)
 """All merges that `streaming.aggregate` knows; the first two are sums over clients."""
 
-VOTE_RULES = ("authors", "strict", "none")
-"""How masks are elected; the last keeps what any client keeps."""
-
 WITHSTANDING = ("trimmed-mean", "krum", "multi-krum")
 """Those that are told how many attackers to withstand."""
 

@@ -4,16 +4,16 @@ Means and votes are sums over the clients and are added up while they train. Mer
 must see all clients at once, such as the median, are `method.stacked`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax.aggregation import means
-from fedsparsify_jax.aggregation.merges import VOTE_RULES, ValueMerge, value_merge
+from fedsparsify_jax.aggregation.merges import ValueMerge, value_merge
 from fedsparsify_jax.method import Aggregate, Context, Uploads, stacked
-from fedsparsify_jax.types import Masks, PyTree, Variables
+from fedsparsify_jax.types import Masks, PyTree, Variables, VoteRule
 
 
 class _Counts(NamedTuple):
@@ -22,7 +22,7 @@ class _Counts(NamedTuple):
 
 
 def aggregate(
-    merge: str | ValueMerge = "mean", vote_rule: str | None = None
+    merge: str | ValueMerge = "mean", vote_rule: VoteRule | None = None
 ) -> Aggregate:
     """Builds the merge of a name, under voted masks or the round's.
 
@@ -50,8 +50,8 @@ def aggregate(
       >>> mean.merge(mean.sums(uploads, context), uploads, context)[0]
       {'w': Array([2.], dtype=float32)}
     """
-    if vote_rule not in (None, *VOTE_RULES):
-        rules = ", ".join(VOTE_RULES)
+    if vote_rule not in (None, *get_args(VoteRule)):
+        rules = ", ".join(get_args(VoteRule))
         raise ValueError(f"unknown vote rule {vote_rule!r}: one of {rules}")
     if merge in ("mean", "nonzero"):
         return _mean(nonzero=merge == "nonzero", vote_rule=vote_rule)
@@ -74,7 +74,10 @@ def _count(uploads: Uploads) -> _Counts:
 
 
 def _under_masks(
-    variables: Variables, counts: _Counts | None, rule: str | None, context: Context
+    variables: Variables,
+    counts: _Counts | None,
+    rule: VoteRule | None,
+    context: Context,
 ) -> tuple[Variables, Masks]:
     """Returns the merged model under the round's masks or the elected ones."""
     if counts is None or rule is None:
@@ -86,7 +89,7 @@ def _under_masks(
     return mask_algebra.apply(masks, variables), masks
 
 
-def _mean(*, nonzero: bool, vote_rule: str | None) -> Aggregate:
+def _mean(*, nonzero: bool, vote_rule: VoteRule | None) -> Aggregate:
     """Builds the mean over all clients, or over those that keep an entry."""
 
     def sums(uploads: Uploads, context: Context) -> tuple[means.Sums, _Counts | None]:

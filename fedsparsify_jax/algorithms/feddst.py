@@ -55,6 +55,7 @@ from fedsparsify_jax.pruning.selection import (
     magnitude,
 )
 from fedsparsify_jax.types import (
+    Allocation,
     ApplyFn,
     Cohort,
     FederatedAlgorithm,
@@ -119,7 +120,7 @@ def feddst(
     interval: int = 10,
     alpha: ArrayLike = 0.5,
     adjust_until: ArrayLike | None = None,
-    allocation: str = "erk",
+    allocation: Allocation = "erk",
     mu: ArrayLike = 0.0,
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],

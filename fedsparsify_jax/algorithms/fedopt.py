@@ -43,6 +43,7 @@ from fedsparsify_jax.types import (
     Key,
     Masks,
     PyTree,
+    ServerOptimizer,
     Variables,
 )
 
@@ -96,7 +97,7 @@ _OPTIMIZERS: dict[str, tuple[float, Any]] = {
 
 
 def _server_optimizer(
-    chosen: str | optax.GradientTransformation, rate: ArrayLike | None
+    chosen: ServerOptimizer | optax.GradientTransformation, rate: ArrayLike | None
 ) -> optax.GradientTransformation:
     if not isinstance(chosen, str):
         if rate is not None:
@@ -115,7 +116,7 @@ def _server_optimizer(
 
 
 def server_step(
-    optimizer: str | optax.GradientTransformation = "adam",
+    optimizer: ServerOptimizer | optax.GradientTransformation = "adam",
     learning_rate: ArrayLike | None = None,
 ) -> ServerTransform:
     """Builds the server's step along the pseudo-gradient, for any method.
@@ -150,7 +151,7 @@ def server_step(
 def fedopt(
     apply_fn: ApplyFn,
     *,
-    server_optimizer: str | optax.GradientTransformation = "adam",
+    server_optimizer: ServerOptimizer | optax.GradientTransformation = "adam",
     server_learning_rate: ArrayLike | None = None,
     merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],

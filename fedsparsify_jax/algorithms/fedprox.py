@@ -26,14 +26,14 @@ from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared.proximal import proximal
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import Method, no_projection
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm
+from fedsparsify_jax.types import Anchor, ApplyFn, FederatedAlgorithm
 
 
 def fedprox(
     apply_fn: ApplyFn,
     *,
     mu: ArrayLike = 0.001,
-    anchor: str = "global",
+    anchor: Anchor = "global",
     merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:

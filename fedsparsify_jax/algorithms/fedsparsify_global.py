@@ -35,7 +35,7 @@ from fedsparsify_jax.algorithms._shared.server_purge import purge_by
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import Method
 from fedsparsify_jax.pruning.selection import magnitude
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Schedule
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Schedule, Scope
 
 
 def fedsparsify_global(
@@ -50,7 +50,7 @@ def fedsparsify_global(
     fine_tune_rounds: int = 0,
     schedule: Schedule | None = None,
     merge: str | ValueMerge = "mean",
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:

@@ -46,6 +46,8 @@ from fedsparsify_jax.types import (
     Masks,
     Prunable,
     Schedule,
+    Scope,
+    VoteRule,
 )
 
 
@@ -61,9 +63,9 @@ def fedsparsify_local(
     fine_tune_rounds: int = 0,
     fine_tune_epochs: int = 0,
     schedule: Schedule | None = None,
-    vote_rule: str = "authors",
+    vote_rule: VoteRule = "authors",
     merge: str | ValueMerge = "mean",
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:

@@ -41,6 +41,7 @@ from fedsparsify_jax.types import (
     Masks,
     Prunable,
     PyTree,
+    Scope,
     Scores,
     Variables,
 )
@@ -65,7 +66,7 @@ def importance(variables: Variables, first: Variables) -> Scores:
 
 
 def movement_purge(
-    *, scope: str = "global", prunable: Prunable | None = None
+    *, scope: Scope = "global", prunable: Prunable | None = None
 ) -> ServerTransform:
     """Builds the purge of what is small or never moved; its state is w_0.
 
@@ -96,7 +97,7 @@ def fedsparsify_plus(
     exponent: ArrayLike = 3.0,
     every: int = 1,
     purge_until: float = 0.7,
-    scope: str = "global",
+    scope: Scope = "global",
     merge: str | ValueMerge = "mean",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],

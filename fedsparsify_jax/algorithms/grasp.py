@@ -27,7 +27,7 @@ from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.algorithms._shared.before_training import by_gradients
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.pruning import saliency
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Scope, Source
 
 
 def grasp(
@@ -35,9 +35,9 @@ def grasp(
     *,
     final_sparsity: ArrayLike = 0.9,
     temperature: ArrayLike = 1.0,
-    source: str = "client",
+    source: Source = "client",
     score_batch_size: int | None = None,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     freeze_zero_initialized: bool = False,
     merge: str | ValueMerge = "mean",

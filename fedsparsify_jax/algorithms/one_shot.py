@@ -25,7 +25,7 @@ from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.algorithms.fedsparsify_global import fedsparsify_global
 from fedsparsify_jax.engine import EngineOptions
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Scope
 
 
 def one_shot(
@@ -35,7 +35,7 @@ def one_shot(
     rounds: ArrayLike = 200,
     at: ArrayLike | None = None,
     fine_tune_rounds: int = 10,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],

@@ -73,6 +73,7 @@ from fedsparsify_jax.types import (
     Prunable,
     PyTree,
     Variables,
+    Variant,
 )
 
 # The term of a step in the importance of a weight.
@@ -90,7 +91,7 @@ class _Server(NamedTuple):
 class _Rule(NamedTuple):
     """The choice of masks; the fields are arguments of `prunefl`."""
 
-    variant: str
+    variant: Variant
     final_sparsity: ArrayLike | None
     max_density: ArrayLike
     layer_time: Callable[[str], float] | None
@@ -251,7 +252,7 @@ def prunefl(
     fixed_time: ArrayLike | None = None,
     droppable: ArrayLike = 0.3,
     half_life: ArrayLike | None = None,
-    variant: str = "published",
+    variant: Variant = "published",
     rounds: ArrayLike = 200,
     initial_adjustments: int = 5,
     initial_epochs: int = 1,

@@ -39,6 +39,7 @@ from fedsparsify_jax.types import (
     Prunable,
     PyTree,
     Schedule,
+    Scope,
     Variables,
 )
 
@@ -53,7 +54,7 @@ def random_pruning(
     exponent: ArrayLike = 3.0,
     every: int = 1,
     schedule: Schedule | None = None,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],

@@ -34,6 +34,7 @@ from fedsparsify_jax.types import (
     Key,
     Masks,
     Prunable,
+    Scope,
 )
 
 
@@ -43,7 +44,7 @@ def synflow(
     final_sparsity: ArrayLike = 0.9,
     iterations: int = 100,
     example: ArrayLike | None = None,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],

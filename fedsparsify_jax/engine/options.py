@@ -1,6 +1,6 @@
 """The options that every algorithm has, with their defaults."""
 
-from typing import Literal, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, get_args
 
 import optax
 from jax.typing import ArrayLike
@@ -12,7 +12,7 @@ from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import cross_entropy
-from fedsparsify_jax.types import LossFn
+from fedsparsify_jax.types import LossFn, OptimizerState
 
 
 class EngineOptions(TypedDict, total=False):
@@ -22,7 +22,7 @@ class EngineOptions(TypedDict, total=False):
     momentum: ArrayLike | None
     nesterov: bool
     optimizer: optax.GradientTransformation | None
-    optimizer_state: Literal["fresh", "kept"]
+    optimizer_state: OptimizerState
     num_clients: int | None
     loss_fn: LossFn
     local_epochs: int
@@ -72,7 +72,7 @@ class Options(NamedTuple):
     momentum: ArrayLike | None = None
     nesterov: bool = False
     optimizer: optax.GradientTransformation | None = None
-    optimizer_state: str = "fresh"
+    optimizer_state: OptimizerState = "fresh"
     num_clients: int | None = None
     loss_fn: LossFn = cross_entropy
     local_epochs: int = 4
@@ -97,7 +97,7 @@ def resolve(options: EngineOptions) -> Options:
       (8, 32)
     """
     resolved = Options(**options)
-    if resolved.optimizer_state not in ("fresh", "kept"):
+    if resolved.optimizer_state not in get_args(OptimizerState):
         raise ValueError(
             f"unknown optimizer_state {resolved.optimizer_state!r}: fresh or kept"
         )

@@ -19,6 +19,7 @@ from fedsparsify_jax.types import (
     Masks,
     Prunable,
     PyTree,
+    Scope,
     Scores,
     Variables,
 )
@@ -149,7 +150,7 @@ def synflow_masks(
     sparsity: ArrayLike,
     *,
     iterations: int = 100,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
 ) -> Masks:
     """Prunes by synaptic flow, a little at a time.

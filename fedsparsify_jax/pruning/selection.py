@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from fedsparsify_jax.masks import prunable_leaves
 from fedsparsify_jax.pruning import allocation
 from fedsparsify_jax.pruning.threshold import largest, sort_keys
-from fedsparsify_jax.types import Masks, Prunable, PyTree, Scores, Variables
+from fedsparsify_jax.types import Masks, Prunable, PyTree, Scope, Scores, Variables
 
 SCOPES = ("global", "layer", *allocation.RULES)
 
@@ -28,7 +28,7 @@ def prune(
     scores: Scores,
     sparsity: ArrayLike,
     *,
-    scope: str = "global",
+    scope: Scope = "global",
     within: Masks | None = None,
     prunable: Prunable | None = None,
 ) -> Masks:
@@ -93,7 +93,7 @@ def leaf_counts(
     variables: Variables,
     sparsity: ArrayLike,
     *,
-    scope: str = "layer",
+    scope: Scope = "layer",
     prunable: Prunable | None = None,
 ) -> PyTree:
     """Counts the entries that every leaf is to keep: a tree of int32 scalars.

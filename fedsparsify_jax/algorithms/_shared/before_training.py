@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import get_args
 
 import jax
 from jax.typing import ArrayLike
@@ -27,7 +28,9 @@ from fedsparsify_jax.types import (
     Key,
     Masks,
     Prunable,
+    Scope,
     Scores,
+    Source,
     Variables,
 )
 
@@ -74,18 +77,18 @@ def by_gradients(
     apply_fn: ApplyFn,
     saliency: Callable[[Loss, Variables], Scores],
     *,
-    source: str,
+    source: Source,
     score_batch_size: int | None,
     temperature: ArrayLike,
     final_sparsity: ArrayLike,
-    scope: str,
+    scope: Scope,
     prunable: Prunable | None,
     freeze_zero_initialized: bool,
     merge: str | ValueMerge,
     options: EngineOptions,
 ) -> Method:
     """Builds the method that keeps the largest scores of a loss on clients' batches."""
-    if source not in ("client", "cohort"):
+    if source not in get_args(Source):
         raise ValueError(f"unknown source {source!r}: 'client' or 'cohort'")
     resolved = resolve(options)
     size = score_batch_size or resolved.batch_size

@@ -12,7 +12,7 @@ from fedsparsify_jax import trees
 from fedsparsify_jax.engine.sampling import cohort_size, sample_cohort
 from fedsparsify_jax.method import Batch
 from fedsparsify_jax.training.local import epoch_order
-from fedsparsify_jax.types import ClientData, Cohort, Key, Scores
+from fedsparsify_jax.types import ClientData, Cohort, Key, Scores, Source
 
 ClientScores = Callable[[Key, ClientData], Scores]
 """A key and the data of one client ``[M, ...]`` to scores."""
@@ -49,7 +49,7 @@ def random_client(key: Key, sizes: jax.Array) -> jax.Array:
 
 
 def scoring_clients(
-    key: Key, sizes: jax.Array, *, source: str, participation: float = 1.0
+    key: Key, sizes: jax.Array, *, source: Source, participation: float = 1.0
 ) -> jax.Array:
     """Chooses the ids ``[P]`` of the clients that `score_clients` looks at.
 
@@ -67,7 +67,7 @@ def scoring_clients(
 
 
 def score_clients(
-    key: Key, clients: Cohort, score: ClientScores, *, source: str
+    key: Key, clients: Cohort, score: ClientScores, *, source: Source
 ) -> Scores:
     """Returns scores from one client, or their mean over a cohort.
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from fedsparsify_jax.masks import apply
 from fedsparsify_jax.method import Context, ServerTransform, Uploads, no_state
 from fedsparsify_jax.pruning.selection import prune
-from fedsparsify_jax.types import Key, Masks, Prunable, PyTree, Scores, Variables
+from fedsparsify_jax.types import Key, Masks, Prunable, PyTree, Scope, Scores, Variables
 
 
 def purge_by(
     importance: Callable[[Variables, Context], Scores],
     *,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     init: Callable[[Variables, Masks], PyTree] = no_state,
 ) -> ServerTransform:
