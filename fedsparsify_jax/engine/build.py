@@ -1,27 +1,25 @@
 """From a method's hooks to a `types.FederatedAlgorithm`: the pieces in their order."""
 
-from functools import partial
 from typing import Unpack
 
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.engine.options import EngineOptions, Options, resolve
-from fedsparsify_jax.engine.records import RoundKeys, Tuning
+from fedsparsify_jax.engine.records import RoundKeys
 from fedsparsify_jax.engine.round import RoundFn, client_half, round_of
 from fedsparsify_jax.engine.sampling import cohort_size, sample_cohort
+from fedsparsify_jax.engine.tuning import Tuning, tuning_of
 from fedsparsify_jax.engine.wrappers.attacks import forging, poisoned
 from fedsparsify_jax.engine.wrappers.clipping import clipped_to
 from fedsparsify_jax.engine.wrappers.ema import with_ema
 from fedsparsify_jax.engine.wrappers.setup import with_setup
 from fedsparsify_jax.method import Method, no_clients
 from fedsparsify_jax.training.compact import wrapper as compact
-from fedsparsify_jax.training.local import TrainFn, batch_loss, local_training
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,
@@ -78,63 +76,6 @@ def engine(
     run = round_of(method, clients, client_map, o.faults)
     algorithm = gathering(init_of(method, tuning, o.num_clients), run, o)
     return with_ema(o.server_ema, with_setup(method, algorithm))
-
-
-def _sgd(o: Options) -> optax.GradientTransformation:
-    """Builds the clients' optimizer, where no other is given."""
-    # A momentum of exactly 0 would only carry a useless buffer.
-    momentum = o.momentum
-    if isinstance(momentum, int | float) and momentum == 0:
-        momentum = None
-    return optax.sgd(o.learning_rate, momentum=momentum, nesterov=o.nesterov)
-
-
-def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
-    """Builds the clients' local training.
-
-    Raises:
-      ValueError: for a negative number of epochs.
-    """
-    if method.fine_tune_epochs < 0:
-        raise ValueError(
-            f"fine_tune_epochs is {method.fine_tune_epochs}: it must be at least 0"
-        )
-    transform = o.optimizer or _sgd(o)
-
-    def training(epochs: int, apply_fn: ApplyFn = apply_fn) -> TrainFn:
-        return local_training(
-            batch_loss(apply_fn, o.loss_fn),
-            transform,
-            method,
-            epochs=epochs,
-            batch_size=o.batch_size,
-        )
-
-    def new_optimizer(variables: Variables) -> optax.OptState:
-        return transform.init({"params": variables["params"]})
-
-    more = method.fine_tune_epochs
-    tuning = Tuning(
-        new_optimizer=new_optimizer,
-        keeps_optimizer=o.optimizer_state == "kept",
-        train=training(o.local_epochs),
-        epochs=o.local_epochs,
-        fine_tune=training(more) if more else None,
-        fine_tune_epochs=more,
-    )
-    if o.compact_form is None:
-        return tuning
-    compact.check(
-        method,
-        optimizer=o.optimizer is not None,
-        keeps_optimizer=tuning.keeps_optimizer,
-        fine_tunes=more > 0,
-    )
-    build = partial(training, o.local_epochs)
-    train = compact.compact_or_full(
-        tuning.train, o.compact_form, method, build, new_optimizer
-    )
-    return tuning._replace(train=train)
 
 
 def init_of(method: Method, tuning: Tuning, num_clients: int | None) -> InitFn:

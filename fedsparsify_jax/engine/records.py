@@ -11,10 +11,16 @@ from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation.means import shares
 from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.engine.sampling import client_keys
-from fedsparsify_jax.engine.wrappers.faults import ClientFaults, Faults, sample_faults
+from fedsparsify_jax.engine.wrappers.faults import (
+    ClientFaults,
+    Faults,
+    corrupted,
+    is_finite,
+    sample_faults,
+)
 from fedsparsify_jax.method import Aggregate, Client, Context, Method, Upload, Uploads
 from fedsparsify_jax.metrics.communication import nonzero_bytes
-from fedsparsify_jax.training.local import TrainFn
+from fedsparsify_jax.training.local import Trained
 from fedsparsify_jax.types import (
     ClientsState,
     Cohort,
@@ -22,7 +28,6 @@ from fedsparsify_jax.types import (
     PyTree,
     RoundInfo,
     State,
-    Variables,
 )
 
 # Far from the small numbers that `split` folds in.
@@ -48,15 +53,21 @@ class RoundKeys(NamedTuple):
         )
 
 
-class Tuning(NamedTuple):
-    """Local training as the engine's options have it."""
+class ClientKeys(NamedTuple):
+    """The keys of the parts of a client's round."""
 
-    new_optimizer: Callable[[Variables], PyTree]
-    keeps_optimizer: bool
-    train: TrainFn
-    epochs: int
-    fine_tune: TrainFn | None  # after `Method.client_prune`
-    fine_tune_epochs: int
+    train: Key
+    prune: Key
+    upload: Key
+    again: Key | None
+
+    @classmethod
+    def of(cls, key: Key, fine_tunes: bool) -> "ClientKeys":
+        """Splits a client's key, into one part more if clients fine-tune."""
+        train, prune, upload, *again = jax.random.split(key, 4 if fine_tunes else 3)
+        return cls(
+            train=train, prune=prune, upload=upload, again=again[0] if again else None
+        )
 
 
 class Members(NamedTuple):
@@ -92,6 +103,10 @@ class ClientResult(NamedTuple):
     loss: jax.Array  # float32: mean training loss
     bytes_up: jax.Array  # uint32: non-zeros of the upload x 32 bit
     finite: jax.Array  # bool: whether every number of the upload is finite
+
+
+ClientHalf = Callable[[Context, ClientTask], ClientResult]
+"""One client's part of a round: ``(context, task) -> result``, see `round`."""
 
 
 def open_round(method: Method, state: State) -> Context:
@@ -132,6 +147,29 @@ def client_tasks(
         client=Client(id=members.ids, data=cohort.data, state=kept.extra),
         optimizer=kept.optimizer,
         member=members,
+    )
+
+
+def result_of(
+    trained: Trained, upload: Upload, kept: ClientsState, task: ClientTask
+) -> ClientResult:
+    """Returns what comes back from a client, its bytes counted, its faults in it.
+
+    Args:
+      trained: its last training.
+      upload: the message.
+      kept: what is kept for the client.
+      task: of the client.
+    """
+    bytes_up = nonzero_bytes(upload.variables)
+    if task.member.fault is not None:
+        upload = corrupted(upload, task.member.fault.corruption)
+    return ClientResult(
+        upload=upload,
+        state=kept,
+        loss=trained.loss,
+        bytes_up=bytes_up,
+        finite=is_finite((upload.variables, upload.extra)),
     )
 
 

@@ -14,27 +14,26 @@ import jax.numpy as jnp
 from fedsparsify_jax import trees
 from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.engine.records import (
+    ClientHalf,
+    ClientKeys,
     ClientResult,
     ClientTask,
     Members,
     RoundKeys,
-    Tuning,
     client_tasks,
     keep_states,
     members_of,
     open_round,
     report,
+    result_of,
     sum_part,
     uploads_of,
 )
-from fedsparsify_jax.engine.wrappers.faults import Faults, corrupted, is_finite
+from fedsparsify_jax.engine.tuning import Tuning
+from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.method import Context, Local, Method
-from fedsparsify_jax.metrics.communication import nonzero_bytes
-from fedsparsify_jax.training.local import continued
 from fedsparsify_jax.types import ClientsState, Cohort, Key, PyTree, RoundInfo, State
 
-ClientHalf = Callable[[Context, ClientTask], ClientResult]
-"""One client's part of a round; see `client_half`."""
 ServerHalf = Callable[
     [Key, State, Context, Members, PyTree, ClientResult], tuple[State, RoundInfo]
 ]
@@ -48,7 +47,7 @@ def client_half(method: Method, tuning: Tuning) -> ClientHalf:
 
     Args:
       method: the hooks.
-      tuning: the local training, see `build.tuning_of`.
+      tuning: the local training, see `tuning.tuning_of`.
 
     Returns:
       ``(context, task) -> result``: a pure function of the global model and masks (in
@@ -56,56 +55,22 @@ def client_half(method: Method, tuning: Tuning) -> ClientHalf:
     """
 
     def client_round(context: Context, task: ClientTask) -> ClientResult:
-        train_key, prune_key, upload_key, *tune_key = jax.random.split(
-            task.key, 3 if tuning.fine_tune is None else 4
-        )
-        client, fault = task.client, task.member.fault
-        effort = None if fault is None else fault.effort
+        client, keys = task.client, ClientKeys.of(task.key, tuning.fine_tunes)
 
         # Tune.
         start, masks = method.receive(context, client)
-        optimizer = task.optimizer
-        if not tuning.keeps_optimizer:
-            optimizer = tuning.new_optimizer(start)
-        trained = tuning.train(
-            train_key, start, masks, optimizer, client.data, context, effort=effort
-        )
+        trained = tuning.first(keys.train, start, masks, task, context)
 
-        # Purge on the client, in methods that do, and tune what is left.
-        local = Local(trained.variables, masks, trained.memory)
-        masks = method.client_prune(prune_key, local, context, client)
-        trained = trained._replace(variables=method.project(masks, trained.variables))
-        if tuning.fine_tune is not None:
-            again = tuning.fine_tune(
-                tune_key[0],
-                trained.variables,
-                masks,
-                trained.optimizer,
-                client.data,
-                context,
-                trained.memory,
-                effort,
-            )
-            trained = continued(
-                trained, again, (tuning.epochs, tuning.fine_tune_epochs)
-            )
+        # Purge, in methods whose clients do, and tune what is left.
+        local = Local(variables=trained.variables, masks=masks, memory=trained.memory)
+        masks = method.client_prune(keys.prune, local, context, client)
+        trained = tuning.again(keys.again, trained, masks, task, context)
 
         # Upload.
-        local = Local(trained.variables, masks, trained.memory)
-        upload, kept = method.upload.send(upload_key, local, context, client)
-        bytes_up = nonzero_bytes(upload.variables)
-        if fault is not None:
-            upload = corrupted(upload, fault.corruption)
-        return ClientResult(
-            upload=upload,
-            state=ClientsState(
-                optimizer=trained.optimizer if tuning.keeps_optimizer else (),
-                extra=kept,
-            ),
-            loss=trained.loss,
-            bytes_up=bytes_up,
-            finite=is_finite((upload.variables, upload.extra)),
-        )
+        local = Local(variables=trained.variables, masks=masks, memory=trained.memory)
+        upload, extra = method.upload.send(keys.upload, local, context, client)
+        optimizer = trained.optimizer if tuning.keeps_optimizer else ()
+        return result_of(trained, upload, ClientsState(optimizer, extra), task)
 
     return client_round
 

@@ -20,8 +20,7 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
-from fedsparsify_jax.engine.records import ClientResult, ClientTask
-from fedsparsify_jax.engine.round import ClientHalf
+from fedsparsify_jax.engine.records import ClientHalf, ClientResult, ClientTask
 from fedsparsify_jax.method import Client, Context, Local, Method, Upload
 from fedsparsify_jax.pruning.selection import prune
 from fedsparsify_jax.types import ClientData, Key, Masks, Prunable, PyTree, Variables
