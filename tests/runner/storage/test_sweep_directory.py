@@ -6,12 +6,12 @@ import pytest
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.config import to_json
-from fedsparsify_jax.runner.options.sweep_grid import cells
+from fedsparsify_jax.runner.options.sweep_grid import trials
 from fedsparsify_jax.runner.storage import sweep_directory
 from fedsparsify_jax.runner.storage.checkpoint_files import Inventory
 from fedsparsify_jax.runner.storage.resume import Existing
 
-FIRST, SECOND = TRIALS = cells({"seed": [0, 1]})
+FIRST, SECOND = TRIALS = trials({"seed": [0, 1]})
 
 
 def run(name, trial=None, **content):
