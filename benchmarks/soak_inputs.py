@@ -175,7 +175,8 @@ def _trained(given: dict[str, Any]) -> str:
         assert resolve(found) == found, "resolved twice it is another"
         for field, known in schema.read(TrainConfig).items():
             value = getattr(found, field)
-            assert value is None or isinstance(value, known.type), field
+            values = value if known.several else (value,)
+            assert all(v is None or isinstance(v, known.kind) for v in values), field
 
     return _one_line(attempt)
 

@@ -1,4 +1,5 @@
-"""The paper's tables and figures: what is run, what came out, what it says.
+"""Experiments on the paper's tables and figures: what is run, and what came out.
 
-One file a table; `registry` lists them; ``python -m experiments.run --list`` too.
+`tables` has a module a document, `lib` the machinery, `studies` what is no table.
+``python -m experiments.run --list`` lists the tables.
 """

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import collecting, playing, rendering
-from experiments.registry import TABLES
-from experiments.results import RESULTS, Results, path_of
-from experiments.tables import restrict
+from experiments.lib import collecting, playing, rendering
+from experiments.lib.registry import TABLES
+from experiments.lib.results import RESULTS, Results, path_of
+from experiments.lib.table import restrict
 from fedsparsify_jax.errors import InputError, unknown
 
 

@@ -250,7 +250,7 @@ def test_all_cohort_strategies_agree(row, clients):
         return jax.tree.map(np.asarray, found)
 
     for strategy in strategies:
-        chex.assert_trees_all_close(played(cohort=strategy), played(), atol=1e-5)
+        chex.assert_trees_all_close(played(client_map=strategy), played(), atol=1e-5)
 
 
 @sparse_table
@@ -328,11 +328,11 @@ def test_clients_of_one_example_and_a_cohort_of_one(row):
 
 @table
 def test_what_fills_the_padding_does_not_matter(row, clients):
-    real = jnp.arange(clients.y.shape[1])[None, :] < clients.count[:, None]
+    real = jnp.arange(clients.y.shape[1])[None, :] < clients.sizes[:, None]
     clean = ClientData(
         jnp.where(real[..., None], clients.x, 0.0),
         jnp.where(real, clients.y, 0),
-        clients.count,
+        clients.sizes,
     )
     chex.assert_trees_all_equal(run(row, clients), run(row, clean))
 

@@ -1,8 +1,11 @@
 """The pages of docs/ are complete, and their links and figures lead somewhere."""
 
 import configparser
+import doctest
 import inspect
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,23 @@ def test_the_version_is_in_one_place():
     assert re.search(r"^## \[(.+)\]", changes, re.M)[1] == version
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert not re.search(r"^version:", citation, re.M)
+
+
+def test_the_worked_example_runs(monkeypatch):
+    """The algorithm of the page, its doctest, and the tests that the page shows."""
+    page = (DOCS / "adding_an_algorithm.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r'```python title="(.+?)"\n(.*?)```', page, re.S))
+    (algorithm, source), (tests, checks) = blocks.items()
+    assert algorithm.endswith("fedexp.py") and tests.endswith("test_fedexp.py")
+    name = "fedsparsify_jax.algorithms.fedexp"
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    exec(compile(source, algorithm, "exec"), module.__dict__)
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 5 and outcome.failed == 0
+    shown: dict = {}
+    exec(compile(checks, tests, "exec"), shown)
+    found = [value for key, value in shown.items() if key.startswith("test_")]
+    assert len(found) == 2
+    for test in found:
+        test()

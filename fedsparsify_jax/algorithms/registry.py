@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedsparsify_jax import algorithms
-from fedsparsify_jax.engine.round import EngineOptions
+from fedsparsify_jax.engine import EngineOptions
 from fedsparsify_jax.types import FederatedAlgorithm
 
 
@@ -33,7 +33,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Its name on the command line.
+        """Returns its name on the command line.
 
         >>> Row(algorithms.one_shot).name
         'one-shot'
@@ -48,7 +48,7 @@ class Row:
 
     @functools.cached_property
     def keywords(self) -> frozenset[str]:
-        """Every keyword that the builder takes."""
+        """Returns every keyword that the builder takes."""
         return frozenset([*self.parameters, *EngineOptions.__annotations__])
 
 

@@ -96,7 +96,7 @@ def leaf_counts(
     scope: str = "layer",
     prunable: Prunable | None = None,
 ) -> PyTree:
-    """How many entries every leaf keeps: a tree of int32 scalars.
+    """Counts the entries that every leaf is to keep: a tree of int32 scalars.
 
     Args:
       variables: anything with the shapes of the variables.

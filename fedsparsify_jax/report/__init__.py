@@ -1,7 +1,9 @@
 """Reports of runs and sweeps: one page, Markdown, or figures.
 
-`reading` takes what run directories hold, `settings` puts repetitions together,
-`figures` and `tables` say what is shown, and `page`, `markdown`, `svg` and `png` how.
+`reading` reads run directories, `settings` groups the runs by their options, `results`
+has means, spreads and differences over seeds. `lines`, `figures_of_run`, `panels` and
+`tables` turn these into charts and rows, `content` into sections. `drawing` lays charts
+out; `page`, `markdown`, `svg` and `png` are the formats.
 """
 
 from fedsparsify_jax.report.command import ReportConfig, report

@@ -1,4 +1,4 @@
-"""What a figure shows, before anybody draws it."""
+"""Figures before they are drawn: lines over axes, and heat maps."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 
 
 def level(value: float) -> int:
-    """The colour of a share: how many of `LEVELS` it has passed, from 0.
+    """Returns the colour of a share: the count of `LEVELS` that it has passed.
 
     >>> level(0.0), level(0.5), level(0.97), level(1.0)
     (0, 2, 6, 8)
@@ -60,7 +60,7 @@ def level(value: float) -> int:
 
 
 def thinned(series: Series, at_most: int) -> Series:
-    """A series with so many points at most, the first and the last among them.
+    """Returns a series of ``at_most`` points, the first and the last among them.
 
     >>> dots = [(float(n), 0.0) for n in range(101)]
     >>> thinned(Series("a", 0, dots), 5).points

@@ -1,8 +1,8 @@
 """Colours by name, on light and on dark paper.
 
-Series have the colours of Okabe and Ito (2008), which people of all kinds of sight tell
+Series have the colours of Okabe and Ito (2008), which all kinds of sight can tell
 apart, with the yellow and the sky blue deepened on light paper for contrast. Shares go
-from the paper's own grey to deep blue.
+from the paper's grey to deep blue.
 """
 
 LIGHT = {

@@ -1,11 +1,12 @@
-"""A report's sections, the same for a page and for Markdown."""
+"""Content of a report: its sections, the same for a page and for Markdown."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fedsparsify_jax.report import figures_of_run, panels, tables
 from fedsparsify_jax.report.charts import Figure
-from fedsparsify_jax.report.reading import Run, printable
+from fedsparsify_jax.report.lines import measure
+from fedsparsify_jax.report.reading import LAST, Run, printable
 from fedsparsify_jax.report.scales import text
 from fedsparsify_jax.report.settings import Setting, common_options, group, plain
 from fedsparsify_jax.report.tables import Table
@@ -15,7 +16,7 @@ from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig
 Tile = tuple[str, str, str]  # name, value, remark
 
 _PARTITIONS = 4  # client tables
-_MISSING = 12  # kinds of what is missing
+_MISSING = 12  # kinds of damage
 _MAPS = 4  # heat maps
 
 
@@ -31,7 +32,7 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading and what is under it."""
+    """A heading and the blocks under it."""
 
     name: str  # short, for links
     title: str
@@ -39,10 +40,15 @@ class Section:
     blocks: tuple[Block, ...] = ()
     shared: bool = False  # all its charts have the same series: one legend
 
+    @property
+    def figures(self) -> list[Figure]:
+        """Returns the figures of all blocks, in order."""
+        return [figure for block in self.blocks for figure in block.figures]
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All that is shown."""
+    """A title, the tiles above all, and the sections."""
 
     title: str
     subtitle: str
@@ -50,31 +56,36 @@ class Report:
     sections: tuple[Section, ...]
     runs: tuple[Run, ...]
 
+    @property
+    def figures(self) -> list[Figure]:
+        """Returns the figures of all sections, in order."""
+        return [figure for section in self.sections for figure in section.figures]
+
 
 def _missing(runs: Sequence[Run]) -> Section | None:
-    """What is missing, and in which runs."""
-    found: dict[str, list[str]] = {}
+    """Returns the kinds of missing and damaged files, with the runs that have them."""
+    names: dict[str, list[str]] = {}
     for run in runs:
-        for what in run.missing:
-            found.setdefault(what, []).append(run.name)
-    if not found:
+        for kind in run.missing:
+            names.setdefault(kind, []).append(run.name)
+    if not names:
         return None
     rows = []
-    for what, names in list(found.items())[:_MISSING]:
-        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-        cells = (tables.Cell(what), tables.Cell(str(len(names)), len(names)))
-        rows.append((*cells, tables.Cell(names[0] + more)))
-    left = len(found) - len(rows)
+    for kind, of in list(names.items())[:_MISSING]:
+        more = f" and {len(of) - 1:,} more" if len(of) > 1 else ""
+        cells = (tables.Cell(kind), tables.Cell(str(len(of)), len(of)))
+        rows.append((*cells, tables.Cell(of[0] + more)))
+    left = len(names) - len(rows)
     note = f"And {left:,} other kinds." if left else ""
     table = Table("Missing or damaged", ("What", "Runs", "Which"), tuple(rows), note)
     return Section("missing", "What is missing", (), (Block(tables=(table,)),))
 
 
-def _by_metric(settings: Sequence[Setting]) -> list[list[Setting]]:
-    found: dict[str, list[Setting]] = {}
+def _by_metric(settings: Iterable[Setting]) -> list[list[Setting]]:
+    groups: dict[str, list[Setting]] = {}
     for setting in settings:
-        found.setdefault(setting.metric, []).append(setting)
-    return list(found.values())
+        groups.setdefault(setting.metric, []).append(setting)
+    return list(groups.values())
 
 
 def _results(settings: Sequence[Setting], runs: Sequence[Run]) -> Section:
@@ -87,7 +98,7 @@ def _results(settings: Sequence[Setting], runs: Sequence[Run]) -> Section:
 
 
 def _in_blocks(charts: Mapping[str, Sequence[Figure]]) -> tuple[Block, ...]:
-    """A block a measure, all but the first folded; of one chart each, all in one."""
+    """Returns a block a measure, all but the first folded; of one chart each, one."""
     if all(len(of) <= 1 for of in charts.values()):
         return (Block(figures=tuple(chart for of in charts.values() for chart in of)),)
     return tuple(
@@ -97,32 +108,30 @@ def _in_blocks(charts: Mapping[str, Sequence[Figure]]) -> tuple[Block, ...]:
 
 
 def _trade_offs(settings: Sequence[Setting]) -> list[Section]:
-    """Against sparsity and bytes, where the final sparsity was varied."""
-    found = []
-    for metric in _by_metric(settings):
-        shown = [setting for setting in metric if setting.finished]
-        if not panels.varied(shown, "final_sparsity"):
+    """Returns charts against sparsity and bytes, if the final sparsity was varied."""
+    sections = []
+    for finished in _by_metric(s for s in settings if s.finished):
+        if not panels.varied(finished, "final_sparsity"):
             continue
-        _, name = figures_of_run.measure(shown[0])
-        late = f"{name.capitalize()}, mean of the last {tables.LAST} rounds"
-        drawn = {}
-        for title, pick in {late: tables.late, f"Final {name}": tables.final}.items():
-            drawn[f"{title}, against sparsity"] = panels.trade_offs(
-                shown, pick, title, tables.sparsity, "sparsity", "percent"
-            )
-        drawn[f"{late}, against bytes"] = panels.trade_offs(
-            shown, tables.late, late, tables.all_bytes, "moved", "megabytes"
-        )
-        blocks = _in_blocks(drawn)
+        _, name = measure(finished[0].metric)
+        late = f"{name.capitalize()}, mean of the last {LAST} rounds"
+        share, moved = ("sparsity", "percent"), ("moved", "megabytes")
+        charts = [
+            panels.trade_offs(finished, "last_10", late, "sparsity", share),
+            panels.trade_offs(finished, "final", f"Final {name}", "sparsity", share),
+            panels.trade_offs(finished, "last_10", late, "bytes", moved),
+        ]
+        titles = [f"{late}, against sparsity", f"Final {name}, against sparsity"]
+        titles.append(f"{late}, against bytes")
         words = (
             "Of finished runs. A dot a final sparsity; bars are the standard deviation "
             "over seeds. Dashed lines are settings that do not prune.",
         )
         title = f"{name.capitalize()} against sparsity and bytes"
-        found.append(
-            Section(f"sparsity-{metric[0].metric}", title, words, blocks, True)
-        )
-    return found
+        blocks = _in_blocks(dict(zip(titles, charts, strict=True)))
+        section = f"sparsity-{finished[0].metric}"
+        sections.append(Section(section, title, words, blocks, True))
+    return sections
 
 
 def _curves(settings: Sequence[Setting]) -> list[Section]:
@@ -130,19 +139,17 @@ def _curves(settings: Sequence[Setting]) -> list[Section]:
         charts = tuple(figures_of_run.run_charts(settings[0]))
         empty = () if charts else ("There is no round to draw.",)
         return [Section("curves", "Curves", empty, (Block(figures=charts),))]
-    found = []
-    for metric in _by_metric([setting for setting in settings if setting.shown]):
+    sections = []
+    for metric in _by_metric(setting for setting in settings if setting.shown):
         layout = panels.lay_out(metric)
-        measures = panels.curves(layout)
         words = []
         if any(len(setting.shown) > 1 for setting in metric):
             words.append("Means over seeds; bands, where shown, are their range.")
         if layout.left_out:
             words.append(f"{layout.left_out} settings are in the table alone.")
-        blocks = _in_blocks(measures)
-        name = f"curves-{metric[0].metric}"
-        found.append(Section(name, "Curves", tuple(words), blocks, True))
-    return found
+        blocks, name = _in_blocks(panels.curves(layout)), f"curves-{metric[0].metric}"
+        sections.append(Section(name, "Curves", tuple(words), blocks, True))
+    return sections
 
 
 def _layers(settings: Sequence[Setting]) -> Section:
@@ -171,24 +178,25 @@ def _layers(settings: Sequence[Setting]) -> Section:
 
 
 def _clients(runs: Sequence[Run]) -> Section:
-    found: dict[str, tuple[Run, Table]] = {}
+    partitions: dict[str, tuple[Run, Table]] = {}
     for run in runs:
         table = tables.clients(run)
         if table is not None:
-            found.setdefault(repr(table.rows), (run, table))
+            partitions.setdefault(repr(table.rows), (run, table))
     words = []
-    if not found:
+    if not partitions:
         words.append(
             "Not known: the runs were written by a version that kept no "
             "partition.json (train --show-partition prints the table)."
         )
-    if len(found) > _PARTITIONS:
-        words.append(f"The first {_PARTITIONS} of {len(found)} partitions.")
+    if len(partitions) > _PARTITIONS:
+        words.append(f"The first {_PARTITIONS} of {len(partitions)} partitions.")
     blocks = []
-    for run, table in list(found.values())[:_PARTITIONS]:
-        keys = ("partition", "num_clients", "seed")
-        said = [f"{k.replace('_', ' ')} {plain(run.options.get(k))}" for k in keys]
-        title = ", ".join(said)
+    for run, table in list(partitions.values())[:_PARTITIONS]:
+        fields = ("partition", "num_clients", "seed")
+        title = ", ".join(
+            f"{f.replace('_', ' ')} {plain(run.options.get(f))}" for f in fields
+        )
         blocks.append(Block(title, folded=len(table.rows) > 20, tables=(table,)))
     return Section("clients", "Clients", tuple(words), tuple(blocks))
 
@@ -199,7 +207,7 @@ def _configuration(runs: Sequence[Run]) -> Section:
         unknown = ("No run has a readable config.json.",)
         return Section("configuration", "Configuration", unknown)
     default = TrainConfig()
-    given = {
+    changed = {
         field: value
         for field, value in same.items()
         if value != getattr(default, field, None) and field not in NOT_COMPARED
@@ -223,55 +231,50 @@ def _configuration(runs: Sequence[Run]) -> Section:
     title = "Options in all runs" if differ else "Options"
     every = (tables.options(same, "All options"), versions_table)
     blocks = (
-        Block(tables=(tables.options(given, title),)),
+        Block(tables=(tables.options(changed, title),)),
         Block("All options and versions", folded=True, tables=every),
     )
     return Section("configuration", "Configuration", tuple(words), blocks)
 
 
 def _tiles(settings: Sequence[Setting], runs: Sequence[Run]) -> list[Tile]:
-    """The few figures that stand above all."""
-    if len(settings) > 1:
-        done = sum(run.finished for run in runs)
-        tiles = [
-            (
-                "settings",
-                f"{len(settings):,}",
-                "runs that differ in their seed are one",
-            ),
-            ("runs", f"{len(runs):,}", f"{done:,} finished"),
-        ]
-        told = [s for s in settings if s.finished] or [s for s in settings if s.shown]
-        for metric in _by_metric(told):
-            kind, name = figures_of_run.measure(metric[0])
-            pick = min if metric[0].metric == "mae" else max
-            means = [(tables.spoken(s.values_of(tables.late), kind), s) for s in metric]
-            known = [(c, s) for c, s in means if c.value is not None]
-            if known:
-                cell, of = pick(known, key=lambda found: found[0].value or 0.0)
-                tiles.append((f"highest {name}, last 10", cell.words, of.label))
-        return tiles
-    (setting,) = settings
-    kind, name = figures_of_run.measure(setting)
-    say = tables.spoken
-    late = say(setting.values_of(tables.late), kind).words
-    times = say(setting.values_of(tables.saving), "times").words
-    rounds = [run.records[-1]["round"] for run in runs if run.records]
-    seconds = sum(run.totals.get("seconds", 0.0) for run in runs)
-    target = runs[0].options.get("final_sparsity")
+    """Returns the few figures that stand above all."""
+    if len(settings) == 1:
+        return _tiles_of_one(settings[0])
+    done = sum(run.finished for run in runs)
+    remark = "runs that differ in their seed are one"
+    tiles = [
+        ("settings", f"{len(settings):,}", remark),
+        ("runs", f"{len(runs):,}", f"{done:,} finished"),
+    ]
+    judged = [s for s in settings if s.finished] or [s for s in settings if s.shown]
+    for metric in _by_metric(judged):
+        kind, name = measure(metric[0].metric)
+        pick = min if metric[0].metric == "mae" else max
+        late = [(s.results.spread("last_10"), s) for s in metric]
+        means = [(results, s) for results, s in late if results is not None]
+        if means:
+            results, setting = pick(means, key=lambda pair: pair[0].mean)
+            words = tables.cell_of(results, kind).words
+            tiles.append((f"highest {name}, last 10", words, setting.label))
+    return tiles
+
+
+def _tiles_of_one(setting: Setting) -> list[Tile]:
+    def words(figure: str, kind: str) -> str:
+        return tables.cell_of(setting.results.spread(figure), kind).words
+
+    kind, name = measure(setting.metric)
+    rounds = [run.records[-1]["round"] for run in setting.runs if run.records]
+    seconds = sum(run.figures.get("seconds", 0.0) for run in setting.runs)
+    target = setting.runs[0].options.get("final_sparsity")
     aim = f"final target {text(target, 'percent')}" if isinstance(target, float) else ""
+    late = f"last {LAST} rounds {words('last_10', kind)}"
+    saving = f"{words('saving', 'times')} fewer than dense"
     return [
-        (
-            f"final {name}",
-            say(setting.values_of(tables.final), kind).words,
-            f"last {tables.LAST} rounds {late}",
-        ),
-        ("sparsity", say(setting.values_of(tables.sparsity), "percent").words, aim),
-        (
-            "bytes moved",
-            say(setting.values_of(tables.all_bytes), "megabytes").words,
-            f"{times} fewer than dense",
-        ),
+        (f"final {name}", words("final", kind), late),
+        ("sparsity", words("sparsity", "percent"), aim),
+        ("bytes moved", words("bytes", "megabytes"), saving),
         ("rounds", f"{max(rounds, default=0):,}", f"in {duration(seconds)}"),
     ]
 
@@ -285,7 +288,7 @@ def _subtitle(runs: Sequence[Run]) -> str:
 
 
 def compose(runs: Sequence[Run], title: str) -> Report:
-    """What there is to say about runs.
+    """Returns the report of runs.
 
     Args:
       runs: one or more, as read.

@@ -1,8 +1,8 @@
-"""Charts as shapes at places: what `svg` and `png` put on paper.
+"""Charts as shapes at places, for `svg` and `png`.
 
 A drawing is WIDTH wide, small enough to be read on a phone and to stand three abreast
 on a desk. Colours have names here (``s0`` to ``s7`` for series, ``h0`` to ``h8`` for
-shares); `colours` says which they are.
+shares); `colours` has their values.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ Shape = Line | Box | Text
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """Shapes, their extent, and the scales that they were laid out by."""
+    """Shapes, their extent, and their scales."""
 
     height: float
     shapes: list[Shape]
@@ -71,14 +71,14 @@ class Drawing:
 
 
 def dashes(series: Series) -> tuple[float, ...]:
-    """The gaps of a series' line, which tell apart those of one colour."""
+    """Returns the dashes and gaps of a line, which tell apart those of one colour."""
     if series.dashed:
         return (2.0, 3.0)
     return ((), (6.0, 3.0), (1.5, 2.5), (8.0, 3.0, 2.0, 3.0))[series.tone // TONES % 4]
 
 
 def colour(series: Series) -> str:
-    """The name of a series' colour."""
+    """Returns the name of a series' colour."""
     return f"s{series.tone % TONES}"
 
 
@@ -126,7 +126,7 @@ def _line(series: Series, x: Scale, y: Scale) -> Iterator[Shape]:
 
 
 def _legend(chart: Chart, top: float) -> Iterator[Shape]:
-    """A row a few series, filled from left to right."""
+    """Draws the legend in rows, filled from left to right."""
     at, row = _LEFT, 0
     for series in chart.series:
         needed = 30 + LETTER * len(series.label)
@@ -139,7 +139,7 @@ def _legend(chart: Chart, top: float) -> Iterator[Shape]:
 
 
 def draw_chart(chart: Chart, *, alone: bool = False) -> Drawing:
-    """A chart as shapes.
+    """Returns a chart as shapes.
 
     Args:
       chart: with a point at least.
@@ -171,7 +171,7 @@ def draw_chart(chart: Chart, *, alone: bool = False) -> Drawing:
 def _strip(
     points: Sequence[tuple[float, float]], x: Scale, top: float
 ) -> Iterator[Box]:
-    """One row: neighbours of the same colour are one box."""
+    """Draws one row; neighbours of the same colour are one box."""
     starts = [x(a) for a, _ in points]
     ends = [*starts[1:], x.stop]
     at = 0
@@ -184,7 +184,7 @@ def _strip(
 
 
 def _key(top: float) -> Iterator[Shape]:
-    """The colours of a heat map and where they change."""
+    """Draws the colours of a heat map and the shares where they change."""
     step = (WIDTH - 8) / (len(LEVELS) - 1)
     for n, low in enumerate(LEVELS[:-1]):
         yield Box(4 + n * step, top, step - 1, 9, f"h{n}")
@@ -192,10 +192,10 @@ def _key(top: float) -> Iterator[Shape]:
 
 
 def draw_heat_map(chart: HeatMap, *, alone: bool = False) -> Drawing:
-    """A heat map as shapes: labels above their strips, the key at the end."""
+    """Returns a heat map as shapes: labels above their strips, the key at the end."""
     rounds = [a for _, points in chart.rows for a, _ in points]
     x = scale(rounds, 4, WIDTH - 4, kind="count", tight=True)
-    # The last round needs a place of its own.
+    # Extend the axis so that the last round is visible.
     last = max(rounds) + (max(rounds) - min(rounds)) / max(1, len(set(rounds)) - 1)
     x = x._replace(high=max(last, min(rounds) + 1), low=min(rounds))
     top = 30.0 if alone else 4.0

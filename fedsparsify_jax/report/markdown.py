@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from fedsparsify_jax import text_table
 from fedsparsify_jax.report.charts import Figure
 from fedsparsify_jax.report.content import Block, Report
 from fedsparsify_jax.report.tables import Table
@@ -11,7 +12,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$&!])")
 
 
 def plain(words: str) -> str:
-    """Text that Markdown takes as it is, on one line.
+    """Returns text that Markdown shows as it is, on one line.
 
     >>> plain("a_b | <b>")
     'a\\\\_b \\\\| \\\\<b\\\\>'
@@ -20,7 +21,7 @@ def plain(words: str) -> str:
 
 
 def file_names(figures: Sequence[Figure]) -> dict[int, str]:
-    """A name for each figure's file, without its ending, by `id`.
+    """Returns a name for each figure's file, without its ending, by `id`.
 
     >>> from fedsparsify_jax.report.charts import HeatMap
     >>> list(file_names([HeatMap("Test loss: iid", "", ())]).values())
@@ -33,27 +34,11 @@ def file_names(figures: Sequence[Figure]) -> dict[int, str]:
     return names
 
 
-def figures_of(report: Report) -> list[Figure]:
-    """All figures, in order."""
-    return [
-        figure
-        for section in report.sections
-        for block in section.blocks
-        for figure in block.figures
-    ]
-
-
 def _table(table: Table) -> Iterator[str]:
-    numbers = [
-        any(row[column].value is not None for row in table.rows)
-        for column in range(len(table.head))
-    ]
+    rows = [[plain(cell.words) for cell in row] for row in table.rows]
+    sides = "".join("<>"[numeric] for numeric in table.numeric)
     yield f"**{plain(table.title)}**\n"
-    yield "| " + " | ".join(map(plain, table.head)) + " |"
-    yield "|" + "|".join("---:" if number else "---" for number in numbers) + "|"
-    for row in table.rows:
-        yield "| " + " | ".join(plain(cell.words) for cell in row) + " |"
-    yield ""
+    yield text_table.markdown(list(map(plain, table.head)), rows, sides) + "\n"
     if table.note:
         yield plain(table.note) + "\n"
 
@@ -69,13 +54,13 @@ def _block(block: Block, names: dict[int, str], folder: str) -> Iterator[str]:
 
 
 def markdown(report: Report, folder: str = "figures") -> str:
-    """The whole text.
+    """Returns the whole text.
 
     Args:
-      report: what to say.
-      folder: where its figures are, as links name it.
+      report: the report.
+      folder: that of its figures, as links name it.
     """
-    names = file_names(figures_of(report))
+    names = file_names(report.figures)
     lines = [f"# {plain(report.title)}\n", plain(report.subtitle) + "\n"]
     for name, value, remark in report.tiles:
         lines.append(f"* {plain(name)}: **{plain(value)}** ({plain(remark)})")

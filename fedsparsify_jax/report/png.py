@@ -1,9 +1,10 @@
-"""Drawings as PNG files, for slides and places that show no SVG."""
+"""PNG files of drawings, for slides and places that show no SVG."""
 
 from pathlib import Path
 from typing import Any
 
-from fedsparsify_jax.errors import InputError
+from PIL import Image, ImageDraw, ImageFont
+
 from fedsparsify_jax.report.charts import Figure
 from fedsparsify_jax.report.colours import LIGHT
 from fedsparsify_jax.report.drawing import SIZE, WIDTH, Box, Line, Shape, Text
@@ -13,27 +14,13 @@ _SCALE = 3  # dots of the file a unit of the drawing
 _FINER = 2  # drawn larger, then shrunk: smooth edges
 
 
-def check() -> None:
-    """Complains before anything is read.
-
-    Raises:
-      InputError: if Pillow is not there, with the command that installs it.
-    """
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "--format png needs Pillow: pip install 'fedsparsify_jax[report]'"
-        ) from None
-
-
 def _rgb(name: str) -> tuple[int, int, int]:
     value = LIGHT[name].lstrip("#")
     return int(value[:2], 16), int(value[2:4], 16), int(value[4:], 16)
 
 
 def _pieces(line: Line) -> list[list[tuple[float, float]]]:
-    """A line's dashes, or the whole line if it has none."""
+    """Returns a line's dashes, or the whole line if it has none."""
     if not line.dashes:
         return [list(line.points)]
     pieces: list[list[tuple[float, float]]] = []
@@ -94,8 +81,6 @@ def write_png(figure: Figure, path: Path) -> None:
       figure: a chart or a heat map.
       path: the file to write.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     drawing = draw(figure, alone=True)
     factor = _SCALE * _FINER
     size = (round(WIDTH * factor), round(drawing.height * factor))

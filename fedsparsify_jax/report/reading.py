@@ -1,16 +1,18 @@
-"""Run directories as they are found: finished, going on, or damaged.
+"""Reading of run directories: finished, going on, or damaged.
 
-Nothing of what a file says is trusted: a value of the wrong kind counts as missing, and
-what is missing is said.
+No content of a file is trusted: a value of the wrong kind counts as missing, and the
+report lists what is missing.
 """
 
 import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from fedsparsify_jax.errors import InputError
 
@@ -20,9 +22,13 @@ _RUN_FILES = ("config.json", "metrics.jsonl", "summary.json")
 _SWEEP_FILE = "sweep.json"
 
 
+LAST = 10
+"""Evaluations in the late mean."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one run directory holds."""
+    """The content of one run directory."""
 
     path: Path
     name: str
@@ -36,40 +42,64 @@ class Run:
 
     @functools.cached_property
     def metric(self) -> str:
-        """``accuracy`` or ``mae``: what its rounds are judged by."""
-        return "mae" if any("test_mae" in r for r in self.records) else "accuracy"
-
-    @functools.cached_property
-    def evaluated(self) -> list[float]:
-        """What the evaluations said, in order."""
-        found = (number(record.get(f"test_{self.metric}")) for record in self.records)
-        return [value for value in found if value is not None]
-
-    def column(
-        self, field: Callable[[Record], float | None] | str
-    ) -> Iterator[tuple[int, float | None]]:
-        """Round and value of a field, or of what is computed from a record."""
-        for record in self.records:
-            value = record.get(field) if isinstance(field, str) else field(record)
-            yield record["round"], value
-
-    @functools.cached_property
-    def totals(self) -> dict[str, float]:
-        """What the rounds add up to, of the fields that every round has."""
-        found = {}
-        for field in ("bytes_up", "bytes_down", "bytes_dense", "seconds"):
-            values = [value for _, value in self.column(field) if value is not None]
-            if values and len(values) == len(self.records):
-                found[field] = sum(values)
-        return found
+        """Returns ``accuracy`` or ``mae``, by which its rounds are judged."""
+        return "mae" if "test_mae" in self.rounds else "accuracy"
 
     @property
     def finished(self) -> bool:
         return self.summary is not None
 
+    @functools.cached_property
+    def rounds(self) -> pd.DataFrame:
+        """Returns the numbers of every record, and ``moved`` bytes, both ways.
+
+        A row is a round. Missing numbers are NaN; ``moved_so_far`` ends where a round
+        lacks its bytes.
+        """
+        index = pd.Index([record["round"] for record in self.records], dtype=float)
+        rows = [{k: v for k, v in r.items() if k != "kept"} for r in self.records]
+        table = pd.DataFrame(rows, index, dtype=float)
+        ways = table.reindex(columns=["bytes_up", "bytes_down"])
+        table["moved"] = ways.sum(axis=1, skipna=False)
+        table["moved_so_far"] = table["moved"].cumsum(skipna=False)
+        return table
+
+    @functools.cached_property
+    def layers(self) -> pd.DataFrame:
+        """Returns the sparsity of every parameter, a row a round."""
+        rows = [record["kept"] for record in self.records]
+        inside = {n: s for n, s in self.sizes.items() if n.startswith("params/")}
+        sizes = pd.Series(inside or self.sizes, dtype=float)
+        table = pd.DataFrame(rows, self.rounds.index, dtype=float)
+        return (1 - table.reindex(columns=sizes.index) / sizes).clip(0, 1)
+
+    @functools.cached_property
+    def figures(self) -> dict[str, float]:
+        """Returns evaluations, sparsity, bytes and seconds, as far as there are any."""
+        summed = self.rounds.reindex(columns=["moved", "bytes_dense", "seconds"])
+        moved, dense, seconds = summed.sum(skipna=False, min_count=1)
+        sparsity = self.rounds.reindex(columns=["sparsity"])["sparsity"]
+        figures = {
+            "final": self.evaluated.iloc[-1:].sum(min_count=1),
+            "last_10": self.evaluated.iloc[-LAST:].mean(),
+            # Chosen on the test set: it flatters.
+            "best": self.evaluated.agg("min" if self.metric == "mae" else "max"),
+            "sparsity": sparsity.iloc[-1:].sum(min_count=1),
+            "bytes": moved,
+            "saving": dense / moved if moved else math.nan,
+            "seconds": seconds,
+        }
+        return {k: float(v) for k, v in figures.items() if not math.isnan(v)}
+
+    @functools.cached_property
+    def evaluated(self) -> pd.Series:
+        """Returns the evaluations by round."""
+        name = f"test_{self.metric}"
+        return self.rounds.reindex(columns=[name])[name].dropna()
+
 
 def printable(text: str) -> str:
-    """Text that every file and terminal takes: no control characters, no halves.
+    """Returns text without control characters and lone surrogates.
 
     >>> printable("a\\tb\\x00\\ud800")
     'a b��'
@@ -81,7 +111,7 @@ def printable(text: str) -> str:
 
 
 def _tidy(value: Any) -> Any:
-    """JSON values with printable text."""
+    """Returns JSON values with printable text."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, list):
@@ -92,7 +122,7 @@ def _tidy(value: Any) -> Any:
 
 
 def _object(path: Path) -> dict[str, Any] | None:
-    """A JSON object, None if there is no readable one."""
+    """Returns a file's JSON object, None if it has no readable one."""
     try:
         content = _tidy(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
@@ -101,7 +131,7 @@ def _object(path: Path) -> dict[str, Any] | None:
 
 
 def number(value: Any) -> float | None:
-    """A finite number as it is, None for anything else.
+    """Returns a finite number as it is, None for anything else.
 
     >>> number(0.5), number("0.5"), number(float("nan")), number(True)
     (0.5, None, None, None)
@@ -124,7 +154,7 @@ def _clean(record: Mapping[str, Any]) -> Record:
 
 
 def _records(path: Path) -> tuple[list[Record], int]:
-    """The rounds that can be read, in order, and how many lines cannot."""
+    """Returns the rounds that can be read, in order, and the count of other lines."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
@@ -133,20 +163,20 @@ def _records(path: Path) -> tuple[list[Record], int]:
     damaged = 0
     for line in lines:
         try:
-            found = json.loads(line)
+            record = json.loads(line)
         except (ValueError, RecursionError):
-            found = None
+            record = None
         last = records[-1]["round"] if records else 0
-        at = number(found.get("round")) if isinstance(found, dict) else None
-        if at is None or at != int(at) or at <= last:
+        at = number(record.get("round")) if isinstance(record, dict) else None
+        if at is None or at != int(at) or not last < at < 1 << 53:
             damaged += 1
         else:
-            records.append(_clean(found) | {"round": int(at)})
+            records.append(_clean(record) | {"round": int(at)})
     return records, damaged
 
 
 def _model_sizes(path: Path) -> dict[str, int]:
-    """The numbers of every tensor, from the head of a safetensors file."""
+    """Returns the size of every tensor, from the head of a safetensors file."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -161,13 +191,13 @@ def _model_sizes(path: Path) -> dict[str, int]:
 
 
 def _sizes(path: Path, records: Sequence[Record]) -> dict[str, int]:
-    """How many numbers the counted tensors have: of the model, or of a dense round."""
+    """Returns sizes of the counted tensors, from the model or a dense round."""
     counted = records[-1]["kept"] if records else {}
-    found = _model_sizes(path / "model" / "model.safetensors")
-    if not all(name in found for name in counted):
+    sizes = _model_sizes(path / "model" / "model.safetensors")
+    if not all(name in sizes for name in counted):
         dense = [record["kept"] for record in records if record.get("sparsity") == 0]
-        found = dense[0] if dense else {}
-    return {name: found[name] for name in counted if 0 < found.get(name, 0) < 1 << 53}
+        sizes = dense[0] if dense else {}
+    return {name: sizes[name] for name in counted if 0 < sizes.get(name, 0) < 1 << 53}
 
 
 def _missing(
@@ -178,9 +208,9 @@ def _missing(
     if not records:
         yield "metrics.jsonl has no readable round: it has no curves"
     if damaged:
-        some = "1 line" if damaged == 1 else f"{damaged} lines"
+        lines = "1 line" if damaged == 1 else f"{damaged} lines"
         verb = "is" if damaged == 1 else "are"
-        yield f"{some} of metrics.jsonl cannot be read and {verb} left out"
+        yield f"{lines} of metrics.jsonl cannot be read and {verb} left out"
     if summary is None:
         of = f" of {rounds}" if number(rounds) is not None else ""
         done = records[-1]["round"] if records else 0
@@ -192,7 +222,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
 
     Args:
       path: the directory.
-      name: what to call it; by default the directory's name.
+      name: its name in the report; by default the directory's.
     """
     config = _object(path / "config.json")
     options = (config or {}).get("options")
@@ -219,8 +249,8 @@ def _is_run(path: Path) -> bool:
     return any((path / name).is_file() for name in _RUN_FILES)
 
 
-def _names(path: Path) -> list[Path]:
-    """The run directories that a path stands for.
+def _run_directories(path: Path) -> list[Path]:
+    """Returns the run directories that a path stands for.
 
     Raises:
       InputError: if there is none.
@@ -243,7 +273,7 @@ def _names(path: Path) -> list[Path]:
 
 
 def read(paths: Sequence[Path]) -> list[Run]:
-    """The runs that paths stand for, each once; a sweep is all of its runs.
+    """Reads the runs that paths stand for, each once; a sweep is all of its runs.
 
     Args:
       paths: run directories, sweep directories, or directories of runs.
@@ -251,12 +281,12 @@ def read(paths: Sequence[Path]) -> list[Run]:
     Raises:
       InputError: for a path that is none of these.
     """
-    found: dict[Path, Path] = {}
+    runs: dict[Path, Path] = {}
     for path in paths:
-        for run in _names(path):
-            found.setdefault(run.resolve(), run)
-    names = [run.name for run in found]
+        for run in _run_directories(path):
+            runs.setdefault(run.resolve(), run)
+    names = [run.name for run in runs]
     return [
         read_run(run, full.name if names.count(full.name) == 1 else str(run))
-        for full, run in found.items()
+        for full, run in runs.items()
     ]

@@ -1,11 +1,11 @@
-"""Axes: round numbers to mark, and numbers as people read them."""
+"""Axes: round numbers to mark, and numbers as text."""
 
 import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 KINDS = ("number", "percent", "megabytes", "count")
-"""What an axis counts; percent is of shares in [0, 1], megabytes of bytes."""
+"""Units of an axis; percent is of shares in [0, 1], megabytes of bytes."""
 
 _FACTORS = {"percent": 100.0, "megabytes": 1e-6}
 
@@ -20,13 +20,13 @@ class Scale(NamedTuple):
     ticks: tuple[float, ...]
 
     def __call__(self, value: float) -> float:
-        """Where a value is in the drawing."""
+        """Returns the place of a value in the drawing."""
         share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.stop - self.start)
 
 
 def nice_step(span: float, at_most: int) -> float:
-    """The smallest of 1, 2, 5, 10, ... that divides a span into few enough steps.
+    """Returns the smallest of 1, 2, 5, 10, ... that makes few enough steps of a span.
 
     >>> nice_step(1.0, 5), nice_step(7.0, 5), nice_step(190, 4)
     (0.2, 2.0, 50.0)
@@ -47,12 +47,12 @@ def scale(
     at_most: int = 5,
     tight: bool = False,
 ) -> Scale:
-    """A scale that holds all values and has round ticks.
+    """Returns a scale that holds all values and has round ticks.
 
     Args:
-      values: what has to have a place.
-      start: where the lowest is in the drawing.
-      stop: where the highest is.
+      values: the values.
+      start: place of the lowest in the drawing.
+      stop: place of the highest.
       kind: one of `KINDS`; ticks are round in its units.
       at_most: steps between ticks.
       tight: whether it ends at the values, not at ticks.
@@ -62,8 +62,8 @@ def scale(
       (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     """
     factor = _FACTORS.get(kind, 1.0)
-    found = [value * factor for value in values] or [0.0, 1.0]
-    low, high = min(found), max(found)
+    scaled = [value * factor for value in values] or [0.0, 1.0]
+    low, high = min(scaled), max(scaled)
     if high - low < 1e-9 * max(1.0, abs(high)):
         pad = 1.0 if kind in ("percent", "count") else max(abs(high), 1e-3) * 0.1
         low, high = low - pad, high + pad
@@ -80,7 +80,7 @@ def scale(
 
 
 def tick_text(value: float, kind: str = "number") -> str:
-    """A tick's number, short.
+    """Returns a tick's number, short.
 
     >>> tick_text(0.85, "percent"), tick_text(2.5e8, "megabytes"), tick_text(2000)
     ('85', '250', '2,000')
@@ -91,7 +91,7 @@ def tick_text(value: float, kind: str = "number") -> str:
 
 
 def text(value: float | None, kind: str = "number") -> str:
-    """A number in full, with its unit.
+    """Returns a number in full, with its unit.
 
     >>> text(0.8539, "percent"), text(277676832, "megabytes"), text(None)
     ('85.39 %', '277.68 MB', 'n/a')
@@ -106,7 +106,7 @@ def text(value: float | None, kind: str = "number") -> str:
 
 
 def axis_label(label: str, kind: str) -> str:
-    """An axis' label with its unit.
+    """Returns an axis' label with its unit.
 
     >>> axis_label("sparsity", "percent")
     'sparsity (%)'

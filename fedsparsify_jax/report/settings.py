@@ -1,25 +1,26 @@
-"""Runs that differ in their seed alone are repetitions of one setting."""
+"""Settings: runs grouped by their options, where seeds are repetitions."""
 
 import dataclasses
+import functools
 import json
-import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fedsparsify_jax.report.reading import Record, Run, number
+import pandas as pd
+
+from fedsparsify_jax.report.reading import Run, number
+from fedsparsify_jax.report.results import Repetitions
 from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig
 from fedsparsify_jax.runner.options.registry import unused
 
-Points = list[tuple[float, float]]
-
 _DEFAULTS = dataclasses.asdict(TrainConfig())
 _LONG = 48  # letters of a label; names of single runs are better than more
-# Values of these say by themselves what they are.
+# Values of these options need no name beside them.
 _SPEAKING = ("algorithm", "dataset", "model", "partition")
 
 
 def plain(value: Any) -> str:
-    """A value of an option, as in a table.
+    """Returns a value of an option as a table shows it.
 
     >>> plain(None), plain(True), plain(0.9), plain("iid")
     ('–', 'on', '0.9', 'iid')
@@ -34,7 +35,7 @@ def plain(value: Any) -> str:
 
 
 def label_of(values: Mapping[str, Any], fields: Collection[str] | None = None) -> str:
-    """What sets a setting apart, in a legend; of some fields alone if they are named.
+    """Returns a legend's label of options, or of some fields alone.
 
     >>> label_of({"algorithm": "fedavg", "learning_rate": 0.1, "mu": None})
     'fedavg · learning rate 0.1'
@@ -52,7 +53,7 @@ class Setting:
     """One set of options and its runs."""
 
     label: str
-    values: dict[str, Any]  # what sets it apart; None where it has no use for it
+    values: dict[str, Any]  # options that differ; None where it has no use for one
     runs: list[Run]
 
     @property
@@ -61,144 +62,109 @@ class Setting:
 
     @property
     def finished(self) -> bool:
-        """Whether one of its runs is."""
+        """Returns whether one of its runs is."""
         return any(run.finished and run.records for run in self.runs)
 
-    @property
+    @functools.cached_property
     def shown(self) -> list[Run]:
-        """The runs that means are of: the finished ones, if there are any."""
+        """Returns the runs that means are of: the finished ones, if there are any."""
         finished = [run for run in self.runs if run.finished and run.records]
         return finished or [run for run in self.runs if run.records]
 
-    def curve(
-        self, field: Callable[[Record], float | None] | str
-    ) -> tuple[Points, Points]:
-        """A quantity's mean over the runs, and its range, round by round.
-
-        Args:
-          field: of the records, or what computes it from one.
-
-        Returns:
-          ``(round, mean)`` and, for several runs, ``(lowest, highest)``; rounds that a
-          run lacks are left out.
-        """
-        columns = []
-        for run in self.shown:
-            columns.append({at: y for at, y in run.column(field) if y is not None})
-        if not columns:
-            return [], []
-        rounds = sorted(set.intersection(*(set(column) for column in columns)))
-        rows = [[column[at] for column in columns] for at in rounds]
-        points = [
-            (float(at), statistics.fmean(row))
-            for at, row in zip(rounds, rows, strict=True)
-        ]
-        spread = [(min(row), max(row)) for row in rows] if len(columns) > 1 else []
-        return points, spread
-
-    def values_of(self, figure: Callable[[Run], float | None]) -> list[float]:
-        """A figure of every shown run that has it."""
-        found = [figure(run) for run in self.shown]
-        return [value for value in found if value is not None]
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None] | None:
-    """Mean and sample standard deviation, None of nothing.
-
-    >>> mean_and_deviation([1.0, 2.0, 3.0]), mean_and_deviation([1.0])
-    ((2.0, 1.0), (1.0, None))
-    """
-    if not values:
-        return None
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return statistics.fmean(values), deviation
+    @functools.cached_property
+    def results(self) -> Repetitions:
+        """Returns the results of the runs that are shown."""
+        figures = pd.DataFrame([run.figures for run in self.shown], dtype=float)
+        return Repetitions(figures, [run.rounds for run in self.shown])
 
 
 def _idle(options: Mapping[str, Any]) -> list[str]:
-    """The options that a run's algorithm has no use for."""
+    """Returns the options that a run's algorithm has no use for."""
     try:
-        # No option has the value that stands for "not given".
+        # No option has the value that stands for its default.
         return unused(options, dict.fromkeys(options, object()))
     except (KeyError, TypeError):  # of another version, or damaged
         return []
 
 
-def _key(value: Any) -> str:
+def key(value: Any) -> str:
+    """Returns a text that is the same for equal values of an option."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def _value(options: Mapping[str, Any], field: str) -> Any:
-    """An option's value; the default where a run is older than the option."""
+    """Returns an option's value; the default where a run is older than the option."""
     return options.get(field, _DEFAULTS.get(field)) if options else None
 
 
 def common_options(runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
-    """The options that all runs agree in, and the names of the others.
+    """Returns the options that all runs agree in, and the names of the others.
 
     Args:
       runs: one or more; those without readable options are passed over.
     """
-    known = [run.options for run in runs if run.options]
-    fields = list(dict.fromkeys(field for options in known for field in options))
+    readable = [run.options for run in runs if run.options]
     same, differ = {}, []
-    for field in fields:
-        values = {_key(_value(options, field)) for options in known}
+    for field in dict.fromkeys(field for options in readable for field in options):
+        values = {key(_value(options, field)): options for options in readable}
         if len(values) == 1:
-            same[field] = _value(known[0], field)
+            same[field] = _value(readable[0], field)
         elif field not in NOT_COMPARED:
             differ.append(field)
     return same, differ
 
 
-def _in_order(rows: list[tuple[dict[str, Any], list[Run]]]) -> list[Any]:
-    """By their values: numbers by size, names by first appearance."""
-    seen: dict[str, list[str]] = {}
-    for values, _ in rows:
-        for field, value in values.items():
-            seen.setdefault(field, []).append(_key(value))
-
-    def place(row: tuple[dict[str, Any], list[Run]]) -> list[tuple[int, float]]:
-        places = []
-        for field, value in row[0].items():
+def _in_order(settings: list[Setting]) -> list[Setting]:
+    """Sorts by the values: numbers by size, names by first appearance."""
+    places: list[list[tuple[int, float]]] = [[] for _ in settings]
+    for field in settings[0].values:
+        values = [setting.values[field] for setting in settings]
+        codes, _ = pd.factorize(pd.Series(map(key, values)))
+        for place, value, code in zip(places, values, codes, strict=True):
             size = number(value)
-            names = float(seen[field].index(_key(value)))
             kind = 0 if value is None else 1 if size is not None else 2
-            places.append((kind, names if size is None else float(size)))
-        return places
-
-    return sorted(rows, key=place)
+            place.append((kind, float(code) if size is None else float(size)))
+    order = sorted(range(len(settings)), key=lambda n: places[n])
+    return [settings[n] for n in order]
 
 
 def group(runs: Sequence[Run]) -> list[Setting]:
-    """Runs as settings, in order of their values; a repeated seed is one of its own.
+    """Returns runs as settings, in order of their values.
+
+    A seed that is repeated is a setting of its own.
 
     Args:
       runs: as read, in any state.
     """
     _, differ = common_options(runs)
     fields = [field for field in differ if field != "seed"]
-    found: dict[Any, tuple[dict[str, Any], list[Run]]] = {}
+    values = []
     for run in runs:
         idle = _idle(run.options)
-        values = {
-            field: None if field in idle else _value(run.options, field)
-            for field in fields
+        values.append(
+            {f: None if f in idle else _value(run.options, f) for f in fields}
+        )
+    names = pd.Series([run.name for run in runs])
+    frame = pd.DataFrame(
+        {
+            "values": map(key, values),
+            "metric": [run.metric for run in runs],
+            "unreadable": names.where([not run.options for run in runs], ""),
+            "seed": [key(run.options.get("seed")) for run in runs],
         }
-        key: Any = (_key(values), run.metric, run.name if not run.options else "")
-        seeds = [other.options.get("seed") for other in found.get(key, ({}, []))[1]]
-        if run.options.get("seed") in seeds:
-            key = (*key, run.name)
-        found.setdefault(key, (values, []))[1].append(run)
-    labels = [label_of(values) for values, _ in found.values()]
-    single = all(len(members) == 1 for _, members in found.values())
+    )
+    frame["again"] = names.where(frame.duplicated(), "")
+    groups = frame.drop(columns="seed").groupby(list(frame.columns.drop("seed")))
+    members = sorted(groups.indices.values(), key=lambda rows: rows[0])
+    labels = [label_of(values[rows[0]]) for rows in members]
+    single = len(members) == len(runs)
     named = single and max(map(len, labels), default=0) > _LONG
     settings = []
-    for values, members in _in_order(list(found.values())):
-        label = label_of(values)
-        alone = label and labels.count(label) == 1
+    for rows, label in zip(members, labels, strict=True):
+        name = runs[rows[0]].name
         if named:
-            settings.append(Setting(members[0].name, values, members))
-            continue
-        name = label if alone else f"{label} · {members[0].name}".removeprefix(" · ")
-        settings.append(Setting(name, values, members))
-    return settings
+            label = name
+        elif not label or labels.count(label) > 1:
+            label = f"{label} · {name}".removeprefix(" · ")
+        settings.append(Setting(label, values[rows[0]], [runs[n] for n in rows]))
+    return _in_order(settings)

@@ -1,4 +1,4 @@
-"""Drawings as SVG, for a page that has the colours or as files that bring their own."""
+"""SVG of drawings, for a page that has the colours or as files with their colours."""
 
 from collections.abc import Iterable
 from html import escape
@@ -21,11 +21,11 @@ FONT = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 def classes(colours: Iterable[str], of: str = "var(--{})") -> str:
-    """A style sheet for the names of colours.
+    """Returns a style sheet for the names of colours.
 
     Args:
       colours: the names.
-      of: what stands for a name's colour.
+      of: format of a name's colour.
     """
     rules = [f".c text{{font-size:{SIZE:g}px}}", ".c .b{font-weight:600}"]
     for name in colours:
@@ -78,18 +78,18 @@ def _shape(shape: Shape) -> str:
 
 
 def draw(figure: Figure, *, alone: bool = False) -> Drawing:
-    """A figure of either kind as shapes; see `drawing`."""
+    """Returns a figure of either kind as shapes; see `drawing`."""
     if isinstance(figure, Chart):
         return draw_chart(figure, alone=alone)
     return draw_heat_map(figure, alone=alone)
 
 
 def inline(drawing: Drawing, title: str) -> str:
-    """An ``<svg>`` for a page that has the style sheet of `classes`.
+    """Returns an ``<svg>`` for a page that has the style sheet of `classes`.
 
     Args:
       drawing: the shapes.
-      title: what a screen reader says.
+      title: its description for screen readers.
     """
     body = "".join(map(_shape, drawing.shapes))
     return (
@@ -99,7 +99,7 @@ def inline(drawing: Drawing, title: str) -> str:
 
 
 def document(figure: Figure) -> str:
-    """A whole SVG file with title, legend, and colours for light paper."""
+    """Returns a whole SVG file with title, legend, and colours for light paper."""
     drawing = draw(figure, alone=True)
     width, height = f"{WIDTH:g}", _n(drawing.height)
     sheet = "".join(

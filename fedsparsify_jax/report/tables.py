@@ -1,22 +1,23 @@
-"""What is said in rows and columns."""
+"""Tables: rows and columns of a report."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fedsparsify_jax.report.figures_of_run import layer_name, layer_sparsity, measure
-from fedsparsify_jax.report.reading import Run, number
+from fedsparsify_jax.report.figures_of_run import layer_name, layer_sparsity
+from fedsparsify_jax.report.lines import measure
+from fedsparsify_jax.report.reading import LAST, Run, number
+from fedsparsify_jax.report.results import Spread, spread
 from fedsparsify_jax.report.scales import text
-from fedsparsify_jax.report.settings import Setting, label_of, mean_and_deviation, plain
+from fedsparsify_jax.report.settings import Setting, label_of, plain
 
-LAST = 10
-"""Evaluations that the late mean is of."""
 CLIENTS = 50
 """Rows of a client table."""
 
 
 class Cell(NamedTuple):
-    """A cell: what is read, what it sorts by, and a share in [0, 1] to tint it by."""
+    """A cell: its text, the number it sorts by, and a share in [0, 1] as its tint."""
 
     words: str
     value: float | None = None
@@ -33,102 +34,66 @@ class Table:
     note: str = ""
     sortable: bool = False
 
-
-def final(run: Run) -> float | None:
-    """What the last evaluation says."""
-    return next(reversed(run.evaluated), None)
-
-
-def best(run: Run) -> float | None:
-    """The best evaluation, which only the test set can tell."""
-    pick = min if run.metric == "mae" else max
-    return pick(run.evaluated, default=None)
+    @functools.cached_property
+    def numeric(self) -> list[bool]:
+        """Returns for every column whether it has a number."""
+        columns = range(len(self.head))
+        return [any(row[n].value is not None for row in self.rows) for n in columns]
 
 
-def late(run: Run) -> float | None:
-    """The mean of the last evaluations."""
-    values = run.evaluated[-LAST:]
-    return sum(values) / len(values) if values else None
+def cell_of(results: Spread | None, kind: str) -> Cell:
+    """Returns mean and standard deviation over runs as a cell.
 
-
-def sparsity(run: Run) -> float | None:
-    """What the last round achieved."""
-    return number(run.records[-1].get("sparsity")) if run.records else None
-
-
-def all_bytes(run: Run) -> float | None:
-    """Bytes up and down in all rounds."""
-    up, down = run.totals.get("bytes_up"), run.totals.get("bytes_down")
-    return None if up is None or down is None else up + down
-
-
-def saving(run: Run) -> float | None:
-    """How many times the bytes a dense federation moves."""
-    moved, dense = all_bytes(run), run.totals.get("bytes_dense")
-    return dense / moved if moved and dense is not None else None
-
-
-def spoken(values: Sequence[float], kind: str) -> Cell:
-    """Mean and standard deviation of a figure over runs.
-
-    >>> spoken([0.8, 0.9], "percent").words, spoken([], "count").words
+    >>> cell_of(spread([0.8, 0.9]), "percent").words, cell_of(None, "count").words
     ('85.00 ± 7.07 %', '–')
     """
-    found = mean_and_deviation(values)
-    if found is None:
+    if results is None:
         return Cell("–")  # noqa: RUF001
-    mean, deviation = found
+    mean, deviation = results.mean, results.deviation
     if kind == "times":
         return Cell(f"{mean:.2f} x", mean)
-    if deviation is None:
-        return Cell(text(mean, kind), mean)
-    if kind == "percent":
-        return Cell(f"{100 * mean:.2f} ± {100 * deviation:.2f} %", mean)
-    if kind == "megabytes" or deviation == 0:
+    if deviation is not None and kind == "percent":
+        return Cell(f"{results.text(2, 100)} %", mean)
+    if not deviation or kind == "megabytes":
         return Cell(text(mean, kind), mean)
     return Cell(f"{mean:.4g} ± {deviation:.2g}", mean)
 
 
-Figure = tuple[str, Callable[[Run], float | None], str]
-
-
-def columns(metric: str, kind: str) -> list[Figure]:
-    """What is said of every setting: a heading, a figure of a run, and its kind."""
+def _columns(metric: str) -> list[tuple[str, str, str]]:
+    """Returns the columns of a setting: a heading, a figure of its runs, its kind."""
+    kind, _ = measure(metric)
     name = "accuracy" if metric == "accuracy" else "MAE"
     return [
-        (f"Final {name}", final, kind),
-        (f"Last {LAST}", late, kind),
-        ("Best", best, kind),
-        ("Sparsity", sparsity, "percent"),
-        ("Moved", all_bytes, "megabytes"),
-        ("Saving", saving, "times"),
+        (f"Final {name}", "final", kind),
+        (f"Last {LAST}", "last_10", kind),
+        ("Best", "best", kind),
+        ("Sparsity", "sparsity", "percent"),
+        ("Moved", "bytes", "megabytes"),
+        ("Saving", "saving", "times"),
     ]
 
 
 def comparison(settings: Sequence[Setting]) -> Table:
-    """A row a setting: what sets it apart, and its figures.
+    """Returns a row a setting: the options that differ, and its figures.
 
     Args:
       settings: of one metric.
     """
-    kind, _ = measure(settings[0])
-    figures = columns(settings[0].metric, kind)
-    fields = list(settings[0].values)
+    columns = _columns(settings[0].metric)
     # Labels say what the options say, unless there are too many, or repetitions.
     named = any(s.label != label_of(s.values) for s in settings)
     head = ["Setting"] * named
-    head += [field.replace("_", " ").capitalize() for field in fields]
+    head += [field.replace("_", " ").capitalize() for field in settings[0].values]
+    head += ["Runs", *(name for name, _, _ in columns)]
     rows = []
     for setting in settings:
-        apart = [Cell(plain(v), number(v)) for v in setting.values.values()]
+        options = [Cell(plain(v), number(v)) for v in setting.values.values()]
         done = sum(run.finished for run in setting.runs)
-        count = (
-            f"{done}" if done == len(setting.runs) else f"{done}/{len(setting.runs)}"
-        )
-        cells = [spoken(setting.values_of(pick), k) for _, pick, k in figures]
+        every = len(setting.runs)
+        count = f"{done}" if done == every else f"{done}/{every}"
+        cells = [cell_of(setting.results.spread(name), k) for _, name, k in columns]
         first = [Cell(setting.label)] * named
-        rows.append((*first, *apart, Cell(count, done), *cells))
-    head += ["Runs", *(name for name, _, _ in figures)]
+        rows.append((*first, *options, Cell(count, done), *cells))
     several = any(len(setting.shown) > 1 for setting in settings)
     note = "Mean ± standard deviation over seeds. " if several else ""
     if not all(run.finished for setting in settings for run in setting.runs):
@@ -138,12 +103,8 @@ def comparison(settings: Sequence[Setting]) -> Table:
     return Table("Figures by setting", tuple(head), tuple(rows), note, sortable=True)
 
 
-def _summed(run: Run, field: str) -> float | None:
-    return number((run.summary or {}).get(field))
-
-
 def traffic(settings: Sequence[Setting]) -> Table:
-    """What was moved, as the summaries count it; a row a setting."""
+    """Returns the bytes moved, as the summaries count them; a row a setting."""
     fields = {
         "Up": "bytes_up",
         "Down": "bytes_down",
@@ -153,12 +114,12 @@ def traffic(settings: Sequence[Setting]) -> Table:
     }
     rows = []
     for setting in settings:
-        cells = [Cell(setting.label)]
-        for field in fields.values():
-            found = [_summed(run, field) for run in setting.shown]
-            known = [value for value in found if value is not None]
-            cells.append(spoken(known, "megabytes"))
-        rows.append(tuple(cells))
+        summaries = [run.summary or {} for run in setting.shown]
+        bytes_moved = [
+            spread(number(s.get(f)) for s in summaries) for f in fields.values()
+        ]
+        cells = [cell_of(moved, "megabytes") for moved in bytes_moved]
+        rows.append((Cell(setting.label), *cells))
     note = (
         "Means over finished runs. Up and down: non-zeros x 32 bit. With masks: a bit "
         "more a parameter and message; with indices: 32 bit more a non-zero."
@@ -167,24 +128,20 @@ def traffic(settings: Sequence[Setting]) -> Table:
 
 
 def every_run(runs: Sequence[Run]) -> Table:
-    """A row a run directory."""
+    """Returns a row a run directory."""
     rows = []
     for run in runs:
-        kind = "percent" if run.metric == "accuracy" else "number"
-        cells = []
-        for _, pick, own in columns(run.metric, kind):
-            value = pick(run)
-            cells.append(spoken([] if value is None else [value], own))
+        figures = [(run.figures.get(f), kind) for _, f, kind in _columns(run.metric)]
+        cells = [cell_of(spread([value]), kind) for value, kind in figures]
         rounds = run.records[-1]["round"] if run.records else 0
         rows.append((Cell(run.name), Cell(f"{rounds}", rounds), *cells))
-    heads = [name for name, _, _ in columns("accuracy", "percent")]
-    if all(run.metric == "mae" for run in runs):
-        heads[0] = "Final MAE"
+    all_mae = all(run.metric == "mae" for run in runs)
+    heads = [name for name, _, _ in _columns("mae" if all_mae else "accuracy")]
     return Table("Every run", ("Run", "Rounds", *heads), tuple(rows), sortable=True)
 
 
 def options(values: dict[str, Any], title: str) -> Table:
-    """Options and their values."""
+    """Returns options and their values."""
     rows = [
         (Cell("--" + field.replace("_", "-")), Cell(plain(value)))
         for field, value in values.items()
@@ -193,16 +150,14 @@ def options(values: dict[str, Any], title: str) -> Table:
 
 
 def layers(setting: Setting) -> Table | None:
-    """What every tensor has left at the end; None if it is not known."""
-    found = layer_sparsity(setting)
-    sizes = setting.shown[0].sizes if setting.shown else {}
+    """Returns the rest of every tensor after the last round; None if it is unknown."""
     rows = []
-    for name, points in found.items():
-        share, size = points[-1][1], sizes[name]
+    for name, shares in layer_sparsity(setting).items():
+        share, size = float(shares.dropna().iloc[-1]), setting.shown[0].sizes[str(name)]
         kept = round((1 - share) * size)
         rows.append(
             (
-                Cell(layer_name(name)),
+                Cell(layer_name(str(name))),
                 Cell(f"{size:,}", size),
                 Cell(f"{kept:,}", kept),
                 Cell(f"{100 * share:.2f} %", share),
@@ -214,24 +169,24 @@ def layers(setting: Setting) -> Table | None:
 
 
 def clients(run: Run) -> Table | None:
-    """The examples of each class that every client holds, as the run wrote it down.
+    """Returns the examples of each class that every client holds.
 
     Args:
-      run: with what its ``partition.json`` holds; None if that is of no use.
+      run: with the content of its ``partition.json``; None if that is of no use.
     """
-    found = run.partition or {}
-    sizes, total = _counts(found.get("sizes")), found.get("clients")
+    partition = run.partition or {}
+    sizes, total = _counts(partition.get("sizes")), partition.get("clients")
     if sizes is None:
         return None
-    given = found.get("counts")
-    table = [_counts(row) for row in given] if isinstance(given, list) else []
-    known = [row for row in table if row is not None]
-    if len(known) != len(sizes):
-        known = [[] for _ in sizes]
-    classes = max(map(len, known), default=0)
-    most = max((n for row in known for n in row), default=0) or 1
+    counts = partition.get("counts")
+    table = [_counts(row) for row in counts] if isinstance(counts, list) else []
+    by_class = [row for row in table if row is not None]
+    if len(by_class) != len(sizes):
+        by_class = [[] for _ in sizes]
+    classes = max(map(len, by_class), default=0)
+    most = max((n for row in by_class for n in row), default=0) or 1
     rows = []
-    for client, (row, size) in enumerate(zip(known, sizes, strict=True)):
+    for client, (row, size) in enumerate(zip(by_class, sizes, strict=True)):
         if client == CLIENTS:
             break
         cells = [Cell(f"{n:,}", n, n / most if n else None) for n in row]
@@ -245,7 +200,7 @@ def clients(run: Run) -> Table | None:
 
 
 def _counts(row: Any) -> list[int] | None:
-    """A list of whole numbers, None for anything else."""
+    """Returns a list of whole numbers, None for anything else."""
     whole = isinstance(row, list) and all(
         type(n) is int and 0 <= n < 1 << 53 for n in row
     )

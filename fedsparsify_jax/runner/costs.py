@@ -61,7 +61,7 @@ class CostsConfig:
 
 
 def costs(config: CostsConfig) -> dict[str, Any]:
-    """Communication and FLOPs by final sparsity, as JSON values.
+    """Returns communication and FLOPs by final sparsity, as JSON values.
 
     Communication is that of FedSparsify-Global under the polynomial schedule with
     t0 = 1 and a purge a round, see `metrics.saving`. FLOPs are those of one example,
@@ -122,7 +122,7 @@ def _flops(
     input_shape: tuple[int, ...],
     sparsities: tuple[float, ...],
 ) -> dict[str, list[int]]:
-    """FLOPs of one example, dense and then by sparsity."""
+    """Counts the FLOPs of one example, dense and then by sparsity."""
     layers = metrics.layer_flops(model.apply, variables, (1, *input_shape))
     sizes = {path: leaf.size for path, leaf in trees.named_leaves(variables)}
     densities = [
@@ -141,7 +141,7 @@ def _table(title: str, head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def describe(found: dict[str, Any]) -> str:
-    """The result of `costs` as plain text."""
+    """Returns the result of `costs` as plain text."""
     columns = [f"{100 * s:g} %" for s in found["final_sparsity"]]
     lines = [
         f"{found['model']}: {found['parameters']:,} numbers, "

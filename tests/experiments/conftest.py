@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from experiments.results import path_of  # noqa: E402
+from experiments.lib.results import path_of  # noqa: E402
 from fedsparsify_jax.runner import TrainConfig  # noqa: E402
 from fedsparsify_jax.runner.options.resolve import resolve  # noqa: E402
 

@@ -5,11 +5,11 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from experiments import claims, figures, markdown, rendering
-from experiments.fashion_mnist import TABLE
-from experiments.registry import TABLES
-from experiments.results import RESULTS, Results, path_of
-from experiments.stats import paired
+from experiments.lib import claims, figures, markdown, rendering
+from experiments.lib.registry import TABLES
+from experiments.lib.results import RESULTS, Results, path_of
+from experiments.lib.stats import paired
+from experiments.tables.fashion_mnist import TABLE
 from fedsparsify_jax.errors import InputError
 
 # A preset a table; CIFAR-100 is reported as CIFAR-10 is.

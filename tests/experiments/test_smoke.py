@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import playing, provenance
-from experiments.collecting import EVERY
+from experiments.lib import playing, provenance
+from experiments.lib.collecting import EVERY
 from experiments.run import main
 
 SMOKE = ["fashion_mnist", "--preset", "smoke"]

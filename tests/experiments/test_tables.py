@@ -8,20 +8,21 @@ import pkgutil
 import pytest
 
 import experiments
-from experiments.fashion_mnist import TABLE
-from experiments.playing import describe
-from experiments.registry import TABLES
-from experiments.reporting import methods
-from experiments.results import Results
-from experiments.tables import Row, identity, restrict
+from experiments.lib.playing import describe
+from experiments.lib.registry import TABLES
+from experiments.lib.reporting import methods
+from experiments.lib.results import Results
+from experiments.lib.table import Row, identity, restrict
+from experiments.tables.fashion_mnist import TABLE
 from fedsparsify_jax.errors import InputError
 
 
 @pytest.mark.parametrize(
-    "name", [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+    "name",
+    [m.name for m in pkgutil.walk_packages(experiments.__path__, "experiments.")],
 )
 def test_examples_in_docstrings(name):
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(name)
     assert doctest.testmod(module).failed == 0
     assert module.__doc__
 

@@ -2,12 +2,14 @@
 
 import json
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
 
 from fedsparsify_jax.cli import main
+from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.report import ReportConfig, report
 from fedsparsify_jax.report.drawing import WIDTH
 
@@ -278,6 +280,14 @@ def test_bad_input_is_one_line(
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert (tmp_path / "notes.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("package", ["jinja2", "pandas", "PIL"])
+def test_a_missing_package_is_one_line(package, write_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    path = write_run(tmp_path / "run")
+    with pytest.raises(InputError, match=rf"report needs {package}: pip install"):
+        report(ReportConfig((path,), out=tmp_path / "page.html"))
 
 
 def test_a_report_is_replaced_by_the_next(write_run, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 
 from fedsparsify_jax.report import tables
 from fedsparsify_jax.report.content import compose
-from fedsparsify_jax.report.figures_of_run import against_bytes, heat_map, run_charts
+from fedsparsify_jax.report.figures_of_run import heat_map, run_charts
 from fedsparsify_jax.report.panels import (
     COLOURS,
     PANELS,
@@ -89,13 +89,13 @@ def test_what_no_panel_shows_is_counted(write_run, tmp_path):
 def test_accuracy_against_sparsity(write_sweep, tmp_path):
     settings = group(read([write_sweep(tmp_path / "sweep")]))
     (chart,) = trade_offs(
-        settings, tables.late, "Late", tables.sparsity, "sparsity", "percent"
+        settings, "last_10", "Late", "sparsity", ("sparsity", "percent")
     )
     dense, pruned = chart.series
     assert dense.level and dense.label == "fedavg"  # a line to compare with
     assert [x for x, _ in pruned.points] == pytest.approx([0.8, 0.9, 0.95])
     run = settings[1].runs[0]
-    expected = sum(run.evaluated[-10:]) / 10 + 0.01  # the mean of two seeds
+    expected = run.evaluated.iloc[-10:].mean() + 0.01  # the mean of two seeds
     assert pruned.points[0][1] == pytest.approx(expected)
     low, high = pruned.spread[0]
     assert high - low == pytest.approx(2 * 0.02 / 2**0.5)  # two standard deviations
@@ -105,7 +105,9 @@ def test_bytes_are_added_up(write_run, tmp_path):
     (setting,) = grid(write_run, tmp_path, momentum=[0.0])
     records = setting.runs[0].records
     moved = [r["bytes_up"] + r["bytes_down"] for r in records]
-    assert [x for x, _ in against_bytes(setting)] == list(itertools.accumulate(moved))
+    assert [
+        x for x, _ in setting.results.path("moved_so_far", "test_accuracy")
+    ] == list(itertools.accumulate(moved))
 
 
 def test_bytes_are_those_of_the_summaries(write_run, tmp_path):

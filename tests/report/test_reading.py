@@ -13,7 +13,7 @@ def test_a_finished_run_misses_nothing(write_run, tmp_path):
     assert run.missing == () and run.finished and run.metric == "accuracy"
     assert [record["round"] for record in run.records] == list(range(1, 11))
     assert run.sizes == {"params/Dense_0/kernel": 800, "params/Dense_0/bias": 200}
-    assert run.options["rounds"] == 10 and run.evaluated[-1] == pytest.approx(0.9)
+    assert run.options["rounds"] == 10 and run.evaluated.iloc[-1] == pytest.approx(0.9)
 
 
 def test_an_unfinished_run_says_how_far_it_is(write_run, tmp_path):

@@ -52,17 +52,22 @@ def test_a_curve_is_the_mean_of_its_runs_and_their_range(write_run, tmp_path):
     write_run(tmp_path / "0", rounds=4)
     write_run(tmp_path / "1", rounds=4, shift=0.1, seed=1)
     (setting,) = group(read([tmp_path]))
-    points, spread = setting.curve("test_accuracy")
-    assert [at for at, _ in points] == [1, 2, 3, 4]
-    assert [y for _, y in points] == pytest.approx([0.65, 0.75, 0.85, 0.95])
-    assert spread[0] == pytest.approx((0.6, 0.7))
+    curve = setting.results.curve("test_accuracy")
+    assert list(curve.index) == [1, 2, 3, 4]
+    assert list(curve["mean"]) == pytest.approx([0.65, 0.75, 0.85, 0.95])
+    assert tuple(curve[["low", "high"]].iloc[0]) == pytest.approx((0.6, 0.7))
+
+
+def last(setting):
+    """The last point of a setting's accuracy."""
+    return setting.results.path("round", "test_accuracy")[-1]
 
 
 def test_means_are_of_finished_runs_if_there_are_any(write_run, tmp_path):
     write_run(tmp_path / "0", rounds=4)
     write_run(tmp_path / "1", rounds=4, shift=0.1, seed=1, played=2)
     (setting,) = group(read([tmp_path]))
-    assert setting.curve("test_accuracy")[0][-1] == pytest.approx((4, 0.9))
+    assert last(setting) == pytest.approx((4, 0.9))
     (tmp_path / "0" / "summary.json").unlink()
     (setting,) = group(read([tmp_path]))  # now up to where both are
-    assert setting.curve("test_accuracy")[0][-1] == pytest.approx((2, 0.75))
+    assert last(setting) == pytest.approx((2, 0.75))

@@ -1,18 +1,15 @@
-"""What methods add to the clients' training loss, as `Method.objective` hooks."""
-
-from collections.abc import Callable
-from typing import Any
+"""The proximal term, a `Method.objective` hook."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from fedsparsify_jax.method import Batch, BatchLoss, Context
+from fedsparsify_jax.method import Batch, BatchLoss, Context, ObjectiveFn
 from fedsparsify_jax.types import Key, Variables
 
 
-def proximal(mu: ArrayLike, anchor: str = "global") -> Callable[..., Any]:
-    """The ``objective`` hook that adds ``mu/2 ||w - anchor||^2``, for any method.
+def proximal(mu: ArrayLike, anchor: str = "global") -> ObjectiveFn:
+    """Builds the objective with ``mu/2 ||w - anchor||^2`` added, for any method.
 
     Args:
       mu: at least 0; may be traced.

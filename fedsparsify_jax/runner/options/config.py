@@ -166,7 +166,7 @@ class TrainConfig:
     """Whether biases and norm parameters may be pruned too."""
     vote_rule: Annotated[VoteRule | None, Keyword()] = None
     """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
-    merge: Annotated[str | None, Choice(tuple(merges.VALUES)), Keyword()] = None
+    merge: Annotated[str | None, Choice(merges.NAMES), Keyword()] = None
     """How the server merges the clients' models."""
 
     assumed_attackers: Annotated[

@@ -10,14 +10,14 @@ from typing import Any
 from fedsparsify_jax import masks, schedules
 from fedsparsify_jax.aggregation.merges import withstanding
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
-from fedsparsify_jax.client_map import CohortMap
+from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.engine.wrappers import attacks
 from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options import grammars
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.schema import read
-from fedsparsify_jax.training.compact.wrapper import SmallForm
+from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import Task
 from fedsparsify_jax.types import FederatedAlgorithm, Prunable, Schedule
 
@@ -117,8 +117,8 @@ def build_algorithm(
     options: Mapping[str, Any],
     model: Model,
     task: Task,
-    cohort: CohortMap,
-    small_form: SmallForm | None = None,
+    client_map: ClientMap,
+    compact_form: Form | None = None,
     num_classes: int | None = None,
 ) -> FederatedAlgorithm:
     """Returns the algorithm that the options of a run describe.
@@ -127,8 +127,8 @@ def build_algorithm(
       options: all options, resolved.
       model: the network.
       task: the kind of problem.
-      cohort: how the clients of a round are run.
-      small_form: the form that clients train on where it fits, see `sparse`.
+      client_map: how the clients of a round are run.
+      compact_form: the form that clients train where it fits, see `training.compact`.
       num_classes: of a classification task, for flipped labels.
 
     Raises:
@@ -143,8 +143,8 @@ def build_algorithm(
     # What is no number or name: functions and records.
     keywords |= {
         "loss_fn": task.loss_fn,
-        "cohort": cohort,
-        "small_form": small_form,
+        "client_map": client_map,
+        "compact_form": compact_form,
         "attack": _attack(options, num_classes),
     }
     if options["faults"] is not None:

@@ -25,7 +25,7 @@ class Rule(NamedTuple):
 
     @property
     def range(self) -> str:
-        """The same for the help, without limits that nobody meets."""
+        """Returns the same for the help, without limits beyond any use."""
         return self.allowed.removesuffix(" and below 2^31").removesuffix(" and finite")
 
 

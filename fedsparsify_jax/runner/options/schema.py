@@ -137,7 +137,7 @@ class Option(NamedTuple):
 
     @property
     def metavar(self) -> str | None:
-        """What stands for its value in the help."""
+        """Returns the word for its value in the help."""
         if self.shown.metavar is not None:
             return self.shown.metavar
         for rule in self.rules:
@@ -215,7 +215,7 @@ class Option(NamedTuple):
             ) from None
 
     def refusal(self, value: Any, allowed: str) -> InputError:
-        """The error for a value; ``allowed`` completes "it must be ..."."""
+        """Returns the error for a value; ``allowed`` completes "it must be ..."."""
         return InputError(f"{flag(self.field)} is {shown(value)}: it must be {allowed}")
 
     def _typed(self, value: Any) -> Any:

@@ -26,7 +26,7 @@ class Trial(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its directory's name, from what sets it apart."""
+        """Returns its directory's name, from what sets it apart."""
         parts = (f"{field}={value}" for field, value in self.varied.items())
         text = "_".join(parts) or "run"
         name = re.sub(r"[^\w.=+-]", "-", text)[:_LONGEST]
@@ -36,7 +36,7 @@ class Trial(NamedTuple):
 
     @property
     def setting(self) -> dict[str, Any]:
-        """What sets it apart besides the seed: trials that agree are repetitions."""
+        """Returns varied options but the seed: trials that agree are repetitions."""
         return {field: value for field, value in self.varied.items() if field != "seed"}
 
 

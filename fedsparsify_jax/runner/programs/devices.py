@@ -75,12 +75,12 @@ class Placement(NamedTuple):
 
     @property
     def everywhere(self) -> NamedSharding:
-        """The sharding of what every device holds."""
+        """Returns the sharding of what every device holds."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def by_client(self) -> NamedSharding:
-        """The sharding of what clients have: divided, where that is possible."""
+        """Returns the sharding of clients' data: divided, where that is possible."""
         return NamedSharding(self.mesh, PartitionSpec(AXIS if self.divided else None))
 
     def of_state(self, state: State) -> State:

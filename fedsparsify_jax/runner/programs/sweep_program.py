@@ -124,7 +124,7 @@ class GroupProgram:
         federation: Federation,
         group: Sequence[Trial],
         devices: list[Any],
-        inner: client_map.CohortMap | None = None,
+        inner: client_map.ClientMap | None = None,
     ):
         # Who shares the hardware how.
         config, mesh = group[0].config, client_map.device_mesh(devices)
@@ -169,7 +169,7 @@ class GroupProgram:
         states = states._replace(round=number)
         self._places = jax.tree.map(lambda leaf: leaf.sharding, states)
         jitted = jax.jit(
-            sweeps.over_cells(self._run, trials),
+            sweeps.over_trials(self._run, trials),
             donate_argnums=0,
             out_shardings=(self._places, divided),
         )
@@ -274,5 +274,5 @@ class GroupProgram:
         data: TrialData = jax.tree.map(lambda leaf: leaf[number], self._data)
         model, clients = self._clients_of(data, self._shared.train)
         key = Keys.from_seed(trial.config.seed).of_finish()
-        alone = sweeps.cell_state(state, number)
+        alone = sweeps.trial_state(state, number)
         return self._algorithm(trial, model).finish(key, alone, clients)

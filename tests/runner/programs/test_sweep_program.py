@@ -131,7 +131,7 @@ def test_every_traced_option_is_tried_by_some_algorithm():
 def test_a_row_says_whether_an_algorithm_reads_examples(row):
     """Clients have row numbers for examples, unless a row asks for more."""
     text = Path(inspect.getfile(row.build)).read_text()
-    assert ("clients.x" in text) == row.reads_examples
+    assert ("clients.data.x" in text) == row.reads_examples
 
 
 def test_the_multiplicative_schedule_is_traced_too(file):

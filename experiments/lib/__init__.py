@@ -1,0 +1,1 @@
+"""Machinery of the tables: what is run, collected, compared, and written."""

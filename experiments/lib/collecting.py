@@ -1,0 +1,140 @@
+"""From run directories to lines of JSON: one line a finished cell.
+
+options     all options that have a value, resolved
+seed, commit, dirty, machine, versions, seconds
+metric      accuracy or mae, and its value: final, last_10, best
+parameters, kept, sparsity, target_sparsity
+bytes       both ways, by the authors' formula; bytes_with_masks adds one bit for every
+            prunable number of every message; bytes_dense without pruning
+curves      the metric after every round; sparsity and bytes so far every ``every``
+            rounds, and what each layer keeps (and kept in round 1) where a figure
+            needs that
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.lib.provenance import of_run
+from experiments.lib.table import Table, identity
+from fedsparsify_jax.runner.options.config import NOT_COMPARED
+from fedsparsify_jax.runner.storage.run_directory import write_whole
+
+Line = dict[str, Any]
+
+EVERY = 5
+"""Rounds between two points of the smooth curves."""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def runs(directories: Sequence[Path]) -> Iterator[Path]:
+    """The finished runs in and below some directories."""
+    for directory in directories:
+        for summary in sorted(directory.rglob("summary.json")):
+            if (summary.parent / "config.json").exists():
+                yield summary.parent
+
+
+def _rounded(value: float | None, digits: int = 4) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _thinned(column: Sequence[Any]) -> list[Any]:
+    """Rounds EVERY, 2 EVERY, ... and the last one."""
+    last = len(column) - 1
+    return [v for n, v in enumerate(column) if (n + 1) % EVERY == 0 or n == last]
+
+
+def _curves(records: Sequence[dict[str, Any]], metric: str, layers: bool) -> Line:
+    moved = itertools.accumulate(r["bytes_up"] + r["bytes_down"] for r in records)
+    curves: Line = {
+        metric: [_rounded(record[f"test_{metric}"]) for record in records],
+        "every": EVERY,
+        "sparsity": _thinned([_rounded(record["sparsity"]) for record in records]),
+        "bytes": _thinned(list(moved)),
+    }
+    if layers:
+        curves["layers_first"] = records[0]["kept"]
+        curves["layers"] = {
+            name: _thinned([record["kept"][name] for record in records])
+            for name in records[0]["kept"]
+        }
+    return curves
+
+
+def line(run: Path, layers: bool = False) -> Line:
+    """A finished run as a line.
+
+    Args:
+      run: its directory.
+      layers: whether to keep what each layer keeps.
+    """
+    config, summary = _read(run / "config.json"), _read(run / "summary.json")
+    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(row) for row in text.splitlines()]
+    metric = "mae" if "test_mae" in summary else "accuracy"
+    options = {
+        field: value
+        for field, value in config["options"].items()
+        if value is not None and field not in (*NOT_COMPARED, "data_dir")
+    }
+    return {
+        "options": options,
+        "seed": options["seed"],
+        **of_run(run),
+        "versions": config["versions"],
+        "seconds": round(summary["seconds"], 2),
+        "metric": metric,
+        "final": summary[f"test_{metric}"],
+        "last_10": _rounded(summary[f"last_10_mean_test_{metric}"], 6),
+        "best": summary[f"best_test_{metric}"],
+        "parameters": summary["parameters"],
+        "kept": summary["parameters_kept"],
+        "sparsity": summary["sparsity"],
+        "target_sparsity": summary["target_sparsity"],
+        "bytes": summary["bytes_up"] + summary["bytes_down"],
+        "bytes_with_masks": summary["bytes_with_masks"],
+        "bytes_dense": summary["bytes_dense"],
+        "curves": _curves(records, metric, layers),
+    }
+
+
+def read_lines(path: Path) -> dict[str, Line]:
+    """The lines of a file by what they computed; none if there is no such file."""
+    if not path.exists():
+        return {}
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {identity(row["options"]): row for row in rows}
+
+
+def collect(table: Table, preset: str, directories: Sequence[Path], path: Path) -> int:
+    """Writes the table's finished cells to a file, in the table's order.
+
+    A cell that only the file has stays as it is, so that results outlive the
+    directories they came from; a directory that is there replaces the line.
+
+    Returns:
+      How many cells of the table have a line now.
+    """
+    wanted, known = table.wanted(preset), read_lines(path)
+    for run in runs(directories):
+        name = identity(_read(run / "config.json")["options"])
+        if name in wanted:
+            point = wanted[name]
+            match = all(point.get(k) in _several(v) for k, v in table.layers.items())
+            known[name] = line(run, layers=match)
+    present = [known[name] for name in wanted if name in known]
+    text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in present)
+    if text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    return len(present)
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)

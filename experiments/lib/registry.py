@@ -1,0 +1,32 @@
+"""All tables by name, each with the function that reports it."""
+
+from experiments.lib.reporting import ReportOf
+from experiments.lib.table import Table
+from experiments.tables import (
+    brain_age,
+    cifar,
+    fashion_mnist,
+    fashion_mnist_10,
+    fedsparsify_plus,
+    frozen_zeros,
+    pruning_once,
+    schedules,
+    votes,
+)
+
+_ALL: tuple[tuple[Table, ReportOf], ...] = (
+    (fashion_mnist.TABLE, fashion_mnist.report),
+    (fashion_mnist_10.TABLE, fashion_mnist_10.report),
+    (schedules.TABLE, schedules.report),
+    (votes.TABLE, votes.report),
+    (frozen_zeros.TABLE, frozen_zeros.report),
+    (pruning_once.TABLE, pruning_once.report),
+    (fedsparsify_plus.TABLE, fedsparsify_plus.report),
+    (cifar.CIFAR10, cifar.report),
+    (cifar.CIFAR100, cifar.report),
+    (brain_age.TABLE, brain_age.report),
+)
+
+TABLES: dict[str, tuple[Table, ReportOf]] = {
+    table.name: (table, report) for table, report in _ALL
+}

@@ -1,0 +1,1 @@
+"""Tables of the paper, one module a document: what is run, and what its page says."""

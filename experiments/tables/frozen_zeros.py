@@ -1,0 +1,75 @@
+"""Pruning before round 1, with and without frozen zeros.
+
+Claim (a reading of the authors' code): masks that are derived as ``w != 0`` before
+training freeze every parameter that starts at zero, all biases here, in SNIP, GraSP and
+PruneFL but not in FedSparsify. Does that widen the gap to these baselines?
+
+    python -m experiments.run frozen_zeros
+
+Expected: 54 runs, 20 minutes of 2 free cores. Nothing changes for SNIP and GraSP: their
+saliency is a product with the weight, so that zeros are pruned anyway. PruneFL's is the
+squared gradient; its accuracy changes.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.lib import markdown
+from experiments.lib.reporting import Report
+from experiments.lib.results import Results
+from experiments.lib.table import Preset, Row, Table
+from experiments.tables import fashion_mnist
+
+_METHODS = {"snip": "SNIP", "grasp": "GraSP", "prunefl": "PruneFL"}
+
+
+def _rows() -> tuple[Row, ...]:
+    rows = []
+    for key, label in _METHODS.items():
+        rows.append(Row(key, label, {"algorithm": key}, of="fashion_mnist"))
+        frozen = {"algorithm": key, "freeze_zero_initialized": "on"}
+        rows.append(Row(f"{key}-frozen", f"{label}, zeros frozen", frozen))
+    return tuple(rows)
+
+
+TABLE = Table(
+    name="frozen_zeros",
+    title="FashionMNIST, 100 clients at 10 %: frozen zeros",
+    rows=_rows(),
+    options=fashion_mnist.TABLE.options,
+    axes={**fashion_mnist.TABLE.axes, "final_sparsity": (0.9, 0.95, 0.99)},
+    presets={"paper": Preset("20 minutes on 2 cores")},
+    reference="snip",
+)
+
+
+def report(results: Results) -> Report:
+    """Accuracy of all, and what freezing does to each."""
+    made = Report()
+    for panel in results.panels:
+        made.add(
+            f"last_10-{panel.key}",
+            f"Test accuracy in %, mean of the last ten rounds, {panel.title}",
+            markdown.by_sparsity(results, "last_10", **panel.point),
+        )
+        made.add(
+            f"cost-{panel.key}",
+            f"Frozen minus not frozen, in points, {panel.title}",
+            _cost(results, panel.point),
+        )
+    return made
+
+
+def _cost(results: Results, point: Mapping[str, Any]) -> str:
+    rows = []
+    for key in [row for row in results.rows if f"{row}-frozen" in results.rows]:
+        cells = []
+        for target in results.axis("final_sparsity"):
+            place = {**point, "final_sparsity": target}
+            frozen = f"{key}-frozen"
+            cells.append(
+                markdown.difference(results, frozen, "last_10", of=key, **place)
+            )
+        rows.append([results.label(key), *cells])
+    head = map(markdown.percent, results.axis("final_sparsity"))
+    return markdown.table(["method", *head], rows)
