@@ -17,6 +17,7 @@ References:
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import get_args
 
 import chex
 import jax
@@ -28,7 +29,7 @@ from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation import robust
 from fedsparsify_jax.aggregation.means import weighted_mean
 from fedsparsify_jax.aggregation.ranks import mean_of_ranks
-from fedsparsify_jax.types import Masks, Variables
+from fedsparsify_jax.types import Masks, Variables, VoteRule
 
 # (stacked, masks, weights, previous) -> variables
 ValueMerge = Callable[[Variables, Masks, jax.Array, Variables], Variables]
@@ -188,7 +189,7 @@ VALUES: dict[str, ValueMerge] = {
 NAMES = ("mean", "nonzero", *VALUES)
 """All merges that `streaming.aggregate` knows; the first two are sums over clients."""
 
-VOTE_RULES = ("authors", "strict", "none")
+VOTE_RULES = get_args(VoteRule)
 """How masks are elected; the last keeps what any client keeps."""
 
 WITHSTANDING = ("trimmed-mean", "krum", "multi-krum")
