@@ -1,6 +1,7 @@
 """Scores and a sparsity to masks; `threshold` finds what separates them."""
 
 import math
+from typing import get_args
 
 import chex
 import jax
@@ -12,7 +13,7 @@ from fedsparsify_jax.pruning import allocation
 from fedsparsify_jax.pruning.threshold import largest, sort_keys
 from fedsparsify_jax.types import Masks, Prunable, PyTree, Scope, Scores, Variables
 
-SCOPES = ("global", "layer", *allocation.RULES)
+SCOPES = get_args(Scope)
 
 
 def magnitude(variables: Variables) -> Scores:
