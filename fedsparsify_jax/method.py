@@ -79,6 +79,7 @@ class Upload(NamedTuple):
     variables: Variables
     masks: Masks
     extra: PyTree = ()  # anything else: gradients, scores, counts
+    extra_bytes: PyTree = ()  # uint32: what that adds to the message in this round
 
 
 class Uploads(NamedTuple):
@@ -327,6 +328,8 @@ class Method(NamedTuple):
     fine_tune_epochs: int = 0
     upload: Uploader = Uploader(no_state, _send)
     server: ServerTransform = ServerTransform(no_state, _unchanged)
+    # whether messages carry masks, so that a kept weight which is zero costs 32 bits
+    masks_travel: bool = False
     # Without a user among the algorithms so far:
     # (context, client) -> (variables, masks) the client starts from
     receive: Callable[[Context, Client], tuple[Variables, Masks]] = _receive

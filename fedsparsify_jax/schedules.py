@@ -52,14 +52,14 @@ def polynomial(
     """Builds the schedule of FedSparsify; cubic with the default exponent.
 
     ``s_t = S_T + (S_0 - S_T) (1 - (F floor(t/F) - t0) / (T - t0))^n`` for
-    ``t >= t0`` and 0 before; ``S_T`` from round T on. If T is not a multiple of F,
+    ``t > t0`` and 0 before; ``S_T`` from round T on. If T is not a multiple of F,
     the formula stops short of ``S_T`` at its last multiple, as in the paper.
 
     Args:
       final: S_T, the sparsity reached in round ``end``.
       end: T, the last round.
-      begin: t0; with ``initial=0`` the first purge comes in round ``begin + 1``.
-      initial: S_0, the sparsity in round ``begin``.
+      begin: t0; the first purge comes in round ``begin + 1``, as in the authors' code.
+      initial: S_0, where the curve starts in round ``begin``; not purged to by itself.
       exponent: n; larger prunes earlier.
       every: F, rounds between changes of the target.
 
@@ -90,7 +90,8 @@ def polynomial(
             last = (every * (xp.asarray(end) // every) - begin) / length
             progress = xp.minimum(progress, last)
         sparsity = final + (start - final) * (1.0 - progress) ** exponent
-        return _clipped(xp, xp.where(xp.asarray(t) >= begin, sparsity, 0.0))
+        started = (xp.asarray(t) > begin) | (xp.asarray(t) >= end)
+        return _clipped(xp, xp.where(started, sparsity, 0.0))
 
     return schedule
 
@@ -125,7 +126,8 @@ def cosine(
         progress = xp.clip((xp.asarray(t) - begin) / length, 0.0, 1.0)
         progress = xp.where(xp.asarray(t) >= end, 1.0, progress)
         sparsity = final + (start - final) * (1.0 + xp.cos(np.pi * progress)) / 2.0
-        return _clipped(xp, xp.where(xp.asarray(t) >= begin, sparsity, 0.0))
+        started = (xp.asarray(t) > begin) | (xp.asarray(t) >= end)
+        return _clipped(xp, xp.where(started, sparsity, 0.0))
 
     return schedule
 
@@ -170,13 +172,14 @@ def multiplicative(
 ) -> Schedule:
     """Removes the same share of what remains in every purge.
 
-    After p purges the sparsity is ``1 - (1 - share)^p``; purges come every
-    ``every`` rounds after round ``begin`` until ``final`` is reached. This is the
-    rule of the authors' code before May 2022, with shares of 0.5 % to 8 %.
+    After p purges the sparsity is ``1 - (1 - share)^p``; purges come in the rounds
+    after ``begin`` that ``every`` divides, until ``final`` is reached. This is the rule
+    of the authors' code before May 2022, with shares of 0.5 % to 8 %.
 
-    >>> schedule = multiplicative(0.5)
-    >>> [schedule(t) for t in (1, 2, 3)]
+    >>> [multiplicative(0.5)(t) for t in (1, 2, 3)]
     [0.0, 0.5, 0.75]
+    >>> [multiplicative(0.5, every=2)(t) for t in (1, 2, 3, 4)]
+    [0.0, 0.5, 0.5, 0.75]
     """
     check_sparsity("share", share)
     check_sparsity("final sparsity", final)
@@ -185,7 +188,7 @@ def multiplicative(
 
     def schedule(t: ArrayLike) -> ArrayLike:
         xp = _backend(t, share, begin, final)
-        purges = xp.maximum((xp.asarray(t) - begin) // every, 0)
+        purges = xp.maximum(xp.asarray(t) // every - xp.asarray(begin) // every, 0)
         return _clipped(xp, xp.minimum(1.0 - (1.0 - share) ** purges, final))
 
     return schedule

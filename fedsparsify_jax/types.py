@@ -44,12 +44,16 @@ OptimizerState = Literal["fresh", "kept"]
 """Optimizer state of a client: new in every round, or kept."""
 Anchor = Literal["global", "zero"]
 """Target of the proximal term: the global model, or zero as a weight decay."""
-ServerOptimizer = Literal["adam", "yogi", "momentum", "sgd"]
+ServerOptimizer = Literal["adam", "yogi", "adagrad", "momentum", "sgd"]
 """Optimizer of the server in FedOpt."""
 Source = Literal["client", "cohort"]
 """Data that score weights: one client's batch, or the average of the cohort."""
 Variant = Literal["published", "authors"]
-"""PruneFL as published, or as ported by the authors of FedSparsify."""
+"""An algorithm as published, or as a code of its authors or of FedSparsify's has it."""
+FirstMasks = Literal["magnitude", "random"]
+"""Weights that the first masks keep: the largest, or random ones."""
+Decay = Literal["cosine", "constant"]
+"""Course of a share over the rounds."""
 
 
 class ApplyFn(Protocol):

@@ -33,8 +33,6 @@ from fedsparsify_jax.types import Masks, Variables
 # (stacked, masks, weights, previous) -> variables
 ValueMerge = Callable[[Variables, Masks, jax.Array, Variables], Variables]
 
-_BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
-
 
 def _others_averaged(merge: ValueMerge) -> ValueMerge:
     """Lets a merge see masked parameters, and averages all other collections."""
@@ -128,17 +126,39 @@ def absolute_minimum(
 def tanh(
     stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
 ) -> Variables:
-    """Returns ``atanh(sum_k n_k tanh(w_k) / sum_k n_k)``, which outliers move less.
+    """Moves by a mean of the clients' gaps that gives outliers more weight.
 
-    The formula is our reading of a merge that the authors' code only names; nothing
-    published defines it. float32 cannot tell values beyond 8.7 apart, so that is where
-    the result saturates.
+    With the gaps ``d_k = w - w_k`` of the m present clients, each counting once,
+
+        std = sqrt(sum_k (d_k - mean d)^2 / (m + 1))
+        z_k = (d_k - mean d) / (std + 0.001)
+        a_k = tanh(0.25 |z_k|)
+        w  <- w - sum_k a_k d_k / sum_k a_k      (w - mean d if all gaps are equal)
+
+    References:
+      The authors' code (dstripelis/FedSparsify 21fb7c3, model_merge.py).
+
+    Example:
+      >>> stacked = {"w": jnp.array([[1.0], [1.0], [10.0]])}
+      >>> kept, previous = {"w": jnp.ones((3, 1), bool)}, {"w": jnp.zeros(1)}
+      >>> tanh(stacked, kept, jnp.ones(3), previous)["w"].round(4)
+      Array([5.4107], dtype=float32)
     """
-    del masks, previous
-    squashed = weighted_mean(jax.tree.map(jnp.tanh, stacked), weights)
-    return jax.tree.map(
-        lambda leaf: jnp.arctanh(jnp.clip(leaf, -_BELOW_ONE, _BELOW_ONE)), squashed
-    )
+
+    def moved(leaf: jax.Array, old: jax.Array) -> jax.Array:
+        present = trees.align(weights > 0, leaf)
+        number = jnp.maximum(jnp.sum(weights > 0), 1)
+        gaps = jnp.where(present, old[None] - leaf, 0.0)
+        mean = jnp.sum(gaps, axis=0) / number
+        apart = jnp.where(present, gaps - mean, 0.0)
+        spread = jnp.sqrt(jnp.sum(apart**2, axis=0) / (number + 1))
+        shares = jnp.tanh(0.25 * jnp.abs(apart / (spread + 1e-3)))
+        total = jnp.sum(shares, axis=0)
+        uneven = jnp.sum(shares * gaps, axis=0) / jnp.where(total > 0, total, 1.0)
+        gap = jnp.where(total > 0, uneven, mean)
+        return jnp.where(jnp.any(weights > 0), old - gap, 0.0).astype(old.dtype)
+
+    return jax.tree.map(moved, stacked, previous)
 
 
 def pseudo_gradient(

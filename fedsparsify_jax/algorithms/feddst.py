@@ -3,49 +3,62 @@
 Bibikar, Vikalo, Wang and Chen, *Federated Dynamic Sparse Training: Computing Less,
 Communicating Less, Yet Learning Better*, AAAI 2022, arXiv 2112.09824, algorithm 1.
 
-Layer l keeps c_l weights, from the sparsity S by ERK; the first masks are random. In
-round t, client k trains E epochs from (w, m). If (t - 1) mod A = 0 and alpha_t > 0,
-then layer by layer, with g the dense gradient of its last batch,
+Layer l keeps c_l weights, from the sparsity S by ERK; the first masks keep the largest
+|w_0| of every layer. In round t, client k trains E_1 epochs from (w, m). In every A-th
+round up to H = R/2, layer by layer, with g the dense gradient of a batch,
 
     drop   the floor(alpha_t c_l) smallest |w_k| of m_k
     grow   as many largest |g| among the positions then pruned, at weight zero
 
-    alpha_t = alpha/2 (1 + cos(pi (t - 1) / H))  up to H = R/2 rounds, 0 after
+and it trains E - E_1 epochs more under its masks. It uploads w_k and m_k; the server
+merges, position by position (0 where no client keeps one), and prunes the union back:
 
-It uploads m_k * w_k and m_k, and the server merges
+    v  <-  sum_k n_k m_k                    the votes
+    w  <-  sum_k n_k m_k w_k / v
+    m  <-  the c_l largest |w| of every layer with v > 0; of equal |w| those with the
+           most votes, then those of the lowest index
 
-    w  <-  sum_k n_k m_k w_k / sum_k n_k m_k     (position by position, 0 if none)
-    m  <-  the c_l largest |w| of every layer, within the union of the m_k
+    alpha_t  =  alpha/2 (1 + cos(pi (t - 1) / H)), or alpha throughout
 
-Deviations: kept counts are exact, ties (all weights just grown are zero) go to the
-lowest index. A weight dropped and grown in the same step keeps its value, as in RigL.
-The authors' code ranks gradients over all positions, which resets strong weights; the
-paper's rule is implemented. Their "erk" is ``allocation="erk_feddst"``. Vectors
+``variant="authors"`` is the timing of the published code: rounds 2, A + 2, ..., no
+training after growth (E_1 = E) and a constant alpha. Weights that were just grown are
+then zero when the server prunes, and few of them survive.
+
+Deviations: E_1 = E // 2 by default, as in the FedPruning port, for the published code
+does not train what it grows; the text of algorithm 1 was not at hand. Kept counts are
+exact. The gradient is that of a batch drawn for it, where the code takes the last one
+again. A weight dropped and grown in the same step keeps its value, as in RigL; the
+code ranks gradients over all positions, which resets strong weights and loses others.
+The first adjustment is in round 1. Their "erk" is ``allocation="erk_feddst"``. Vectors
 (biases, norm parameters) stay dense and count against the budget.
+
+Checked against: bibikar/feddst 25d6184 and FedPruning/FedPruning 7069881, read; the
+drop, growth, merge and whole rounds against NumPy in tests/algorithms/test_feddst.py.
 """
 
-from typing import Any, Unpack
+from typing import Unpack, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
-from fedsparsify_jax import schedules
-from fedsparsify_jax.aggregation.means import nonzero_mean
+from fedsparsify_jax import schedules, trees
+from fedsparsify_jax.aggregation import means
+from fedsparsify_jax.algorithms._shared.client_scores import first_batch
 from fedsparsify_jax.algorithms._shared.proximal import proximal
-from fedsparsify_jax.engine import EngineOptions, engine
+from fedsparsify_jax.engine import EngineOptions, engine, resolve
 from fedsparsify_jax.method import (
+    Aggregate,
+    BatchLoss,
     Client,
     Context,
-    GradFn,
-    GradientTransform,
     Local,
     Method,
+    PruneFn,
     Setup,
     Uploads,
     no_clients,
-    stacked,
 )
 from fedsparsify_jax.pruning import saliency
 from fedsparsify_jax.pruning.selection import (
@@ -54,16 +67,22 @@ from fedsparsify_jax.pruning.selection import (
     leaf_counts,
     magnitude,
 )
+from fedsparsify_jax.training.local import batch_loss
 from fedsparsify_jax.types import (
     Allocation,
     ApplyFn,
     Cohort,
+    Decay,
     FederatedAlgorithm,
+    FirstMasks,
     Key,
     Masks,
     Prunable,
     PyTree,
+    Schedule,
+    Scores,
     Variables,
+    Variant,
 )
 
 
@@ -97,19 +116,95 @@ def readjust(
     return keep_counts(scores, counts, prunable=prunable)
 
 
-def _no_gradient(variables: Variables) -> PyTree:
-    return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
+def prune_union(
+    variables: Variables,
+    votes: Scores,
+    counts: PyTree,
+    *,
+    prunable: Prunable | None = None,
+) -> Masks:
+    """Keeps the largest weights that have votes; equal ones by votes, then by index.
+
+    Args:
+      variables: the merged model.
+      votes: the weights of the clients that keep each entry, added up.
+      counts: entries to keep of every leaf, int32 scalars.
+      prunable: path of a leaf to whether it may be pruned.
+
+    Example:
+      Two clients grew the last entry and one the last but two, all at weight zero:
+
+      >>> w, votes = jnp.array([5.0, 4.0, 0, 0, 0, 0]), jnp.array([3, 3, 0, 1, 0, 2.0])
+      >>> prune_union({"w": w}, {"w": votes}, {"w": 3})["w"].tolist()
+      [True, True, False, False, False, True]
+    """
+    scores = magnitude(variables)
+    union = jax.tree.map(lambda v: v > 0, votes)
+    kept = keep_counts(scores, counts, within=union, prunable=prunable)
+    last = jax.tree.map(lambda k, s: jnp.min(s, where=k, initial=jnp.inf), kept, scores)
+    above = jax.tree.map(lambda k, s, least: k & (s > least), kept, scores, last)
+    equal = jax.tree.map(lambda u, s, least: u & (s == least), union, scores, last)
+    left = jax.tree.map(lambda c, a: c - jnp.sum(a, dtype=jnp.int32), counts, above)
+    elected = keep_counts(votes, left, within=equal, prunable=prunable)
+    return jax.tree.map(jnp.logical_or, above, elected)
 
 
-def _remember(
-    grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
-) -> tuple[Any, Variables, PyTree]:
-    value, gradients = grad_fn(variables)
-    return value, gradients, gradients
+def _drop_and_grow(
+    loss: BatchLoss, batch_size: int, share: Schedule, prunable: Prunable | None
+) -> PruneFn:
+    """Builds a client's adjustment, in rounds whose share is above zero."""
+
+    def gradients(key: Key, variables: Variables, client: Client) -> PyTree:
+        batch_key, noise_key = jax.random.split(key)
+        batch = first_batch(batch_key, client.data, batch_size)
+
+        def value(params: PyTree) -> jax.Array:
+            return loss(variables | {"params": params}, batch, noise_key)[0]
+
+        zeros = jax.tree.map(jnp.zeros_like, variables)
+        return zeros | {"params": jax.grad(value)(variables["params"])}
+
+    def drop_and_grow(
+        key: Key, local: Local, context: Context, client: Client
+    ) -> Masks:
+        numbers, with_keys = trees.hide_keys(key)
+        alpha = jnp.asarray(share(context.round))
+
+        def adjusted() -> Masks:
+            g = gradients(with_keys(numbers), local.variables, client)
+            return readjust(local.variables, local.masks, g, alpha, prunable=prunable)
+
+        return jax.lax.cond(alpha > 0, adjusted, lambda: local.masks)
+
+    return drop_and_grow
 
 
-LAST_GRADIENT = GradientTransform(_no_gradient, _remember)
-"""Plain gradients; the memory is that of the latest batch."""
+def replaced_share(
+    alpha: ArrayLike, *, interval: int, first: int, until: ArrayLike, decay: Decay
+) -> Schedule:
+    """Builds the share of the weights that round t replaces; 0 for no adjustment.
+
+    Args:
+      alpha: share of the first adjustment.
+      interval: A.
+      first: round of the first adjustment.
+      until: H, the rounds in which masks are adjusted.
+      decay: ``"cosine"`` or ``"constant"``.
+
+    Example:
+      >>> share = replaced_share(0.5, interval=2, first=1, until=4, decay="cosine")
+      >>> [round(float(share(t)), 3) for t in (1, 2, 3, 4, 5)]
+      [0.5, 0.0, 0.25, 0.0, 0.0]
+    """
+
+    def share(t: ArrayLike) -> jax.Array:
+        t = jnp.asarray(t)
+        past = (t - 1).astype(jnp.float32)
+        now = (t >= first) & ((t - first) % interval == 0) & (past < until)
+        cosine = alpha / 2 * (1 + jnp.cos(jnp.pi * past / until))
+        return jnp.where(now, cosine if decay == "cosine" else alpha, 0.0)
+
+    return share
 
 
 def feddst(
@@ -119,8 +214,12 @@ def feddst(
     rounds: ArrayLike = 200,
     interval: int = 10,
     alpha: ArrayLike = 0.5,
+    decay: Decay | None = None,
     adjust_until: ArrayLike | None = None,
+    adjust_after: int | None = None,
+    first_masks: FirstMasks = "magnitude",
     allocation: Allocation = "erk",
+    variant: Variant = "published",
     mu: ArrayLike = 0.0,
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
@@ -133,12 +232,21 @@ def feddst(
       rounds: R.
       interval: A, rounds between adjustments.
       alpha: share of the weights that the first adjustment replaces.
-      adjust_until: H, where the share reaches zero; R/2 by default.
+      decay: ``"cosine"`` or ``"constant"``, the course of that share.
+      adjust_until: H, where adjustments end; R/2 by default.
+      adjust_after: E_1, epochs of a client before it adjusts its masks, from 0 to E;
+        E // 2 by default.
+      first_masks: ``"magnitude"``, or ``"random"``.
       allocation: ``"erk"``, ``"er"``, ``"erk_feddst"`` or ``"layer"``, see
         `pruning.leaf_counts`.
+      variant: ``"authors"`` for the timing of the published code.
       mu: weight of a FedProx term; 0 for none.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `engine.options.Options`.
+
+    Raises:
+      ValueError: for an interval below 1, more epochs than there are, or a name that is
+        none of those above.
 
     Example:
       >>> from fedsparsify_jax import data, models
@@ -151,51 +259,67 @@ def feddst(
       >>> round(float(info.sparsity), 3)
       0.5
     """
+    _check_name("variant", variant, get_args(Variant))
+    _check_name("first_masks", first_masks, get_args(FirstMasks))
+    resolved, as_authors = resolve(options), variant == "authors"
+    epochs = resolved.local_epochs
+    if adjust_after is None:
+        adjust_after = epochs if as_authors else epochs // 2
     if interval < 1:
         raise ValueError(f"interval is {interval}: it must be at least 1 round")
-    horizon = rounds / 2 if adjust_until is None else adjust_until
-
-    def largest(scores: Variables, context: Context, within: Masks | None) -> Masks:
-        counts = leaf_counts(
-            scores, context.sparsity, scope=allocation, prunable=prunable
+    if not 0 <= adjust_after <= epochs:
+        raise ValueError(
+            f"adjust_after is {adjust_after}: it must be from 0 to local_epochs, "
+            f"{epochs}"
         )
-        return keep_counts(scores, counts, within=within, prunable=prunable)
+    share = replaced_share(
+        alpha,
+        interval=interval,
+        first=2 if as_authors else 1,
+        until=rounds / 2 if adjust_until is None else adjust_until,
+        decay=decay or ("constant" if as_authors else "cosine"),
+    )
 
-    def first_masks(
-        key: Key, context: Context, clients: Cohort
+    def counts(variables: Variables, context: Context) -> PyTree:
+        return leaf_counts(
+            variables, context.sparsity, scope=allocation, prunable=prunable
+        )
+
+    def start(key: Key, context: Context, clients: Cohort) -> tuple[Variables, Masks]:
+        variables = context.variables
+        scores = magnitude(variables)
+        if first_masks == "random":
+            scores = saliency.random(key, variables)
+        masks = keep_counts(scores, counts(variables, context), prunable=prunable)
+        return mask_algebra.apply(masks, variables), masks
+
+    def sums(uploads: Uploads, context: Context) -> means.Sums:
+        return means.nonzero_sums(uploads.variables, uploads.masks, uploads.shares)
+
+    def merge(
+        sums: means.Sums, uploads: Uploads, context: Context
     ) -> tuple[Variables, Masks]:
-        masks = largest(saliency.random(key, context.variables), context, None)
-        return mask_algebra.apply(masks, context.variables), masks
-
-    def drop_and_grow(
-        key: Key, local: Local, context: Context, client: Client
-    ) -> Masks:
-        past = (context.round - 1).astype(jnp.float32)
-        share = alpha / 2 * (1 + jnp.cos(jnp.pi * past / horizon))
-        gradients = jax.tree.map(jnp.zeros_like, local.variables) | local.memory
-        return jax.lax.cond(
-            ((context.round - 1) % interval == 0) & (past < horizon),
-            lambda: readjust(
-                local.variables, local.masks, gradients, share, prunable=prunable
-            ),
-            lambda: local.masks,
-        )
-
-    def merge(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        mean = nonzero_mean(uploads.variables, uploads.masks, uploads.sizes)
-        votes = mask_algebra.votes(uploads.masks, uploads.sizes > 0)
-        union = jax.tree.map(lambda count: count > 0, votes)
-        masks = largest(magnitude(mean), context, union)
+        mean = means.mean(sums, like=context.variables)
+        masks = prune_union(mean, sums.weight, counts(mean, context), prunable=prunable)
         return mask_algebra.apply(masks, mean), masks
 
+    loss = batch_loss(apply_fn, resolved.loss_fn)
     method = Method(
         schedule=schedules.constant(final_sparsity),
-        setup=Setup(no_clients, first_masks),
-        gradient=LAST_GRADIENT,
-        client_prune=drop_and_grow,
-        aggregate=stacked(merge),
+        setup=Setup(no_clients, start),
+        client_prune=_drop_and_grow(loss, resolved.batch_size, share, prunable),
+        fine_tune_epochs=epochs - adjust_after,
+        aggregate=Aggregate(sums=sums, merge=merge),
+        masks_travel=True,
         prunable=prunable,
     )
     if not (isinstance(mu, int | float) and mu == 0):
         method = method._replace(objective=proximal(mu))
+    options["local_epochs"] = adjust_after
     return engine(apply_fn, method, **options)
+
+
+def _check_name(argument: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        quoted = " or ".join(map(repr, names))
+        raise ValueError(f"unknown {argument} {name!r}: {quoted}")

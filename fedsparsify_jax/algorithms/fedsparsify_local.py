@@ -140,6 +140,7 @@ def fedsparsify_local(
         client_prune=purge_until_end if fine_tune_rounds else purge,
         fine_tune_epochs=fine_tune_epochs,
         aggregate=aggregate(merge, vote_rule),
+        masks_travel=True,
         prunable=prunable,
     )
     return engine(apply_fn, method, **options)

@@ -3,10 +3,10 @@
 Jiang, Wang, Valls, Ko, Lee, Leung and Tassiulas, *Model Pruning Enables Efficient
 Federated Learning on Edge Devices*, TNNLS 2022, arXiv 1909.12326.
 
-Clients train under m and add up squared gradients of all weights, pruned ones included:
-a_j = sum over rounds since the last adjustment, clients k and steps of n_k g_kj^2.
-Every ``interval`` rounds t, after the merge,
+Clients train under m. In every A-th round t each also adds up the dense gradients g of
+its steps and uploads the square of the sum; after the merge
 
+    a_j         =  sum_k n_k (sum over steps g_kj)^2
     r           =  0.3 * 0.5^(t / 10000)
     stay        :  the kept weights but for the share r of smallest |w| of each layer
     candidates  :  all others, by decreasing a_j / t_j, added while
@@ -14,17 +14,23 @@ Every ``interval`` rounds t, after the merge,
 
 with t_j the time a weight of its layer costs and c the fixed time of a round. Grown
 weights start at zero. Before round 1, ``initial_adjustments`` such choices are made
-between epochs of training on one random client.
+between epochs of training on one random client, with the sum over steps of g^2.
 
-Deviations: the greedy choice is found without a sort (`greedy.most_efficient`).
-Only the masks of the initial stage are kept, not its weights, and it has a fixed length
-where the paper waits for the density to settle. Times default to 1 a weight and c to
+A round that chooses masks sends a dense number for every weight besides the model, and
+its bytes have them.
+
+Deviations: the greedy choice is found without a sort (`greedy.most_efficient`). The
+importance is that of the clients of the choosing round; the official code adds up
+squares over the rounds before it as well, where all of its ten clients take part. Only
+the masks of the initial stage are kept, not its weights, and it has a fixed length
+where the code waits for the density to settle. Times default to 1 a weight and c to
 0.1 a weight of the model: pure ranking by a_j. Sparsity is an outcome unless
-``final_sparsity`` pins it for comparison. The dense upload of a is not in the bytes.
+``final_sparsity`` pins it for comparison. ``freeze_zero_initialized`` (see `snip`)
+keeps zeros there for good.
 
-``variant="authors"`` is the FedSparsify authors' port: candidates by the *signed* sum
-of gradients, until the share ``1 - 0.3 * 0.5^(t/T)`` of all weights is kept, whatever
-the time. ``freeze_zero_initialized`` (see `snip`) keeps zeros there for good.
+Checked against: jiangyuang/PruneFL b499d3a, read (adaptive.py, control/algorithm.py);
+the FedSparsify authors' port ranks signed gradients and is not reproduced. Importances,
+choices and whole rounds against NumPy in tests/algorithms/test_prunefl.py.
 """
 
 import functools
@@ -47,6 +53,7 @@ from fedsparsify_jax.algorithms._shared.greedy import (
     ratios,
 )
 from fedsparsify_jax.engine import EngineOptions, engine, resolve
+from fedsparsify_jax.engine.tuning import optimizer_of
 from fedsparsify_jax.method import (
     Client,
     Context,
@@ -62,6 +69,7 @@ from fedsparsify_jax.method import (
     no_state,
     stacked,
 )
+from fedsparsify_jax.metrics.communication import BYTES_PER_NUMBER
 from fedsparsify_jax.pruning.selection import drop_share, magnitude
 from fedsparsify_jax.training.local import TrainFn, batch_loss, local_training
 from fedsparsify_jax.types import (
@@ -73,25 +81,12 @@ from fedsparsify_jax.types import (
     Prunable,
     PyTree,
     Variables,
-    Variant,
 )
-
-# The term of a step in the importance of a weight.
-_TERMS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "published": jnp.square,
-    "authors": lambda gradient: gradient,
-}
-
-
-class _Server(NamedTuple):
-    sums: PyTree  # importances since the last adjustment, over the parameters
-    eligible: Masks | None  # what may ever be kept; None for everything
 
 
 class _Rule(NamedTuple):
     """The choice of masks; the fields are arguments of `prunefl`."""
 
-    variant: Variant
     final_sparsity: ArrayLike | None
     max_density: ArrayLike
     layer_time: Callable[[str], float] | None
@@ -99,17 +94,6 @@ class _Rule(NamedTuple):
     droppable: ArrayLike
     half_life: ArrayLike
     prunable: Prunable | None
-
-    def check(self) -> None:
-        """Refuses what does not go together."""
-        if self.variant not in _TERMS:
-            raise ValueError(
-                f"unknown variant {self.variant!r}: 'published' or 'authors'"
-            )
-        if self.variant == "authors" and self.final_sparsity is not None:
-            raise ValueError(
-                "the authors' variant cannot be pinned to a final_sparsity"
-            )
 
     def times(self, variables: Variables) -> PyTree:
         """Returns t_j, one number a leaf."""
@@ -130,18 +114,16 @@ class _Rule(NamedTuple):
         self,
         variables: Variables,
         masks: Masks,
-        sums: PyTree,
+        importance: PyTree,
         t: ArrayLike,
         context: Context,
     ) -> Masks:
         """Returns the masks after an adjustment in round t."""
-        importance = jax.tree.map(jnp.zeros_like, variables) | sums
+        importance = jax.tree.map(jnp.zeros_like, variables) | importance
         share = self.droppable * 0.5 ** (jnp.asarray(t, jnp.float32) / self.half_life)
         stay = drop_share(magnitude(variables), masks, share, prunable=self.prunable)
-        within = context.server.eligible
+        within = context.server  # what may ever be kept; None for everything
         best = functools.partial(most_important, stay=stay, prunable=self.prunable)
-        if self.variant == "authors":
-            return best(importance, sparsity=share, within=within)
         times = self.times(variables)
         gain = ratios(importance, times)
         if self.final_sparsity is not None:
@@ -157,57 +139,67 @@ class _Rule(NamedTuple):
         return best(gain, sparsity=1 - jnp.asarray(self.max_density), within=chosen)
 
 
-def _no_sums(variables: Variables) -> PyTree:
+def _zeros(variables: Variables) -> PyTree:
     return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
 
 
-def _importances(variant: str) -> GradientTransform:
-    """Adds the terms of a client's steps up in its memory."""
+def _adding(term: Callable[[jax.Array], jax.Array]) -> GradientTransform:
+    """Adds up a term of the gradients of a client's steps."""
 
     def update(
         grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
     ) -> tuple[Any, Variables, PyTree]:
         value, gradients = grad_fn(variables)
-        terms = jax.tree.map(_TERMS[variant], gradients)
+        terms = jax.tree.map(term, gradients)
         return value, gradients, jax.tree.map(jnp.add, memory, terms)
 
-    return GradientTransform(_no_sums, update)
+    return GradientTransform(_zeros, update)
 
 
-def _send_importances(
-    key: Key, local: Local, context: Context, client: Client
-) -> tuple[Upload, PyTree]:
-    return Upload(local.variables, local.masks, local.memory), client.state
+def _sending(interval: int) -> Uploader:
+    """Sends the squared sums of gradients; other rounds than every A-th drop them."""
+
+    def send(
+        key: Key, local: Local, context: Context, client: Client
+    ) -> tuple[Upload, PyTree]:
+        chooses = context.round % interval == 0
+        importance = jax.tree.map(
+            lambda total: jnp.where(chooses, total * total, 0.0), local.memory
+        )
+        dense = BYTES_PER_NUMBER * trees.size(importance)
+        upload = Upload(
+            variables=local.variables,
+            masks=local.masks,
+            extra=importance,
+            extra_bytes=jnp.where(chooses, jnp.uint32(dense), jnp.uint32(0)),
+        )
+        return upload, client.state
+
+    return Uploader(no_state, send)
 
 
 def _mean(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
     return weighted_mean(uploads.variables, uploads.sizes), context.masks
 
 
-def _adjustments(rule: _Rule, interval: int, freeze: bool) -> ServerTransform:
-    """Adds up the clients' importances; chooses masks by them every few rounds."""
+def _choosing(rule: _Rule, interval: int, freeze: bool) -> ServerTransform:
+    """Chooses masks by the clients' importances in every A-th round."""
 
-    def init(variables: Variables, masks: Masks) -> _Server:
-        eligible = nonzero(variables, rule.prunable) if freeze else None
-        return _Server(_no_sums(variables), eligible)
+    def eligible(variables: Variables, masks: Masks) -> Masks | None:
+        return nonzero(variables, rule.prunable) if freeze else None
 
     def update(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
     ) -> tuple[Variables, Masks, PyTree]:
-        fresh = trees.weighted_sum(uploads.extra, uploads.sizes)
-        sums = jax.tree.map(jnp.add, context.server.sums, fresh)
-        masks, sums = jax.lax.cond(
+        importance = trees.weighted_sum(uploads.extra, uploads.sizes)
+        masks = jax.lax.cond(
             context.round % interval == 0,
-            lambda: (
-                rule.masks(variables, masks, sums, context.round, context),
-                _no_sums(variables),
-            ),
-            lambda: (masks, sums),
+            lambda: rule.masks(variables, masks, importance, context.round, context),
+            lambda: masks,
         )
-        server = context.server._replace(sums=sums)
-        return mask_algebra.apply(masks, variables), masks, server
+        return mask_algebra.apply(masks, variables), masks, context.server
 
-    return ServerTransform(init, update)
+    return ServerTransform(eligible, update)
 
 
 def _initial_stage(
@@ -234,7 +226,7 @@ def _initial_stage(
             masks = rule.masks(trained.variables, masks, trained.memory, 0, context)
             return (trained.variables, masks), None
 
-        eligible = context.server.eligible
+        eligible = context.server
         start = context.variables, context.masks if eligible is None else eligible
         (_, masks), _ = jax.lax.scan(stage, start, jnp.arange(adjustments))
         return mask_algebra.apply(masks, context.variables), masks
@@ -251,9 +243,7 @@ def prunefl(
     layer_time: Callable[[str], float] | None = None,
     fixed_time: ArrayLike | None = None,
     droppable: ArrayLike = 0.3,
-    half_life: ArrayLike | None = None,
-    variant: Variant = "published",
-    rounds: ArrayLike = 200,
+    half_life: ArrayLike = 10_000,
     initial_adjustments: int = 5,
     initial_epochs: int = 1,
     prunable: Prunable | None = None,
@@ -272,9 +262,7 @@ def prunefl(
       fixed_time: c > 0; by default a tenth of the time of all prunable weights.
       droppable: share of each layer's kept weights that is up for replacement, 0.3 in
         the paper, halved every ``half_life`` rounds.
-      half_life: 10,000 by default, and ``rounds`` for ``variant="authors"``.
-      variant: ``"published"`` or ``"authors"``.
-      rounds: T, for the authors' variant alone.
+      half_life: in rounds.
       initial_adjustments: choices before round 1; 0 starts dense.
       initial_epochs: epochs of SGD on one client before each of them (the authors
         make 10).
@@ -299,10 +287,9 @@ def prunefl(
         raise ValueError(
             f"initial_adjustments is {initial_adjustments}: it must be at least 0"
         )
-    if half_life is None:
-        half_life = rounds if variant == "authors" else 10_000
+    if initial_epochs < 1:
+        raise ValueError(f"initial_epochs is {initial_epochs}: it must be at least 1")
     rule = _Rule(
-        variant=variant,
         final_sparsity=final_sparsity,
         max_density=max_density,
         layer_time=layer_time,
@@ -311,21 +298,21 @@ def prunefl(
         half_life=half_life,
         prunable=prunable,
     )
-    rule.check()
     method = Method(
         schedule=schedules.constant(0.0 if final_sparsity is None else final_sparsity),
-        gradient=_importances(variant),
-        upload=Uploader(no_state, _send_importances),
+        gradient=_adding(lambda gradient: gradient),
+        upload=_sending(interval),
         aggregate=stacked(_mean),
-        server=_adjustments(rule, interval, freeze_zero_initialized),
+        server=_choosing(rule, interval, freeze_zero_initialized),
+        masks_travel=True,
         prunable=prunable,
     )
     resolved = resolve(options)
-    optimizer = resolved.optimizer or optax.sgd(resolved.learning_rate)
+    optimizer = optimizer_of(resolved)
     train = local_training(
         batch_loss(apply_fn, resolved.loss_fn),
         optimizer,
-        method,
+        method._replace(gradient=_adding(jnp.square)),
         epochs=initial_epochs,
         batch_size=resolved.batch_size,
     )

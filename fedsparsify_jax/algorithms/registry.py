@@ -64,8 +64,12 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.random_pruning),
         Row(algorithms.one_shot),
         Row(algorithms.snip),
-        Row(algorithms.grasp),
-        Row(algorithms.synflow, reads_examples=True),
+        Row(algorithms.grasp, defaults={"prunable": "kernels"}),
+        Row(
+            algorithms.synflow,
+            defaults={"prunable": "kernels"},
+            reads_examples=True,
+        ),
         Row(algorithms.prunefl),
         Row(algorithms.feddst),
     )

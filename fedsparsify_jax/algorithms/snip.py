@@ -12,11 +12,19 @@ At the initial model w, with g the gradient of the loss on one mini-batch:
 ``source="client"`` takes the first batch of one random client (FedSparsify's baseline);
 ``"cohort"`` averages |g * w| over the first batches of a round's cohort (SSFL).
 
-Deviations: biases and norm parameters compete (the authors of FedSparsify leave norm
-parameters out by name). ``freeze_zero_initialized=True`` reproduces a defect of theirs:
+All parameters are ranked, as weights and biases are in the authors' code; those that
+start at zero score zero and fall out. ``prunable=masks.kernels_only`` ranks kernels
+alone, as mil-ad/snip does.
+
+Deviations: norm parameters compete as well (the authors of FedSparsify leave them out
+by name); the batch is a random one, where FedSparsify's baseline takes the first in the
+order of storage. ``freeze_zero_initialized=True`` reproduces a defect of theirs:
 the working mask is re-derived as ``w != 0`` before training, which freezes biases and
 norm offsets at zero; the sparsity is then above S. Running statistics, which their
 defect freezes too, stay free here.
+
+Checked against: namhoonlee/snip-public f028496, mil-ad/snip and dstripelis/FedSparsify
+21fb7c3, read; NumPy in tests/pruning/test_saliency.py.
 """
 
 from typing import Unpack

@@ -19,15 +19,17 @@ from fedsparsify_jax.engine.wrappers.faults import (
     sample_faults,
 )
 from fedsparsify_jax.method import Aggregate, Client, Context, Method, Upload, Uploads
-from fedsparsify_jax.metrics.communication import nonzero_bytes
+from fedsparsify_jax.metrics.communication import kept_bytes, nonzero_bytes
 from fedsparsify_jax.training.local import Trained
 from fedsparsify_jax.types import (
     ClientsState,
     Cohort,
     Key,
+    Masks,
     PyTree,
     RoundInfo,
     State,
+    Variables,
 )
 
 # Far from the small numbers that `split` folds in.
@@ -101,7 +103,7 @@ class ClientResult(NamedTuple):
     upload: Upload  # empty once its sums are added up
     state: ClientsState  # kept for this client
     loss: jax.Array  # float32: mean training loss
-    bytes_up: jax.Array  # uint32: non-zeros of the upload x 32 bit
+    bytes_up: jax.Array  # uint32: of the upload
     finite: jax.Array  # bool: whether every number of the upload is finite
 
 
@@ -150,18 +152,29 @@ def client_tasks(
     )
 
 
+def _bytes(method: Method, variables: Variables, masks: Masks) -> jax.Array:
+    return kept_bytes(masks) if method.masks_travel else nonzero_bytes(variables)
+
+
 def result_of(
-    trained: Trained, upload: Upload, kept: ClientsState, task: ClientTask
+    method: Method,
+    trained: Trained,
+    upload: Upload,
+    kept: ClientsState,
+    task: ClientTask,
 ) -> ClientResult:
     """Returns what comes back from a client, its bytes counted, its faults in it.
 
     Args:
+      method: for its rule of counting bytes.
       trained: its last training.
       upload: the message.
       kept: what is kept for the client.
       task: of the client.
     """
-    bytes_up = nonzero_bytes(upload.variables)
+    bytes_up = _bytes(method, upload.variables, upload.masks)
+    for extra in jax.tree.leaves(upload.extra_bytes):
+        bytes_up += extra.astype(jnp.uint32)
     if task.member.fault is not None:
         upload = corrupted(upload, task.member.fault.corruption)
     return ClientResult(
@@ -281,7 +294,8 @@ def report(
     sizes, participating = uploads.sizes, members.participating
     total = jnp.maximum(jnp.sum(sizes), 1.0)
     loss = jnp.sum(sizes * jnp.where(sizes > 0, results.loss, 0.0)) / total
-    bytes_down = nonzero_bytes(method.download(new.variables, new.masks, context))
+    sent = method.download(new.variables, new.masks, context)
+    bytes_down = _bytes(method, sent, new.masks)
     stragglers = ~participating if members.fault is None else members.fault.straggling
     return RoundInfo(
         round=context.round,

@@ -70,7 +70,8 @@ def client_half(method: Method, tuning: Tuning) -> ClientHalf:
         local = Local(variables=trained.variables, masks=masks, memory=trained.memory)
         upload, extra = method.upload.send(keys.upload, local, context, client)
         optimizer = trained.optimizer if tuning.keeps_optimizer else ()
-        return result_of(trained, upload, ClientsState(optimizer, extra), task)
+        kept = ClientsState(optimizer, extra)
+        return result_of(method, trained, upload, kept, task)
 
     return client_round
 

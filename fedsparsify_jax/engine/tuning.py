@@ -62,8 +62,10 @@ def _effort(task: ClientTask) -> jax.Array | None:
     return None if task.member.fault is None else task.member.fault.effort
 
 
-def _sgd(o: Options) -> optax.GradientTransformation:
-    """Builds the clients' optimizer, where no other is given."""
+def optimizer_of(o: Options) -> optax.GradientTransformation:
+    """Returns the clients' optimizer: the given one, or SGD."""
+    if o.optimizer is not None:
+        return o.optimizer
     # A momentum of exactly 0 would only carry a useless buffer.
     momentum = o.momentum
     if isinstance(momentum, int | float) and momentum == 0:
@@ -81,7 +83,9 @@ def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
         raise ValueError(
             f"fine_tune_epochs is {method.fine_tune_epochs}: it must be at least 0"
         )
-    transform = o.optimizer or _sgd(o)
+    if o.local_epochs + method.fine_tune_epochs < 1:
+        raise ValueError(f"local_epochs is {o.local_epochs}: it must be at least 1")
+    transform = optimizer_of(o)
 
     def training(epochs: int, apply_fn: ApplyFn = apply_fn) -> TrainFn:
         return local_training(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedsparsify_jax import masks, schedules, trees
-from fedsparsify_jax.types import Prunable, Schedule, Variables
+from fedsparsify_jax.types import Masks, Prunable, Schedule, Variables
 
 BYTES_PER_NUMBER = 4
 BYTES_PER_INDEX = 4
@@ -47,6 +47,18 @@ def nonzero_bytes(variables: Variables) -> jax.Array:
     Array(8, dtype=uint32)
     """
     return trees.nonzeros(variables).astype(jnp.uint32) * BYTES_PER_NUMBER
+
+
+def kept_bytes(masks: Masks) -> jax.Array:
+    """Counts the bytes of one message whose masks travel with it: kept x 32 bit.
+
+    A kept weight that is zero is in the message; the masks themselves are not counted,
+    as in `nonzero_bytes`. A uint32 scalar, exact up to 2^30 kept numbers.
+
+    >>> kept_bytes({"params": {"w": jnp.array([False, True, True])}})
+    Array(8, dtype=uint32)
+    """
+    return trees.nonzeros(masks).astype(jnp.uint32) * BYTES_PER_NUMBER
 
 
 def bitmap_bytes(variables: Variables, prunable: Prunable | None = None) -> jax.Array:

@@ -236,10 +236,10 @@ def local_training(
       ``(key, variables, masks, optimizer_state, data, context) -> Trained``.
 
     Raises:
-      ValueError: for less than one epoch, or an empty batch.
+      ValueError: for a negative number of epochs, or an empty batch.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs is {epochs}: it must be at least 1")
+    if epochs < 0:
+        raise ValueError(f"epochs is {epochs}: it must be at least 0")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
     step_on = _step_on(loss, optimizer, method, trained)

@@ -84,7 +84,7 @@ def test_fedopt_with_sgd_at_rate_one_is_fedavg() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["adam", "yogi", "momentum"])
+@pytest.mark.parametrize("name", ["adam", "yogi", "adagrad", "momentum"])
 def test_two_server_steps_by_hand(name: str) -> None:
     rate, tau = 0.3, 1e-3
     w, m, v = START.astype(float), np.zeros(3), np.full(3, tau**2)
@@ -94,8 +94,10 @@ def test_two_server_steps_by_hand(name: str) -> None:
             m = 0.9 * m + g
             w = w - rate * m
             continue
-        m = 0.9 * m + 0.1 * g
-        if name == "adam":
+        m = g if name == "adagrad" else 0.9 * m + 0.1 * g
+        if name == "adagrad":
+            v = v + g**2
+        elif name == "adam":
             v = 0.99 * v + 0.01 * g**2
         else:
             v = v - 0.01 * g**2 * np.sign(v - g**2)

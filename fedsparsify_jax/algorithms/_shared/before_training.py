@@ -11,6 +11,7 @@ from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared.client_scores import (
+    balanced_batch,
     first_batch,
     score_clients,
     scoring_clients,
@@ -80,6 +81,7 @@ def by_gradients(
     source: Source,
     score_batch_size: int | None,
     temperature: ArrayLike,
+    per_class: int | None = None,
     final_sparsity: ArrayLike,
     scope: Scope,
     prunable: Prunable | None,
@@ -101,7 +103,12 @@ def by_gradients(
     def find(key: Key, context: Context, clients: Cohort) -> Masks:
         def score(key: Key, data: ClientData) -> Scores:
             batch_key, noise_key = jax.random.split(key)
-            batch = first_batch(batch_key, data, size)
+            if per_class is None:
+                batch = first_batch(batch_key, data, size)
+            else:
+                outputs, _ = jax.eval_shape(apply_fn, context.variables, data.x[:1])
+                classes = outputs.shape[-1]
+                batch = balanced_batch(batch_key, data, per_class, classes)
             return saliency(
                 lambda variables: loss(variables, batch, noise_key)[0],
                 context.variables,

@@ -39,6 +39,43 @@ def first_batch(key: Key, data: ClientData, size: int) -> Batch:
     return Batch(data.x[index], data.y[index], valid)
 
 
+def balanced_batch(
+    key: Key, data: ClientData, per_class: int, num_classes: int
+) -> Batch:
+    """Returns up to ``per_class`` random examples of every class of one client.
+
+    Args:
+      key: of the choice.
+      data: one client's, ``[M, ...]``, with whole numbers for targets.
+      per_class: examples of a class; fewer where the client has fewer.
+      num_classes: C; the batch has ``min(per_class * C, M)`` rows.
+
+    Raises:
+      ValueError: for targets that are no classes.
+
+    Example:
+      >>> y = jnp.array([0, 0, 0, 1, 1, 2])
+      >>> data = ClientData(jnp.arange(6.0), y, jnp.int32(6))
+      >>> batch = balanced_batch(jax.random.key(0), data, 1, 3)
+      >>> sorted(batch.y[batch.valid].tolist())
+      [0, 1, 2]
+    """
+    if not jnp.issubdtype(data.y.dtype, jnp.integer):
+        raise ValueError("a balanced batch needs classes, the targets are numbers")
+    length = data.y.shape[0]
+    order = epoch_order(key, data.sizes, length)
+    real = jnp.arange(length) < data.sizes
+    classes = data.y[order]
+    is_class = (classes[:, None] == jnp.arange(num_classes)) & real[:, None]
+    # How many of its class come before each example in the random order.
+    rank = jnp.sum(jnp.cumsum(is_class, axis=0) * is_class, axis=1)
+    chosen = real & (rank >= 1) & (rank <= per_class)
+    first = jnp.argsort(~chosen)[: min(per_class * num_classes, length)]  # stable
+    valid = chosen[first]
+    index = order[jnp.where(valid, first, first[0])]
+    return Batch(data.x[index], data.y[index], valid)
+
+
 def random_client(key: Key, sizes: jax.Array) -> jax.Array:
     """Draws the id of one client that has examples, uniformly.
 

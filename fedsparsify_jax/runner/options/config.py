@@ -42,6 +42,8 @@ from fedsparsify_jax.runner.options.schema import (
 from fedsparsify_jax.types import (
     Allocation,
     Anchor,
+    Decay,
+    FirstMasks,
     OptimizerState,
     Scope,
     ServerOptimizer,
@@ -162,7 +164,7 @@ class TrainConfig:
     """Local epochs after a client's own purge."""
     scope: Annotated[Scope | None, Keyword()] = None
     """What shares a threshold: the whole model, or each layer with its own budget."""
-    prunable: Literal["all", "kernels"] = "all"
+    prunable: Annotated[Literal["all", "kernels"] | None, BY_DATASET] = None
     """Whether biases and norm parameters may be pruned too."""
     vote_rule: Annotated[VoteRule | None, Keyword()] = None
     """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
@@ -204,10 +206,14 @@ class TrainConfig:
     """Round of the only purge."""
     source: Annotated[Source | None, Keyword()] = None
     """Whose data scores the weights: one client's batch, or the average of all."""
+    temperature: Annotated[float | None, above(0), Keyword(), TRACED] = None
+    """Divisor of the logits while weights are scored."""
+    examples_per_class: Annotated[int | None, at_least(1), Keyword()] = None
+    """Examples of each class that score the weights, in place of a batch."""
     freeze_zero_initialized: Annotated[Switch | None, Keyword()] = None
     """The authors' defect: parameters that start at zero are never trained."""
     variant: Annotated[Variant | None, Keyword()] = None
-    """The published algorithm, or the FedSparsify authors' port."""
+    """The algorithm as published, or with the timing of its authors' code."""
     pin_sparsity: Annotated[Switch, Shown(hint="of prunefl; default: on")] = "on"
     """Whether --final-sparsity is kept to; off lets the algorithm find its own."""
     interval: Annotated[int | None, at_least(1), Keyword(), CHANGEABLE] = None
@@ -216,6 +222,12 @@ class TrainConfig:
         float | None, between(0, 1), Keyword("alpha"), TRACED, CHANGEABLE
     ] = None
     """Share of a layer's weights that the first adjustment replaces."""
+    decay: Annotated[Decay | None, Keyword()] = None
+    """Course of that share over the rounds."""
+    adjust_after: Annotated[int | None, at_least(0), Keyword()] = None
+    """Local epochs before a client adjusts its masks; default: half of them."""
+    first_masks: Annotated[FirstMasks | None, Keyword()] = None
+    """Weights that the masks of round 1 keep."""
     allocation: Annotated[Allocation | None, Keyword()] = None
     """How layers share the sparsity."""
 

@@ -13,6 +13,7 @@ USUAL: dict[str, Any] = {
     "momentum": 0.0,
     "nesterov": "off",
     "client_data": "memory",
+    "prunable": "all",
 }
 """Defaults where there is no paper to follow: digits and the user's data."""
 

@@ -105,7 +105,7 @@ def _is_outcome(options: Mapping[str, Any]) -> bool:
     sparsity = ALGORITHMS[options["algorithm"]].parameters.get("final_sparsity")
     if sparsity is None or sparsity.default is not None:
         return False
-    return options["pin_sparsity"] == "off" or options["variant"] == "authors"
+    return options["pin_sparsity"] == "off"
 
 
 def _plain(value: Any) -> Any:
