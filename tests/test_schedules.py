@@ -13,8 +13,8 @@ from fedsparsify_jax import schedules
 
 
 def oracle(t, final, end, begin=1, initial=0.0, exponent=3.0, every=1):
-    """s_t of the paper, literally, for begin <= t <= end."""
-    if t < begin:
+    """s_t of the paper for t <= end; the authors purge after round ``begin``."""
+    if t <= begin:
         return 0.0
     progress = (every * (t // every) - begin) / (end - begin)
     value = final + (initial - final) * (1 - progress) ** exponent
@@ -90,7 +90,7 @@ def test_every_schedule_stays_in_range_grows_and_agrees_when_traced(build, t, sp
 
 def test_linear_and_cosine_pass_through_known_points():
     linear = schedules.linear(0.8, end=9, initial=0.4)
-    assert [linear(t) for t in (1, 5, 9)] == pytest.approx([0.4, 0.6, 0.8])
+    assert [linear(t) for t in (1, 5, 9)] == pytest.approx([0.0, 0.6, 0.8])
     cosine = schedules.cosine(0.8, end=9)
     quarter = 0.4 * (1 - math.cos(math.pi / 4))
     assert [cosine(t) for t in (1, 3, 5, 9)] == pytest.approx([0, quarter, 0.4, 0.8])
@@ -105,7 +105,7 @@ def test_multiplicative_removes_a_share_of_what_remains():
     schedule = schedules.multiplicative(0.08, every=2, final=0.5)
     remaining = 1.0
     for t in range(1, 30):
-        if t > 1 and (t - 1) % 2 == 0:
+        if t > 1 and t % 2 == 0:  # as in the authors' code
             remaining = max(remaining * 0.92, 0.5)
         assert schedule(t) == pytest.approx(1 - remaining)
 

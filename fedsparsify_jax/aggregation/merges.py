@@ -150,9 +150,9 @@ def tanh(
         number = jnp.maximum(jnp.sum(weights > 0), 1)
         gaps = jnp.where(present, old[None] - leaf, 0.0)
         mean = jnp.sum(gaps, axis=0) / number
-        apart = jnp.where(present, gaps - mean, 0.0)
+        apart = jnp.where(present, gaps - mean[None], 0.0)
         spread = jnp.sqrt(jnp.sum(apart**2, axis=0) / (number + 1))
-        shares = jnp.tanh(0.25 * jnp.abs(apart / (spread + 1e-3)))
+        shares = jnp.tanh(0.25 * jnp.abs(apart / (spread[None] + 1e-3)))
         total = jnp.sum(shares, axis=0)
         uneven = jnp.sum(shares * gaps, axis=0) / jnp.where(total > 0, total, 1.0)
         gap = jnp.where(total > 0, uneven, mean)

@@ -10,8 +10,8 @@ logits divided by a temperature:
     m  <- the n - floor(S n) largest w * (H g) of all layers together
     w  <- m * w, then FedAvg with weights projected by m at every step
 
-The score is signed: the paper removes the largest ``-w * H g``. The n kernel entries are
-ranked; biases and norm parameters stay dense. ``prunable=None`` ranks all parameters,
+The score is signed: the paper removes the largest ``-w * H g``. Kernels are ranked;
+biases and norm parameters stay dense. ``prunable=None`` ranks all parameters,
 as FedSparsify's baseline does: those that start at zero then score zero, fall out, and
 never train.
 

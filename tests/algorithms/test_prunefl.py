@@ -45,59 +45,98 @@ def states(**options: Any) -> list[Any]:
 
 
 def chosen(
-    w: np.ndarray, mask: np.ndarray, sums: np.ndarray, t: int, rule: str
+    w: np.ndarray, mask: np.ndarray, importance: np.ndarray, t: int, pinned: bool
 ) -> np.ndarray:
     """One adjustment by its description."""
-    share = 0.3 * 0.5 ** (t / (ROUNDS if rule == "authors" else 10_000))
+    share = 0.3 * 0.5 ** (t / 10_000)
     kept = sorted(np.flatnonzero(mask), key=lambda i: -abs(w[i]))
     stay = kept[: len(kept) - int(share * len(kept))]
-    others = sorted(set(range(10)) - set(stay), key=lambda i: -sums[i])
-    if rule == "pinned":
-        stay = sorted(stay, key=lambda i: -sums[i])[:6]
+    others = sorted(set(range(10)) - set(stay), key=lambda i: -importance[i])
+    if pinned:
+        stay = sorted(stay, key=lambda i: -importance[i])[:6]
         stay += [i for i in others if i not in stay][: 6 - len(stay)]
-    elif rule == "authors":
-        stay += others[: 10 - int(share * 10) - len(stay)]
     else:
-        gained, spent = sums[stay].sum(), 1.0 + len(stay)  # c is a tenth of ten
+        gained, spent = importance[stay].sum(), 1.0 + len(stay)  # c: a tenth of ten
         for i in others:
-            if sums[i] <= gained / spent:
+            if importance[i] <= gained / spent:
                 break
             stay.append(i)
-            gained, spent = gained + sums[i], spent + 1
+            gained, spent = gained + importance[i], spent + 1
     result = np.zeros(10, bool)
     result[stay] = True
     return result
 
 
-@pytest.mark.parametrize(
-    ("rule", "options"),
-    [
-        ("published", {}),
-        ("pinned", {"final_sparsity": 0.4}),
-        ("authors", {"variant": "authors", "rounds": ROUNDS}),
-    ],
-)
-def test_whole_rounds(rule: str, options: Any) -> None:
-    found = states(initial_adjustments=0, **options)
-    w, mask, sums = START.astype(float), np.ones(10, bool), np.zeros(10)
+@pytest.mark.parametrize("pinned", [False, True])
+def test_whole_rounds(pinned: bool) -> None:
+    options = {"final_sparsity": 0.4} if pinned else {}
+    history = states(initial_adjustments=0, **options)
+    w, mask = START.astype(float), np.ones(10, bool)
     for t in range(1, ROUNDS + 1):
-        merged = []
+        merged, importance = [], np.zeros(10)
         for x, y, n in zip(X, Y, COUNT, strict=True):
-            mine = w.copy()
+            local, total = w.copy(), np.zeros(10)
             for _ in range(EPOCHS):
-                g = 2 * x[:n].T @ (x[:n] @ mine - y[:n]) / n
-                sums = sums + n * (g if rule == "authors" else g**2)
-                mine = (mine - RATE * g) * mask
-            merged.append(mine)
+                g = 2 * x[:n].T @ (x[:n] @ local - y[:n]) / n
+                total = total + g
+                local = (local - RATE * g) * mask
+            importance = importance + n * total**2
+            merged.append(local)
         w = np.average(merged, axis=0, weights=COUNT)
         if t % INTERVAL == 0:
-            mask, sums = chosen(w, mask, sums, t, rule), np.zeros(10)
+            mask = chosen(w, mask, importance, t, pinned)
             w = w * mask
-        np.testing.assert_array_equal(found[t].masks["params"]["w"], mask)
+        np.testing.assert_array_equal(history[t].masks["params"]["w"], mask)
         np.testing.assert_allclose(
-            found[t].variables["params"]["w"], w, rtol=1e-3, atol=1e-5
+            history[t].variables["params"]["w"], w, rtol=1e-3, atol=1e-5
         )
     assert not mask.all()
+
+
+def test_importance_is_the_square_of_a_rounds_sum() -> None:
+    """Gradients +1 and -1 of one weight cancel, .8 and .8 of the other add up."""
+
+    def loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
+        return outputs
+
+    model = models.from_functions(
+        lambda key: {"w": jnp.array([1.0, 1.0])}, lambda params, x: x @ params["w"]
+    )
+    x = jnp.array([[[1.0, 0.8], [-1.0, 0.8]]])
+    clients = ClientData(x, jnp.zeros((1, 2)), jnp.array([2]))
+    algorithm = algorithms.prunefl(
+        model.apply,
+        loss_fn=loss,
+        interval=1,
+        final_sparsity=0.5,
+        droppable=1.0,
+        half_life=1e9,
+        initial_adjustments=0,
+        local_epochs=1,
+        batch_size=1,
+        learning_rate=1e-3,
+    )
+    state = algorithm.init(jax.random.key(0), model.init(jax.random.key(0)))
+    state, _ = jax.jit(algorithm.step)(jax.random.key(1), state, clients)
+    assert state.masks["params"]["w"].tolist() == [False, True]
+
+
+def test_rounds_that_choose_send_a_dense_number_for_every_weight() -> None:
+    algorithm = algorithms.prunefl(
+        MODEL.apply,
+        interval=INTERVAL,
+        final_sparsity=0.4,
+        loss_fn=squared_error,
+        batch_size=4,
+    )
+    state = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(0)))
+    step = jax.jit(algorithm.step)
+    for t in range(1, 5):
+        kept = int(state.masks["params"]["w"].sum()) if t > 1 else 6
+        state, info = step(jax.random.key(t), state, CLIENTS)
+        dense = 4 * 10 if t % INTERVAL == 0 else 0
+        assert info.bytes_up.tolist() == [4 * kept + dense] * 2
+        assert info.bytes_down.tolist() == [4 * 6] * 2
 
 
 def test_the_initial_stage_prunes_before_the_first_round() -> None:
@@ -147,8 +186,7 @@ def test_frozen_zeros_stay_out() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "theirs"}, "unknown variant 'theirs'"),
-        ({"variant": "authors", "final_sparsity": 0.5}, "cannot be pinned"),
+        ({"initial_epochs": 0}, "initial_epochs is 0"),
         ({"interval": 0}, "interval is 0"),
         ({"initial_adjustments": -1}, "initial_adjustments is -1"),
     ],
