@@ -125,14 +125,20 @@ class RoundInfo(NamedTuple):
     target_sparsity: jax.Array  # float32 scalar: the schedule's s_t
     sparsity: jax.Array  # float32 scalar: pruned share of the prunable parameters
     kept: dict[str, jax.Array]  # path of a leaf -> int32 kept entries
-    bytes_up: jax.Array  # [K] uint32: sent by each client, non-zeros x 32 bit
-    bytes_down: jax.Array  # [K] uint32: sent to each client, non-zeros x 32 bit
+    # [K] uint32: messages by and to each client, non-zeros x 32 bit; kept x 32 bit of
+    # methods whose masks travel, and what else they send in the round
+    bytes_up: jax.Array
+    bytes_down: jax.Array
     cohort: jax.Array  # [K] int32: who took part
     # int32 scalars: numbers of clients of the cohort, see `engine.wrappers.faults`
     merged: jax.Array  # uploads that were merged; if 0, the model stayed as it was
     dropped: jax.Array  # clients that sent nothing
     stragglers: jax.Array  # clients that made fewer steps, and sent the result
     rejected: jax.Array  # uploads that held a NaN or an infinity
+    # [P] uint32: messages by and to each client that was looked at before round 1: the
+    # model, and a score for every parameter; 0 in all other rounds
+    setup_up: jax.Array
+    setup_down: jax.Array
 
 
 class Cohort(NamedTuple):

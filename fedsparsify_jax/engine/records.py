@@ -310,4 +310,6 @@ def report(
         dropped=_count(~participating),
         stragglers=_count(stragglers),
         rejected=_count(participating & ~results.finite),
+        setup_up=jnp.zeros(0, jnp.uint32),
+        setup_down=jnp.zeros(0, jnp.uint32),
     )

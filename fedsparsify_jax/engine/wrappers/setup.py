@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from fedsparsify_jax import trees
 from fedsparsify_jax.engine.records import RoundKeys, open_round
 from fedsparsify_jax.method import Method
+from fedsparsify_jax.metrics.communication import BYTES_PER_NUMBER, nonzero_bytes
 from fedsparsify_jax.types import (
     ClientData,
     Cohort,
@@ -49,12 +50,27 @@ def with_setup(method: Method, algorithm: FederatedAlgorithm) -> FederatedAlgori
         )
         return state._replace(variables=variables, masks=masks)
 
+    def counted(
+        state: State, new: State, info: RoundInfo, number: int
+    ) -> tuple[State, RoundInfo]:
+        """Counts the messages of the clients that setup looked at."""
+
+        def each(total: jax.Array) -> jax.Array:
+            total = jnp.where(state.round == 0, total, 0).astype(jnp.uint32)
+            return jnp.broadcast_to(total, (number,))
+
+        scores = BYTES_PER_NUMBER * trees.size(state.variables["params"])
+        up, down = each(jnp.uint32(scores)), each(nonzero_bytes(state.variables))
+        return new, info._replace(setup_up=up, setup_down=down)
+
     def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
         def gather(key: Key) -> Cohort:
             ids = setup.clients(key, clients.sizes).astype(jnp.int32)
             return Cohort(ids, trees.take(clients, ids))
 
-        return inner.step(key, prepared(key, state, gather), clients)
+        ids = jax.eval_shape(setup.clients, key, clients.sizes)
+        start = prepared(key, state, gather)
+        return counted(state, *inner.step(key, start, clients), ids.shape[0])
 
     def run(
         key: Key, state: State, cohort: Cohort, setup_clients: Cohort | None = None
@@ -65,7 +81,8 @@ def with_setup(method: Method, algorithm: FederatedAlgorithm) -> FederatedAlgori
                 "clients whose ids algorithm.cohorts.setup_clients chooses"
             )
         start = prepared(key, state, lambda key: setup_clients)
-        return cohorts.run(key, start, cohort)
+        number = setup_clients.data.sizes.shape[0]
+        return counted(state, *cohorts.run(key, start, cohort), number)
 
     def setup_clients(key: Key, sizes: jax.Array) -> jax.Array:
         key = RoundKeys.of(jax.random.clone(key)).setup

@@ -4,6 +4,7 @@ import math
 import statistics
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 
@@ -14,6 +15,10 @@ Record = dict[str, Any]
 
 COUNTED = ("merged", *FAILED)
 """Clients of a round that every line of ``metrics.jsonl`` counts."""
+
+
+def _total(*messages: jax.Array) -> int:
+    return sum(int(np.sum(sizes, dtype=np.int64)) for sizes in messages)
 
 
 def _number(value: Any) -> float | None:
@@ -46,8 +51,8 @@ def round_record(
         "sparsity": _number(info.sparsity),
         "target_sparsity": _number(info.target_sparsity),
         # Summed on the host: a large cohort's bytes exceed 32 bit.
-        "bytes_up": int(np.sum(info.bytes_up, dtype=np.int64)),
-        "bytes_down": int(np.sum(info.bytes_down, dtype=np.int64)),
+        "bytes_up": _total(info.bytes_up, info.setup_up),
+        "bytes_down": _total(info.bytes_down, info.setup_down),
         "bytes_dense": 2 * len(info.cohort) * dense,
         "kept": {name: int(count) for name, count in info.kept.items()},
         **{field: int(getattr(info, field)) for field in COUNTED},
