@@ -31,7 +31,7 @@ def report_of(name: str, preset: str, root: Path = RESULTS) -> tuple[Results, Re
     table, report = TABLES[name]
     results = Results(table, preset, root)
     made = report(results)
-    missing = still_missing(results) or "All cells are there."
+    missing = still_missing(results)
     return results, Report({"missing": ("Cells", missing), **made.blocks}, made.figures)
 
 

@@ -37,6 +37,7 @@ from fedsparsify_jax.aggregation import merges
 from fedsparsify_jax.engine.round import engine
 from fedsparsify_jax.method import Context, Local, Method, Upload, Uploads
 from fedsparsify_jax.metrics.evaluation import evaluate
+from fedsparsify_jax.report.charts import Series, thinned
 from fedsparsify_jax.runner import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.programs.federation import (
@@ -234,18 +235,20 @@ def report(preset: str = "paper", root: Path = RESULTS) -> Report:
     return made
 
 
-def _figure(found: Sequence[dict[str, Any]]) -> str:
+def _figure(lines: Sequence[dict[str, Any]]) -> str:
     panels = []
-    for partition in dict.fromkeys(line["partition"] for line in found):
-        curves: dict[str, tuple[Sequence[float], Any]] = {}
-        for line in found:
-            if line["partition"] == partition:
+    for partition in dict.fromkeys(line["partition"] for line in lines):
+        series = []
+        for line in [line for line in lines if line["partition"] == partition]:
+            label, tone = METHODS[line["method"]], list(METHODS).index(line["method"])
+            curves = {label: line["jaccard"], f"{label}, by chance": by_chance(line)}
+            for n, (name, curve) in enumerate(curves.items()):
                 # In round 1 nothing is pruned.
-                rounds, label = range(2, line["rounds"] + 1), METHODS[line["method"]]
-                curves[label] = (rounds, line["jaccard"][1:])
-                curves[f"{label}, by chance"] = (rounds, by_chance(line)[1:])
-        panels.append((PARTITIONS[partition], curves))
-    return figures.lines(panels, "round", "Jaccard index")
+                points = [(float(t), y) for t, y in enumerate(curve, 1) if t > 1]
+                every = Series(name, tone, points, dashed=n == 1)
+                series.append(thinned(every, 2 * figures.POINTS))
+        panels.append((PARTITIONS[partition], series))
+    return figures.charts(panels, ("round", "count"), ("Jaccard index", "number"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.lib import playing, provenance
+from experiments.lib import provenance, running
 from experiments.lib.collecting import EVERY
 from experiments.run import main
 
@@ -107,7 +107,7 @@ def test_only_what_is_missing_is_trained(home, tmp_path, monkeypatch):
     text = "".join(json.dumps(row) + "\n" for row in kept)
     (tmp_path / "results" / "fashion_mnist-smoke.jsonl").write_text(text)
     trained = []
-    monkeypatch.setattr(playing, "sweep", lambda config, _: trained.append(config))
+    monkeypatch.setattr(running, "sweep", lambda config, _: trained.append(config))
     assert main([*SMOKE, "--missing", *places(tmp_path)]) == 0
     (config,) = trained  # none for fedavg, of which there is everything
     assert config.algorithm == ("fedsparsify-global",)

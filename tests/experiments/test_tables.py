@@ -8,10 +8,10 @@ import pkgutil
 import pytest
 
 import experiments
-from experiments.lib.playing import describe
 from experiments.lib.registry import TABLES
 from experiments.lib.reporting import methods
 from experiments.lib.results import Results
+from experiments.lib.running import describe
 from experiments.lib.table import Row, identity, restrict
 from experiments.tables.fashion_mnist import TABLE
 from fedsparsify_jax.errors import InputError

@@ -22,7 +22,7 @@ def directory(table: Table, preset: str, runs: Path) -> Path:
     return runs / f"{table.name}-{preset}"
 
 
-def play(
+def run(
     table: Table,
     preset: str,
     console: Console,
