@@ -1,4 +1,4 @@
-"""``python -m experiments.run TABLE``: play a table, collect it, write what it says.
+"""``python -m experiments.run TABLE``: run a table, collect it, write what it says.
 
     python -m experiments.run --list
     python -m experiments.run fashion_mnist --preset smoke
@@ -57,19 +57,19 @@ def _table(options: argparse.Namespace, console: Console) -> None:
         raise InputError("--missing trains and --collect does not: choose one of them")
     sources = [running.directory(table, preset, options.runs)]
     if options.collect is None:
-        known: Collection[str] = ()
+        finished: Collection[str] = ()
         if options.missing:
-            known = Results(part, preset, options.results).identities
-        running.run(part, preset, console, options.runs, options.data_dir, known)
+            finished = Results(part, preset, options.results).identities
+        running.run(part, preset, console, options.runs, options.data_dir, finished)
     else:
         sources = [*options.collect, *sources]
         for source in options.collect:
             if not source.is_dir():
                 raise InputError(f"--collect {source}: there is no such directory")
     path = path_of(name, preset, options.results)
-    found = collecting.collect(table, preset, sources, path)
-    console.print(f"\n{found} of {len(table.wanted(preset))} cells in {path}")
-    if found:
+    count = collecting.collect(table, preset, sources, path)
+    console.print(f"\n{count} of {len(table.cells(preset))} cells in {path}")
+    if count:
         files = rendering.table_files(name, preset, options.results)
         rendering.write(files)
         page = options.results / f"{name}-{preset}.md"
@@ -94,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _table(options, console)
         elif options.render:
             # Results elsewhere are no matter of this repository's pages.
-            own = options.results.resolve() == RESULTS
-            pages = rendering.PAGES if own else ()
+            committed = options.results.resolve() == RESULTS
+            pages = rendering.PAGES if committed else ()
             rendering.write(rendering.everything(options.results, pages))
         else:
             parser.print_help()

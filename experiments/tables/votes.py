@@ -1,4 +1,4 @@
-"""How FedSparsify-Local's server votes and merges, and how its sparsity drifts.
+"""Votes and merges of FedSparsify-Local's server, and the drift of its sparsity.
 
 Claim (from the authors' code): a weight stays if floor(K/2) of K clients keep it, and
 the mean counts the zeros of the others. Ablations: more than half the votes, no vote at
