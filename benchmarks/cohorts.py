@@ -71,7 +71,7 @@ def measure(clients: int, name: str) -> dict[str, float]:
         final_sparsity=0.95,
         rounds=200,
         local_epochs=1,
-        cohort=cohort_map(options, model, mesh),
+        client_map=cohort_map(options, model, mesh),
     )
     counts = jnp.full(clients, EXAMPLES, jnp.int32)
     stacked = ClientData(jnp.asarray(x), jnp.asarray(y), counts)

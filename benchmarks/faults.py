@@ -56,7 +56,10 @@ def work() -> None:
     here, states, steps = clients(), {}, {}
     for name in METHODS:
         made = getattr(algorithms, name)(
-            model.apply, final_sparsity=0.95, rounds=200, cohort=client_map.chunked(1)
+            model.apply,
+            final_sparsity=0.95,
+            rounds=200,
+            client_map=client_map.chunked(1),
         )
         states[name] = made.init(jax.random.key(1), model.init(jax.random.key(2)))
         lowered = jax.jit(made.step, donate_argnums=1).lower(

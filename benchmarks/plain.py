@@ -53,7 +53,7 @@ def plain_fedavg(
     def round_(key: jax.Array, params: Any, data: ClientData) -> Any:
         keys = jax.random.split(key, clients)
         local = jax.vmap(train, (None, 0, 0, 0))(params, keys, data.x, data.y)
-        weights = data.count / jnp.sum(data.count)
+        weights = data.sizes / jnp.sum(data.sizes)
         return jax.tree.map(lambda p: jnp.tensordot(weights, p, 1), local)
 
     return jax.jit(round_, donate_argnums=1), init(jax.random.key(0))

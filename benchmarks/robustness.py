@@ -121,7 +121,7 @@ def program(algorithm: str, partition: str, defence: str) -> Any:
             learning_rate=RATE,
             batch_size=BATCH,
             local_epochs=1,
-            cohort=client_map.chunked(1),
+            client_map=client_map.chunked(1),
             attack=any_attack(kind, share, 10),
             **DEFENCES[defence],
         )

@@ -46,10 +46,11 @@ import datasets
 from fedsparsify_jax import cli
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options import schema
-from fedsparsify_jax.runner.options.config import TrainConfig, option
+from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.rules import Choice, flag
 from fedsparsify_jax.runner.options.sweep_config import OPTIONS, SweepConfig, values
-from fedsparsify_jax.runner.options.sweep_grid import cells
+from fedsparsify_jax.runner.options.sweep_grid import trials
 
 SECONDS = 10.0
 # The hub's reader takes 0.1 s a table, everything else a hundredth of that.
@@ -114,7 +115,7 @@ _NAMES = sorted(
     name
     for known in schema.read(TrainConfig).values()
     for rule in known.rules
-    if isinstance(rule, schema.Choice)
+    if isinstance(rule, Choice)
     for name in rule.names
 )
 _ODD: list[Any] = [
@@ -174,7 +175,8 @@ def _trained(given: dict[str, Any]) -> str:
         assert resolve(found) == found, "resolved twice it is another"
         for field, known in schema.read(TrainConfig).items():
             value = getattr(found, field)
-            assert value is None or isinstance(value, known.type), field
+            values = value if known.several else (value,)
+            assert all(v is None or isinstance(v, known.kind) for v in values), field
 
     return _one_line(attempt)
 
@@ -183,7 +185,7 @@ def _said(arguments: list[str]) -> str:
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(cli, "train", resolve),
-        mock.patch.object(cli, "sweep", lambda config: cells(values(config))),
+        mock.patch.object(cli, "sweep", lambda config: trials(values(config))),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
@@ -225,13 +227,13 @@ def configurations(count: int, seed: int) -> Counts:
             tally.count(
                 f"sweep {chosen}",
                 lambda given=given: _one_line(
-                    lambda: cells(values(SweepConfig(**given)))
+                    lambda: trials(values(SweepConfig(**given)))
                 ),
             )
         else:
             arguments = [rng.choice(("train", "sweep"))]
             for field in rng.sample(fields, rng.randrange(1, 3)):
-                arguments.append(f"{option(field)}={_word(rng)}")
+                arguments.append(f"{flag(field)}={_word(rng)}")
             tally.count(" ".join(arguments)[:200], lambda words=arguments: _said(words))
     return tally.result()
 

@@ -32,7 +32,7 @@ import numpy as np
 from common import write_result
 
 from fedsparsify_jax import algorithms, data, models, schedules, trees
-from fedsparsify_jax.client_map import CohortMap, chunked, device_mesh, sharded, vmapped
+from fedsparsify_jax.client_map import ClientMap, chunked, device_mesh, sharded, vmapped
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models.adapters.layers import layers_of
 from fedsparsify_jax.training.compact import CompactForm, Plan, plan_for, stages_of
@@ -70,7 +70,7 @@ def left_by_global(sparsity: float, clients: ClientData) -> State:
         MODEL.apply,
         final_sparsity=sparsity,
         rounds=LEADING,
-        cohort=sharded(device_mesh()),
+        client_map=sharded(device_mesh()),
     )
     state = algorithm.init(jax.random.key(SEED), MODEL.init(jax.random.key(1)))
     step = jax.jit(algorithm.step, donate_argnums=1)
@@ -86,7 +86,7 @@ def contestants(state: State, sparsity: float) -> tuple[dict[str, Any], dict[str
     chosen = plan_for(stages, state.masks)
     compact = plan_for(stages, state.masks, lists=False)
     one_by_one, at_once = chunked(1), vmapped()
-    sides: dict[str, tuple[Plan | None, CohortMap]] = {
+    sides: dict[str, tuple[Plan | None, ClientMap]] = {
         "full, vmap": (None, at_once),
         "full, map": (None, one_by_one),
         "compaction, map": (compact, one_by_one),
@@ -99,8 +99,8 @@ def contestants(state: State, sparsity: float) -> tuple[dict[str, Any], dict[str
         algorithm = algorithms.fedsparsify_global(
             MODEL.apply,
             schedule=schedules.constant(sparsity),
-            cohort=sharded(device_mesh(), inner=inner),
-            small_form=form,
+            client_map=sharded(device_mesh(), inner=inner),
+            compact_form=form,
         )
         rounds[name] = jax.jit(algorithm.step)
     return rounds, {"chosen": chosen._asdict(), "compaction": compact._asdict()}

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from common import ROOT, write_result
 
-from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
+from fedsparsify_jax.runner.options.sweep_grid import Trial, program_groups, trials
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.programs.devices import select
 from fedsparsify_jax.runner.programs.federation import Keys, assemble
@@ -78,7 +78,9 @@ def figures(report: Report) -> tuple[float, ...]:
     return float(accuracy), float(report.info.loss), float(report.info.sparsity)
 
 
-def one_sweep(group: list[Cell], devices: list[Any]) -> tuple[float, Callable[[], Any]]:
+def one_sweep(
+    group: list[Trial], devices: list[Any]
+) -> tuple[float, Callable[[], Any]]:
     """Seconds to compile, and a function that plays the rounds."""
     federation = assemble(group[0].config, devices)
     program = GroupProgram(federation, group, devices)
@@ -97,7 +99,7 @@ def one_sweep(group: list[Cell], devices: list[Any]) -> tuple[float, Callable[[]
 
 
 def single_runs(
-    group: list[Cell], devices: list[Any]
+    group: list[Trial], devices: list[Any]
 ) -> tuple[float, Callable[[], Any]]:
     """The same for one run after another; the data is loaded and compiled before."""
     programs, states, clients = [], [], []
@@ -128,7 +130,7 @@ def single_runs(
 def in_process(data: Path, repeats: int) -> dict[str, Any]:
     devices = select(None)
     compilation_cache.enable(tempfile.mkdtemp())
-    (group,) = groups(cells(options(data)))
+    (group,) = program_groups(trials(options(data)))
     sides = {"sweep": one_sweep, "one by one": single_runs}
     ready = {name: make(group, devices) for name, make in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -174,7 +176,7 @@ def commands(data: Path) -> dict[str, float]:
         )
         seconds["sweep"] = time.perf_counter() - start
         start = time.perf_counter()
-        for cell in cells(given):
+        for cell in trials(given):
             config = dataclasses.asdict(cell.config)
             run(
                 "train",

@@ -24,7 +24,7 @@ import numpy as np
 from common import write_result
 from sweep import ROUNDS, one_sweep, options, synthetic
 
-from fedsparsify_jax.runner.options.sweep_grid import cells, groups
+from fedsparsify_jax.runner.options.sweep_grid import program_groups, trials
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.programs import sweep_program
 from fedsparsify_jax.runner.programs.devices import select
@@ -41,7 +41,7 @@ def compare(data: Path, turns: int) -> dict[str, Any]:
         "final_sparsity": [0.9],
         "seed": list(SEEDS),
     }
-    (group,) = groups(cells(grid))
+    (group,) = program_groups(trials(grid))
     ready = {}
     for name, by_trial in CONTESTANTS.items():
         with mock.patch.object(

@@ -33,7 +33,7 @@ import numpy as np
 from common import write_result
 
 from fedsparsify_jax import aggregation, algorithms, masks, models, pruning
-from fedsparsify_jax.client_map import CohortMap, chunked, device_mesh, sharded, vmapped
+from fedsparsify_jax.client_map import ClientMap, chunked, device_mesh, sharded, vmapped
 from fedsparsify_jax.data import Normalization
 from fedsparsify_jax.types import ClientData, Masks, Variables
 
@@ -44,7 +44,7 @@ MODELS = {
     "vgg16_bn": ((32, 32, 3), 100),
 }
 # Examples a client, rounds timed, and how a device runs its clients.
-ROUNDS: dict[str, tuple[int, int, Callable[[], CohortMap]]] = {
+ROUNDS: dict[str, tuple[int, int, Callable[[], ClientMap]]] = {
     "mlp": (6000, 5, vmapped),
     "cnn": (200, 1, lambda: chunked(1)),
 }
@@ -143,7 +143,7 @@ def synthetic_clients(name: str) -> ClientData:
     return ClientData(jnp.asarray(x), jnp.asarray(y), count)
 
 
-def ends(run_cohort: CohortMap) -> dict[str, Callable[..., Any]]:
+def ends(run_cohort: ClientMap) -> dict[str, Callable[..., Any]]:
     """What the two algorithms do once their clients are trained."""
 
     def local(stacked: Variables, kept: Masks, weights: Any, sparsity: Any) -> Any:
@@ -175,11 +175,11 @@ def shares() -> dict[str, Any]:
         stacked = jax.device_put(random_variables(name, (CLIENTS,)), spread)
         start = model.init(jax.random.key(0))
         more = jax.device_put(
-            (masks.ones_like(start), clients.count, jnp.float32(SPARSITY)), whole
+            (masks.ones_like(start), clients.sizes, jnp.float32(SPARSITY)), whole
         )
         for algorithm, end in ends(run_cohort).items():
             build = getattr(algorithms, algorithm)
-            built = build(model.apply, cohort=run_cohort, rounds=200)
+            built = build(model.apply, client_map=run_cohort, rounds=200)
             state = jax.device_put(built.init(jax.random.key(1), start), whole)
             keys = jax.device_put(jax.random.key(2), whole)
             step = jax.jit(built.step).lower(keys, state, clients).compile()

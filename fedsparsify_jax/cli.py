@@ -1,115 +1,144 @@
 """The command line: ``fedsparsify train``, ``fedsparsify sweep`` and others."""
 
-import contextlib
+import difflib
 import functools
-import io
-import re
+import inspect
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
-import tyro
+import cyclopts
 
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.errors import InputError, shown
 from fedsparsify_jax.report import ReportConfig, report
 from fedsparsify_jax.runner import SweepConfig, TrainConfig, sweep, train
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
 from fedsparsify_jax.runner.options import config_file
+from fedsparsify_jax.runner.options.help_text import help_text, metavar
+from fedsparsify_jax.runner.options.rules import flag
+from fedsparsify_jax.runner.options.schema import POSITIONAL, Option, Shown, read
+from fedsparsify_jax.runner.options.sweep_config import COMMAND_LINE
 from fedsparsify_jax.runner.process import distributed
 from fedsparsify_jax.runner.process.signals import Stopped, catching
 
-app = tyro.extras.SubcommandApp()
+_FILE = Option(
+    field="config",
+    kind=str,
+    default=None,
+    help="Options that are not on the command line: config.json of a run, sweep.json "
+    "of a sweep, or a JSON or TOML file of yours.",
+    optional=True,
+    shown=Shown(metavar="FILE"),
+    group="Options from a file",
+)
+
+app = cyclopts.App(name="fedsparsify", version_flags=[], help_format="plaintext")
 
 
-@app.command(name="train")
-def _train(config: TrainConfig) -> Callable[[], object]:
-    """Train a federated model and write a run directory.
-
-    Without options: FedSparsify-Global on the embedded digits, 10 clients, 90 %
-    sparsity. The paper's FashionMNIST federation: --dataset fashion_mnist. Options may
-    come from a file too: --config runs/ONE/config.json, or TOML; those beside it win.
-    """
-    return functools.partial(train, config)
+@functools.cache
+def _group(title: str) -> cyclopts.Group:
+    return cyclopts.Group.create_ordered(title)
 
 
-@app.command(name="sweep")
-def _sweep(config: SweepConfig) -> Callable[[], object]:
-    """Train every combination of the options' values, as few compiled programs.
-
-    Options are those of train, each with one value or more: --seeds 3 --final-sparsity
-    0.9,0.95. Every run has a directory as train writes it. The same command started
-    again goes on with what is not finished. --config FILE is as for train.
-    """
-    return functools.partial(sweep, config)
+def _latest(hint: Any, tokens: Sequence[cyclopts.Token]) -> tuple[str, ...]:
+    """Returns the words of an option; if it is there again, those of the last time."""
+    del hint
+    (*_, start) = (n for n, token in enumerate(tokens) if token.index == 0)
+    return tuple(token.value for token in tokens[start:])
 
 
-@app.command(name="costs")
-def _costs(config: CostsConfig) -> Callable[[], object]:
-    """Print what pruning saves in bytes and FLOPs; nothing is trained.
-
-    Without options: the FashionMNIST federation of the paper.
-    """
-    return functools.partial(show_costs, config)
-
-
-@app.command(name="report")
-def _report(config: ReportConfig) -> Callable[[], object]:
-    """Write a report of runs and sweeps: curves, tables, and what differs.
-
-    One HTML page that needs no network, in report.html; or Markdown, or figures.
-    """
-    return functools.partial(report, config)
-
-
-def _one_line(boxed: str) -> str:
-    """The message inside tyro's box as one line, without the help it repeats."""
-    text = re.sub("[╭╮╰╯│─]", " ", boxed)
-    # Without UTF-8 there is no box, only rules of hyphens.
-    text = re.sub(r"(?m)^ *-{3,} *$", "", text)
-    text = re.split(r"Argument helptext:|For full helptext|Got errors:|=====", text)[0]
-    message, *similar = text.split("Perhaps you meant:")
-    lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
-    # The first line is the box's title, a kind of error that the rest spells out.
-    said = " ".join(lines[1:] or lines)
-    # An optional number is to tyro a union, which it explains at length.
-    said = re.sub(
-        r"no type matching \{None\}\|(\w+) could be instantiated from \['(.*)'\]",
-        r"expected \1, not '\2'",
-        said,
+def _parameter(option: Option) -> inspect.Parameter:
+    """Returns an option as a parameter of a command: words that are not read yet."""
+    positional = POSITIONAL in option.traits
+    several = option.several and not positional
+    text = cyclopts.Parameter(
+        name=option.metavar if positional else flag(option.field),
+        help=help_text(option),
+        metavar=metavar(option),
+        group=_group(option.group),
+        negative=(),
+        show_default=False,
+        allow_repeating=option is not _FILE,
+        consume_multiple=1 if several else None,
+        converter=_latest if several else None,
     )
-    # So is an option of another command, by the order of words.
-    said = re.sub(r" or misplaced(.*?) *Arguments are applied .*", r"\1", said)
-    said = re.sub(r" \(applied to [^)]*\)", ",", said).rstrip(",")
-    meant = re.search(r"--[\w-]+", " ".join(similar))
-    if meant and meant[0] in said.replace(",", "").split():
-        # Most are options of several commands; people mean the plain one.
-        owners = re.findall(r"in (\w+ [\w-]+) --help", " ".join(similar))
-        owners.sort(key=lambda owner: not owner.endswith(" train"))
-        return f"{said}: an option of {owners[0]}" if owners else said
-    return f"{said}: did you mean {meant[0]}?" if meant else said
+    words: Any = tuple[str, ...] if several else str
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(
+        option.field,
+        inspect.Parameter.VAR_POSITIONAL if positional else kind,
+        default=inspect.Parameter.empty if positional else None,
+        annotation=Annotated[bool if option.kind is bool else words, text],
+    )
+
+
+def _register(
+    run: Callable[[Any], object],
+    name: str,
+    config: Any,
+    options: Mapping[str, Option],
+) -> None:
+    """Registers a command whose words are the options of a configuration."""
+
+    def command(**words: Any) -> None:
+        path = words.pop(_FILE.field, None)
+        if path is not None:
+            words = config_file.beneath(words, _FILE.parse(path), options)
+        run(config(**{field: options[field].parse(w) for field, w in words.items()}))
+
+    every = [*options.values(), *([_FILE] if name in ("train", "sweep") else [])]
+    signature = inspect.Signature(list(map(_parameter, every)))
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__doc__ = config.__doc__
+    _OPTIONS[name] = [flag(option.field) for option in every]
+    app.command(command, name=name, sort_key=len(_OPTIONS))
+
+
+_OPTIONS: dict[str, list[str]] = {}
+"""The options of every command, as they are typed."""
+
+# By lambdas, so that the functions can be exchanged in this module.
+_register(lambda config: train(config), "train", TrainConfig, read(TrainConfig))
+_register(lambda config: sweep(config), "sweep", SweepConfig, COMMAND_LINE)
+_register(lambda config: show_costs(config), "costs", CostsConfig, read(CostsConfig))
+_register(lambda config: report(config), "report", ReportConfig, read(ReportConfig))
+
+
+def _message(error: cyclopts.CycloptsError) -> str:
+    """Returns what is wrong with a command line, in our words where they say more."""
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        return f"no option takes {', '.join(map(shown, error.unused_tokens or ()))}"
+    if isinstance(error, cyclopts.MissingArgumentError) and error.argument:
+        return f"{error.argument.name}: expected {error.argument.parameter.metavar}"
+    if not isinstance(error, cyclopts.UnknownOptionError):
+        return str(error).rstrip(".")
+    name = (error.token.keyword or error.token.value).partition("=")[0]
+    (command, *_) = error.command_chain or ("",)
+    others = [other for other, names in _OPTIONS.items() if name in names]
+    if others:
+        return f"{command} has no option {name}: it is one of {others[0]}"
+    close = difflib.get_close_matches(name, _OPTIONS.get(command, ()), 1, cutoff=0.8)
+    return f"unknown option {name}" + "".join(f": did you mean {c}?" for c in close)
 
 
 def _parse(arguments: Sequence[str]) -> Callable[[], object]:
-    """What is to be done.
+    """Returns what is to be done.
 
     Raises:
-      InputError: for options that do not parse.
-      SystemExit: after ``--help``.
+      InputError: for words that are no command line.
     """
-    boxed, words = io.StringIO(), config_file.expanded(arguments)
+    if not arguments:
+        raise InputError(f"name a command: {', '.join(_OPTIONS)} (see --help)")
     try:
-        with contextlib.redirect_stderr(boxed):
-            return app.cli(
-                prog="fedsparsify",
-                args=words,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise InputError(f"{_one_line(boxed.getvalue())} (see --help)") from None
+        command, bound, _ = app.parse_args(
+            list(arguments), print_error=False, exit_on_error=False
+        )
+    except cyclopts.CycloptsError as error:
+        raise InputError(f"{_message(error)} (see --help)") from None
+    return functools.partial(command, **bound.arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,17 +158,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _again(arguments: Sequence[str], out: Path | None) -> str:
-    """The command line that goes on with what was stopped.
+    """Returns the command line that goes on with what was stopped.
 
     >>> _again(["train", "--rounds", "9"], Path("runs/one"))
     'fedsparsify train --rounds 9 --out runs/one --resume'
     """
     words = ["fedsparsify", *arguments]
-    given = {word.split("=")[0].replace("_", "-") for word in arguments}
+    options = {word.split("=")[0].replace("_", "-") for word in arguments}
     if arguments[:1] == ["train"]:
-        if "--out" not in given:
+        if "--out" not in options:
             words += ["--out", str(out or "DIR")]
-        if "--resume" not in given:
+        if "--resume" not in options:
             words.append("--resume")
     return shlex.join(words)
 

@@ -30,7 +30,7 @@ class InputError(ValueError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name that is not among the ``known`` ones.
+    """Returns the error for a name that is not among the ``known`` ones.
 
     >>> print(unknown("data set", "digit", ["digits", "npz"]))
     unknown data set 'digit': did you mean 'digits'? (known: digits, npz)
@@ -43,7 +43,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
 
 
 def shown(value: Any) -> str:
-    """Any value as messages repeat it: in one line, and not at length.
+    """Returns any value as messages repeat it: in one line, and not at length.
 
     >>> shown(0.5), shown("two\\nlines"), shown(10**5000)
     ('0.5', "'two\\\\nlines'", 'an int')

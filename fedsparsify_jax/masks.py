@@ -15,7 +15,7 @@ from fedsparsify_jax.types import Masks, Prunable, PyTree, Variables
 
 
 def prunable_leaves(tree: PyTree, prunable: Prunable | None = None) -> PyTree:
-    """Which leaves may be pruned: a tree of Python bools.
+    """Returns which leaves may be pruned: a tree of Python bools.
 
     Args:
       tree: variables, masks or scores.
@@ -43,7 +43,7 @@ _NOT_KERNELS = frozenset({"bias", "b", "scale", "offset", "beta", "gamma"})
 
 
 def kernels_only(name: str) -> bool:
-    """A `types.Prunable`: everything in ``params`` but biases and norm parameters.
+    """Spares biases and norm parameters: a `types.Prunable`.
 
     It goes by the last part of the path, which is all that it is given: ``bias``,
     ``b``, ``scale``, ``offset``, ``beta`` and ``gamma`` are kept whole, in any case,
@@ -60,7 +60,7 @@ def kernels_only(name: str) -> bool:
 
 
 def ones_like(variables: Variables) -> Masks:
-    """The mask that keeps everything.
+    """Returns the mask that keeps everything.
 
     >>> ones_like({"params": {"w": jnp.zeros(2)}})
     {'params': {'w': Array([ True,  True], dtype=bool)}}
@@ -84,27 +84,22 @@ def intersect(a: Masks, b: Masks) -> Masks:
     return jax.tree.map(jnp.logical_and, a, b)
 
 
-def union(a: Masks, b: Masks) -> Masks:
-    """Keeps what either keeps."""
-    return jax.tree.map(jnp.logical_or, a, b)
-
-
 def kept(masks: Masks) -> dict[str, jax.Array]:
-    """Kept entries of every leaf: path to int32 scalar."""
+    """Counts the kept entries of every leaf: path to int32 scalar."""
     return {
         name: jnp.sum(mask, dtype=jnp.int32) for name, mask in trees.named_leaves(masks)
     }
 
 
 def prunable_only(masks: Masks, prunable: Prunable | None = None) -> list[jax.Array]:
-    """The masks of the leaves that may be pruned, in tree order."""
+    """Returns the masks of the leaves that may be pruned, in tree order."""
     chosen = jax.tree.leaves(prunable_leaves(masks, prunable))
     leaves = jax.tree.leaves(masks)
     return [leaf for leaf, use in zip(leaves, chosen, strict=True) if use]
 
 
 def sparsity(masks: Masks, prunable: Prunable | None = None) -> jax.Array:
-    """Pruned share of the prunable parameters: float32 scalar in [0, 1].
+    """Returns the pruned share of the prunable parameters: float32 scalar in [0, 1].
 
     >>> sparsity({"w": jnp.array([True, False, False, False])})
     Array(0.75, dtype=float32)
@@ -116,37 +111,8 @@ def sparsity(masks: Masks, prunable: Prunable | None = None) -> jax.Array:
     return (total - trees.nonzeros(leaves)).astype(jnp.float32) / total
 
 
-def distance(a: Masks, b: Masks, prunable: Prunable | None = None) -> jax.Array:
-    """Jaccard distance of what two masks keep: float32 scalar in [0, 1].
-
-    0 when they keep the same, 1 when they share nothing; 0 when both keep nothing.
-
-    >>> a, b = {"w": jnp.array([True, True])}, {"w": jnp.array([True, False])}
-    >>> distance(a, b)
-    Array(0.5, dtype=float32)
-    """
-    shared = trees.nonzeros(prunable_only(intersect(a, b), prunable))
-    either = trees.nonzeros(prunable_only(union(a, b), prunable))
-    return 1 - jnp.where(either > 0, shared / jnp.maximum(either, 1), 1.0)
-
-
-def kept_by_any(stacked_masks: Masks, participating: jax.Array) -> Masks:
-    """Keeps what at least one participating client keeps.
-
-    Args:
-      stacked_masks: the clients' masks, every leaf ``[K, ...]``.
-      participating: bool ``[K]``.
-
-    Example:
-      >>> votes = {"w": jnp.array([[True, False], [True, True]])}
-      >>> kept_by_any(votes, jnp.array([True, False]))
-      {'w': Array([ True, False], dtype=bool)}
-    """
-    return jax.tree.map(lambda count: count > 0, votes(stacked_masks, participating))
-
-
 def votes(stacked_masks: Masks, participating: jax.Array) -> PyTree:
-    """How many participating clients keep each entry: a tree of int32.
+    """Counts the participating clients that keep each entry: a tree of int32.
 
     Votes of parts of a cohort add up to those of the whole.
 

@@ -1,30 +1,32 @@
 """The hooks that make one federated method differ from another.
 
-A `Method` is a record of pure functions with no-op defaults; the engine in `rounds`
-calls them inside the jitted round, in this order:
+A `Method` is a record of pure functions with defaults that do nothing. The engine calls
+them inside the jitted round, in this order:
 
     setup            round 1 only: initial masks (SNIP, GraSP, SynFlow, ERK, ...)
-    receive          what one client starts from (personal masks, sub-models)
-    objective        its training loss (proximal term, penalty, reparametrisation,
-                     distillation, the sub-model of a growth stage)
+    receive          the model that one client starts from (personal masks, sub-models)
+    objective        its training loss (proximal term, penalty, reparametrisation, the
+                     sub-model of a growth stage)
     gradient         where and how the gradient is taken (look-ahead, accumulation)
     project          after every step: masks applied to the weights
     client_prune     its masks after training; `fine_tune_epochs` more epochs under them
                      may follow
     upload           what it sends, and what it keeps for its next time
     aggregate        the server's merge of all uploads
-    server_update    server-side pruning or regrowth, server optimizers, averages
+    server           purge, regrowth, an optimizer's step: links of a `chain`
     download         what of the new model is sent out and counted as bytes
 
-`server_state` and `client_state` declare what a method carries between rounds;
-`model` and `finish` say what is evaluated and what happens after the last round.
-Everything a hook may look at is in `Context`, `Client` and `Local`. Decisions that
-depend on the round alone (``lax.cond``, ``lax.switch`` on ``context.round``) stay real
+Hooks that keep state are pairs: ``init`` makes it, the other function returns the next
+one. All that a hook may look at is in `Context`, `Client`, `Local` and `Uploads`.
+Decisions that depend on the round alone (``lax.cond`` on ``context.round``) stay real
 branches, because the round is never batched over clients.
+
+The model to evaluate and the work after the last round belong to the algorithm:
+``engine(...)._replace(model=..., finish=...)``.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +35,13 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import schedules
 from fedsparsify_jax.types import (
     ClientData,
+    Cohort,
     Key,
     Masks,
+    Prunable,
     PyTree,
     Schedule,
-    State,
     Variables,
-    nothing_more,
 )
 
 
@@ -52,28 +54,27 @@ class Context(NamedTuple):
     masks: Masks  # its masks
     server: PyTree  # the method's state on the server
     clients: PyTree  # the method's state of all clients, [N, ...]
-    scouts: jax.Array | None = None  # [P] int32: in setup, whose data it is given
-    small: PyTree = ()  # where the small form of the model is, see `small_form`
+    compact: PyTree = ()  # places of the compact model, see `training.compact`
 
 
 class Client(NamedTuple):
     """One client of the cohort."""
 
     id: jax.Array  # int32 scalar in [0, N)
-    data: ClientData  # x [M, ...], y [M], count []
+    data: ClientData  # x [M, ...], y [M], sizes []
     state: PyTree  # what the method keeps for this client
 
 
 class Local(NamedTuple):
-    """What a client's training left behind."""
+    """One client's model after its training."""
 
     variables: Variables
     masks: Masks
-    memory: PyTree  # see Method.memory
+    memory: PyTree  # what `Method.gradient` accumulated
 
 
 class Upload(NamedTuple):
-    """What a client sends; the server sees it stacked, ``[K, ...]``."""
+    """A client's message; the server sees it stacked, ``[K, ...]``."""
 
     variables: Variables
     masks: Masks
@@ -81,36 +82,49 @@ class Upload(NamedTuple):
 
 
 class Uploads(NamedTuple):
-    """All that reached the server in a round."""
+    """All that reached the server in a round, or in a part of the cohort.
+
+    ``variables``, ``masks`` and ``extra`` are empty after the merge of an `Aggregate`
+    that only needs sums over clients.
+    """
 
     variables: Variables  # [K, ...]
     masks: Masks  # [K, ...]
     extra: PyTree  # [K, ...]
-    weights: jax.Array  # [K] float32: numbers of examples, 0 if absent
-    cohort: jax.Array  # [K] int32: client ids
+    ids: jax.Array  # [K] int32: of the clients
+    sizes: jax.Array  # [K] float32: numbers of examples n_k; 0 for uploads left out
+    shares: jax.Array  # [K] float32: n_k over their sum in the cohort; 0 likewise
 
 
-class Streamed(NamedTuple):
-    """An `aggregate` that needs no more of the uploads than sums over the clients.
+class Aggregate(NamedTuple):
+    """A merge as sums over the clients and the model that follows from them.
 
-    The engine then adds them up while the clients train, chunk by chunk and device by
-    device, and no more models are held than train at a time. ``sums`` sees weights
-    scaled to sum 1 over the cohort; hooks after the merge see `Uploads` with empty
-    ``variables``, ``masks`` and ``extra``.
+    The sums are added up while the clients train, chunk by chunk and device by device,
+    so that no more models are held than train at a time. A merge that must see all
+    uploads at once, such as a median, has no sums and ``stacks`` (see `stacked`).
     """
 
     # (uploads of a part of the cohort, context) -> tree of sums, added over the parts
     sums: Callable[[Uploads, Context], PyTree]
-    # (sums over the cohort, context) -> (variables, masks)
-    merge: Callable[[PyTree, Context], tuple[Variables, Masks]]
-
-    def __call__(self, uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        """The merge of uploads that are all there."""
-        return self.merge(self.sums(uploads, context), context)
+    # (sums over the cohort, uploads, context) -> (variables, masks)
+    merge: Callable[[PyTree, Uploads, Context], tuple[Variables, Masks]]
+    stacks: bool = False  # whether `merge` needs the models of all uploads
 
 
-Aggregate = Callable[[Uploads, Context], tuple[Variables, Masks]] | Streamed
-"""The server's merge: ``(uploads, context) -> (variables, masks)``."""
+def stacked(
+    merge: Callable[[Uploads, Context], tuple[Variables, Masks]],
+) -> Aggregate:
+    """Returns the `Aggregate` of a merge that must see all uploads at once."""
+
+    def no_sums(uploads: Uploads, context: Context) -> PyTree:
+        return ()
+
+    def of_all(
+        sums: PyTree, uploads: Uploads, context: Context
+    ) -> tuple[Variables, Masks]:
+        return merge(uploads, context)
+
+    return Aggregate(sums=no_sums, merge=of_all, stacks=True)
 
 
 class Batch(NamedTuple):
@@ -127,119 +141,199 @@ BatchLoss = Callable[[Variables, Batch, Key], tuple[jax.Array, Variables]]
 GradFn = Callable[[Variables], tuple[tuple[jax.Array, Variables], Variables]]
 
 
-def _empty(variables: Variables, masks: Masks) -> PyTree:
-    del variables, masks
+class ObjectiveFn(Protocol):
+    """The loss that a client minimises, made of the model's loss on a batch."""
+
+    def __call__(
+        self,
+        loss: BatchLoss,
+        variables: Variables,
+        batch: Batch,
+        key: Key,
+        context: Context,
+    ) -> tuple[jax.Array, Variables]: ...
+
+
+class GradientFn(Protocol):
+    """A step's loss and gradients, and the memory that the next step sees."""
+
+    def __call__(
+        self, grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
+    ) -> tuple[tuple[jax.Array, Variables], Variables, PyTree]: ...
+
+
+PruneFn = Callable[[Key, Local, Context, Client], Masks]
+"""``(key, local, context, client) -> masks`` of one client after its training."""
+SendFn = Callable[[Key, Local, Context, Client], tuple[Upload, PyTree]]
+"""``(key, local, context, client) -> (upload, state kept for the client)``."""
+SetupFn = Callable[[Key, Context, Cohort], tuple[Variables, Masks]]
+"""``(key, context, clients [P]) -> (variables, masks)`` before round 1."""
+
+
+class ServerFn(Protocol):
+    """A step of the server after the merge.
+
+    ``variables`` and ``masks`` come from the merge or the link before, the model of the
+    round's start is in ``context``, and so is the state of this step:
+    ``context.server``.
+    """
+
+    def __call__(
+        self,
+        key: Key,
+        variables: Variables,
+        masks: Masks,
+        uploads: Uploads,
+        context: Context,
+    ) -> tuple[Variables, Masks, PyTree]: ...
+
+
+def no_state(variables: Variables, masks: Masks) -> PyTree:
+    """Returns the state of a hook that keeps none."""
     return ()
 
 
-def _no_memory(variables: Variables) -> PyTree:
-    del variables
-    return ()
+class GradientTransform(NamedTuple):
+    """Gradients with a memory: it starts anew for every client in every round."""
+
+    init: Callable[[Variables], PyTree]  # variables -> memory
+    update: GradientFn
+
+
+class Uploader(NamedTuple):
+    """Uploads with a state for each client, which lasts over the rounds."""
+
+    init: Callable[[Variables, Masks], PyTree]  # the state of one client
+    send: SendFn
+
+
+class ServerTransform(NamedTuple):
+    """A step of the server with a state of its own, ``State.server``."""
+
+    init: Callable[[Variables, Masks], PyTree]
+    update: ServerFn
+
+
+class Setup(NamedTuple):
+    """The start of methods that choose masks before round 1."""
+
+    # (key, sizes [N]) -> ids [P] of the clients whose data `masks` looks at
+    clients: Callable[[Key, jax.Array], jax.Array]
+    masks: SetupFn
+
+
+def no_clients(key: Key, sizes: jax.Array) -> jax.Array:
+    """Chooses no clients: the `Setup.clients` of methods that look at no data."""
+    return jnp.zeros(0, jnp.int32)
+
+
+def stateless(update: ServerFn) -> ServerTransform:
+    """Returns the step of an ``update`` that gives ``context.server`` back as it is."""
+    return ServerTransform(no_state, update)
+
+
+def chain(*links: ServerTransform) -> ServerTransform:
+    """Combines steps of the server: each works on the result of the one before it.
+
+    Every link sees its own state in ``context.server``; the state of the chain is the
+    tuple of theirs. A single link is returned as it is.
+
+    Example:
+      FedYogi, then the purge of FedSparsify: ``chain(server_step("yogi"), purge)`` with
+      ``purge = purge_by(lambda variables, context: magnitude(variables))``.
+    """
+    if len(links) == 1:
+        return links[0]
+
+    def init(variables: Variables, masks: Masks) -> PyTree:
+        return tuple(link.init(variables, masks) for link in links)
+
+    def update(
+        key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
+    ) -> tuple[Variables, Masks, PyTree]:
+        states = []
+        keys = jax.random.split(key, len(links))
+        for link, link_key, state in zip(links, keys, context.server, strict=True):
+            link_context = context._replace(server=state)
+            variables, masks, new = link.update(
+                link_key, variables, masks, uploads, link_context
+            )
+            states.append(new)
+        return variables, masks, tuple(states)
+
+    return ServerTransform(init, update)
 
 
 def _receive(context: Context, client: Client) -> tuple[Variables, Masks]:
-    del client
     return context.variables, context.masks
 
 
 def _objective(
     loss: BatchLoss, variables: Variables, batch: Batch, key: Key, context: Context
 ) -> tuple[jax.Array, Variables]:
-    del context
     return loss(variables, batch, key)
+
+
+def _no_memory(variables: Variables) -> PyTree:
+    return ()
 
 
 def _gradient(
     grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
 ) -> tuple[tuple[jax.Array, Variables], Variables, PyTree]:
-    del context
     value, gradients = grad_fn(variables)
     return value, gradients, memory
 
 
 def _keep_masks(key: Key, local: Local, context: Context, client: Client) -> Masks:
-    del key, context, client
     return local.masks
 
 
-def _upload(
+def _send(
     key: Key, local: Local, context: Context, client: Client
 ) -> tuple[Upload, PyTree]:
-    del key, context
     return Upload(local.variables, local.masks), client.state
 
 
-def _server_update(
+def _unchanged(
     key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
 ) -> tuple[Variables, Masks, PyTree]:
-    del key, uploads
     return variables, masks, context.server
 
 
 def _download(variables: Variables, masks: Masks, context: Context) -> Variables:
-    del masks, context
     return variables
 
 
-def _model(state: State) -> Variables:
-    return state.variables
-
-
 class Method(NamedTuple):
-    """What an algorithm is made of; a new one replaces the few hooks it needs.
+    """The parts of an algorithm; a new one replaces the few hooks it needs.
 
     Only `aggregate` has no default. Leaves, structures and dtypes of everything that a
     hook passes on must not depend on the round.
     """
 
-    # (uploads, context) -> (variables, masks); `Streamed` where sums are enough
     aggregate: Aggregate
     # t -> target sparsity, handed to the other hooks as context.sparsity
     schedule: Schedule = schedules.constant(0.0)
-    # (key, context, clients [P]) -> (variables, masks), before the first round
-    setup: Callable[[Key, Context, ClientData], tuple[Variables, Masks]] | None = None
-    # (setup's key, count [N]) -> ids [P] of the clients that setup is given; all N
-    # without it, which takes having all of them on the device
-    scouts: Callable[[Key, jax.Array], jax.Array] | None = None
-    # (variables, masks) -> the method's state on the server
-    server_state: Callable[[Variables, Masks], PyTree] = _empty
-    # (variables, masks) -> the method's state for one client
-    client_state: Callable[[Variables, Masks], PyTree] = _empty
-    # (context, client) -> (variables, masks) the client starts from
-    receive: Callable[[Context, Client], tuple[Variables, Masks]] = _receive
-    # (loss, variables, batch, key, context) -> (loss, changed collections)
-    objective: Callable[..., tuple[jax.Array, Variables]] = _objective
-    # variables -> what gradient() accumulates over the steps of one round
-    memory: Callable[[Variables], PyTree] = _no_memory
-    # (grad_fn, variables, memory, context) -> (value, gradients, memory)
-    gradient: Callable[..., tuple[Any, Variables, PyTree]] = _gradient
+    # path of a leaf -> whether it counts as prunable in what a round reports
+    prunable: Prunable | None = None
+    setup: Setup | None = None
+    objective: ObjectiveFn = _objective
+    gradient: GradientTransform = GradientTransform(_no_memory, _gradient)
     # (masks, variables) -> variables, at the start and after every step
     project: Callable[[Masks, Variables], Variables] = mask_algebra.apply
-    # (key, local, context, client) -> masks
-    client_prune: Callable[[Key, Local, Context, Client], Masks] = _keep_masks
+    client_prune: PruneFn = _keep_masks
     # local epochs after client_prune, under the new masks and before the upload
     fine_tune_epochs: int = 0
-    # (key, local, context, client) -> (upload, state of the client)
-    upload: Callable[[Key, Local, Context, Client], tuple[Upload, PyTree]] = _upload
-    # (key, variables, masks, uploads, context) -> (variables, masks, server state)
-    server_update: Callable[..., tuple[Variables, Masks, PyTree]] = _server_update
+    upload: Uploader = Uploader(no_state, _send)
+    server: ServerTransform = ServerTransform(no_state, _unchanged)
+    # Without a user among the algorithms so far:
+    # (context, client) -> (variables, masks) the client starts from
+    receive: Callable[[Context, Client], tuple[Variables, Masks]] = _receive
     # (variables, masks, context) -> variables sent out at the end of the round
     download: Callable[[Variables, Masks, Context], Variables] = _download
-    # state -> the model to evaluate and take away
-    model: Callable[[State], Variables] = _model
-    # (key, state, clients [N]) -> state, after the last round
-    finish: Callable[[Key, State, ClientData], State] = nothing_more
-    # path of a leaf -> whether it counts as prunable in what a round reports
-    prunable: Callable[[str], bool] | None = None
 
 
 def no_projection(masks: Masks, variables: Variables) -> Variables:
-    """The `Method.project` of methods whose masks keep everything."""
-    del masks
+    """Returns the variables: the `Method.project` of methods that prune nothing."""
     return variables
-
-
-def mean_loss(losses: jax.Array, valid: jax.Array) -> jax.Array:
-    """Mean over the valid entries of ``[B]``; 0 if there is none."""
-    total = jnp.sum(jnp.where(valid, losses, 0.0))
-    return total / jnp.maximum(jnp.sum(valid, dtype=losses.dtype), 1.0)

@@ -20,7 +20,7 @@ _BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 
 
 def _backend(*values: Any) -> ModuleType:
-    """NumPy while every number is concrete on the host, jax.numpy otherwise."""
+    """Returns NumPy while every number is concrete on the host, jax.numpy otherwise."""
     host = all(isinstance(value, int | float | np.number) for value in values)
     return np if host else jnp
 
@@ -49,7 +49,7 @@ def polynomial(
     exponent: ArrayLike = 3.0,
     every: int = 1,
 ) -> Schedule:
-    """The schedule of FedSparsify; cubic with the default exponent.
+    """Builds the schedule of FedSparsify; cubic with the default exponent.
 
     ``s_t = S_T + (S_0 - S_T) (1 - (F floor(t/F) - t0) / (T - t0))^n`` for
     ``t >= t0`` and 0 before; ``S_T`` from round T on. If T is not a multiple of F,
@@ -98,7 +98,7 @@ def polynomial(
 def linear(
     final: ArrayLike, *, end: ArrayLike, begin: ArrayLike = 1, initial: ArrayLike = 0.0
 ) -> Schedule:
-    """Equal steps from ``initial`` in round ``begin`` to ``final`` in round ``end``.
+    """Takes equal steps from ``initial`` in round ``begin`` to ``final`` in ``end``.
 
     >>> linear(0.8, end=5)(3)
     0.4
@@ -109,7 +109,7 @@ def linear(
 def cosine(
     final: ArrayLike, *, end: ArrayLike, begin: ArrayLike = 1, initial: ArrayLike = 0.0
 ) -> Schedule:
-    """Half a cosine wave: slow at both ends, 0 before round ``begin``.
+    """Follows half a cosine wave: slow at both ends, 0 before round ``begin``.
 
     >>> round(cosine(0.8, end=5)(3), 6)
     0.4
@@ -131,7 +131,7 @@ def cosine(
 
 
 def constant(sparsity: ArrayLike) -> Schedule:
-    """The same target in every round.
+    """Keeps the same target in every round.
 
     >>> constant(0.5)(7)
     0.5
@@ -146,7 +146,7 @@ def constant(sparsity: ArrayLike) -> Schedule:
 
 
 def one_shot(final: ArrayLike, *, at: ArrayLike) -> Schedule:
-    """Dense before round ``at``, then ``final`` at once and for good.
+    """Stays dense before round ``at``, then ``final`` at once and for good.
 
     >>> schedule = one_shot(0.9, at=10)
     >>> schedule(9), schedule(10)
@@ -168,7 +168,7 @@ def multiplicative(
     every: int = 1,
     final: ArrayLike = _BELOW_ONE,
 ) -> Schedule:
-    """Every purge removes the same share of the parameters that remain.
+    """Removes the same share of what remains in every purge.
 
     After p purges the sparsity is ``1 - (1 - share)^p``; purges come every
     ``every`` rounds after round ``begin`` until ``final`` is reached. This is the
@@ -194,7 +194,7 @@ def multiplicative(
 def last_purge(
     rounds: ArrayLike, fine_tune_rounds: int, schedule: Schedule | None
 ) -> ArrayLike:
-    """The round in which S_T is reached: ``rounds - fine_tune_rounds``.
+    """Returns the round in which S_T is reached: ``rounds - fine_tune_rounds``.
 
     Raises:
       ValueError: if that is no round, or with rounds of fine-tuning after a schedule

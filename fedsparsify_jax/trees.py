@@ -19,7 +19,7 @@ def align(vector: jax.Array, leaf: jax.Array) -> jax.Array:
 
 
 def leading_size(stacked: PyTree) -> int:
-    """The common length of the leading axis of every leaf.
+    """Returns the common length of the leading axis of every leaf.
 
     Raises:
       AssertionError: if the leaves disagree, or there is none.
@@ -53,19 +53,64 @@ def where(condition: jax.Array, yes: Tree, no: Tree) -> Tree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
+def where_each(condition: jax.Array, yes: Tree, no: Tree) -> Tree:
+    """Chooses between two stacked trees, client by client: bool ``[K]``."""
+    return jax.tree.map(lambda a, b: jnp.where(align(condition, a), a, b), yes, no)
+
+
+def hide_keys(tree: Tree) -> tuple[list[jax.Array], Callable[[Any], Tree]]:
+    """Returns the leaves with keys as plain numbers, and the way back.
+
+    JAX's checker takes keys that are sliced, looped over, or selected between branches
+    for keys that are used twice. Plain numbers pass; inside the loop or the branch, the
+    second result makes keys of them again.
+
+    Args:
+      tree: of arrays and keys.
+
+    Returns:
+      The leaves, and the function that makes the tree of such leaves.
+
+    Example:
+      >>> numbers, with_keys = hide_keys({"key": jax.random.key(7)})
+      >>> numbers[0].tolist(), with_keys(numbers)["key"] == jax.random.key(7)
+      ([0, 7], Array(True, dtype=bool))
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    impls = [
+        jax.random.key_impl(leaf)
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        else None
+        for leaf in leaves
+    ]
+    numbers = [
+        leaf if impl is None else jax.random.key_data(leaf)
+        for leaf, impl in zip(leaves, impls, strict=True)
+    ]
+
+    def with_keys(numbers: list[jax.Array]) -> Tree:
+        wrapped = [
+            leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl)
+            for leaf, impl in zip(numbers, impls, strict=True)
+        ]
+        return jax.tree.unflatten(structure, wrapped)
+
+    return numbers, with_keys
+
+
 def size(tree: PyTree) -> int:
-    """How many numbers the tree holds."""
+    """Counts the numbers of the tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def nonzeros(tree: PyTree) -> jax.Array:
-    """How many numbers of the tree are not zero, as an int32 scalar."""
+    """Counts the numbers of the tree that are not zero: an int32 scalar."""
     counts = [jnp.sum(leaf != 0, dtype=jnp.int32) for leaf in jax.tree.leaves(tree)]
     return sum(counts, start=jnp.int32(0))
 
 
 def _name(entry: Any) -> str:
-    """One step of a path: the key of a dict, the field of a record, an index."""
+    """Names one step of a path: the key of a dict, the field of a record, an index."""
     for attribute in ("key", "name", "idx"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
@@ -83,7 +128,7 @@ def named_leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
 
 
 def map_with_name(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
-    """Like ``jax.tree.map``, with the path of the leaf as first argument."""
+    """Maps like ``jax.tree.map``, with the path of the leaf as first argument."""
 
     def call(path: tuple[Any, ...], *leaves: Any) -> Any:
         return fn("/".join(_name(entry) for entry in path), *leaves)
@@ -92,7 +137,7 @@ def map_with_name(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree
 
 
 def weighted_sum(stacked: Tree, weights: jax.Array) -> Tree:
-    """Sum over the client axis of ``weights[k] * leaf[k]``, in float32 at least.
+    """Sums ``weights[k] * leaf[k]`` over the client axis, in float32 at least.
 
     Clients of weight zero are left out altogether, so that not even their NaN
     reaches the sum.

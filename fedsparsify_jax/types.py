@@ -11,7 +11,7 @@ Shape letters, used in every docstring:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 from jax.typing import ArrayLike
@@ -33,6 +33,23 @@ LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 """Outputs ``[B, ...]`` and targets ``[B, ...]`` to one loss an example ``[B]``."""
 Prunable = Callable[[str], bool]
 """Path of a leaf, such as ``"params/Dense_0/bias"``, to whether it may be pruned."""
+
+Scope = Literal["global", "layer", "er", "erk", "erk_feddst"]
+"""Parameters that share a threshold: the whole model, or layers by their budgets."""
+Allocation = Literal["erk", "er", "erk_feddst", "layer"]
+"""Rule by which layers share the sparsity."""
+VoteRule = Literal["authors", "strict", "none"]
+"""Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
+OptimizerState = Literal["fresh", "kept"]
+"""Optimizer state of a client: new in every round, or kept."""
+Anchor = Literal["global", "zero"]
+"""Target of the proximal term: the global model, or zero as a weight decay."""
+ServerOptimizer = Literal["adam", "yogi", "momentum", "sgd"]
+"""Optimizer of the server in FedOpt."""
+Source = Literal["client", "cohort"]
+"""Data that score weights: one client's batch, or the average of the cohort."""
+Variant = Literal["published", "authors"]
+"""PruneFL as published, or as ported by the authors of FedSparsify."""
 
 
 class ApplyFn(Protocol):
@@ -75,7 +92,7 @@ class ClientData(NamedTuple):
 
     x: jax.Array  # [N, M, ...] in the source's dtype
     y: jax.Array  # [N, M]
-    count: jax.Array  # type: ignore[assignment]  # [N] int32: real ones of the M
+    sizes: jax.Array  # [N] int32: real ones of the M
 
 
 class ClientsState(NamedTuple):
@@ -107,40 +124,54 @@ class RoundInfo(NamedTuple):
     bytes_up: jax.Array  # [K] uint32: sent by each client, non-zeros x 32 bit
     bytes_down: jax.Array  # [K] uint32: sent to each client, non-zeros x 32 bit
     cohort: jax.Array  # [K] int32: who took part
-    # int32 scalars: of the cohort, see `faults`
-    merged: jax.Array  # whose uploads were merged; if 0, the model stayed as it was
-    dropped: jax.Array  # who sent nothing
-    stragglers: jax.Array  # who made fewer steps, and sent what came of them
-    rejected: jax.Array  # whose uploads held a NaN or an infinity
+    # int32 scalars: numbers of clients of the cohort, see `engine.wrappers.faults`
+    merged: jax.Array  # uploads that were merged; if 0, the model stayed as it was
+    dropped: jax.Array  # clients that sent nothing
+    stragglers: jax.Array  # clients that made fewer steps, and sent the result
+    rejected: jax.Array  # uploads that held a NaN or an infinity
 
 
-class Scouts(NamedTuple):
-    """The clients whose data a method looks at before round 1, and those data."""
+class Cohort(NamedTuple):
+    """The clients of a round, gathered by the caller."""
 
-    ids: jax.Array  # [P] int32
-    data: ClientData  # [P, M, ...]
+    ids: jax.Array | None  # [K] int32, distinct; None for all N clients, in order
+    data: ClientData  # [K, M, ...], in that order
 
 
-class PlayFn(Protocol):
+class RunFn(Protocol):
     """A round of a cohort that the caller gathered.
 
     Args of a call:
-      key: the round's, the same as for ``cohort``.
+      key: the round's, the same as for ``sample``.
       state: as for ``step``.
-      cohort: int32 ``[K]``, distinct ids.
-      data: theirs, ``[K, M, ...]``, in that order.
-      scouts: those of round 1's key, the same in every round; may be left out if the
-        method has no use for any client's data before round 1.
+      cohort: the clients of the round and their data.
+      setup_clients: those whose data the method looks at before round 1, chosen by the
+        key of round 1; the same in every round. May be left out if there are none.
     """
 
     def __call__(
         self,
         key: Key,
         state: State,
-        cohort: jax.Array,
-        data: ClientData,
-        scouts: Scouts | None = None,
+        cohort: Cohort,
+        setup_clients: Cohort | None = None,
     ) -> tuple[State, RoundInfo]: ...
+
+
+class Cohorts(NamedTuple):
+    """A round in parts, for client data that are not on the device as a whole.
+
+    Attributes:
+      sample: ``(key, N) -> ids [K]``: the clients that ``step`` with this key samples
+        out of N, an int. Does not consume the key, which ``run`` needs as well.
+      run: ``step`` after sampling and gathering, with the same results to the bit.
+      setup_clients: ``(key, sizes [N]) -> ids [P]``: the clients whose data the method
+        looks at before round 1; ``key`` is that of round 1, not consumed.
+    """
+
+    sample: Callable[[Key, int], jax.Array]
+    run: RunFn
+    setup_clients: Callable[[Key, jax.Array], jax.Array]
 
 
 InitFn = Callable[[Key, Variables], State]
@@ -152,7 +183,7 @@ def _global_model(state: State) -> Variables:
 
 
 def nothing_more(key: Key, state: State, clients: ClientData) -> State:
-    """A ``finish`` that leaves the state as it is."""
+    """Leaves the state as it is: the ``finish`` of most algorithms."""
     del key, clients
     return state
 
@@ -168,20 +199,12 @@ class FederatedAlgorithm(NamedTuple):
         from ``state.variables`` for methods that train another parametrisation.
       finish: ``(key, state, clients) -> state``: post-training, once after the last
         round; does nothing by default.
-      cohort: ``(key, N) -> ids [K]``: the clients that ``step`` with this key chooses
-        out of N, an int. Does not consume the key, which ``play`` needs as well.
-      play: ``step`` after sampling and gathering, for client data that are not on the
-        device as a whole: the same results to the bit.
-      scouts: ``(key, count [N]) -> ids [P]``: for ``play``, the clients whose data the
-        method looks at before round 1; ``key`` is that of round 1, not consumed.
-
-    The last three are None in algorithms that offer ``step`` alone.
+      cohorts: the parts that ``step`` is made of; None in algorithms that offer
+        ``step`` alone.
     """
 
     init: InitFn
     step: StepFn
     model: Callable[[State], Variables] = _global_model
     finish: Callable[[Key, State, ClientData], State] = nothing_more
-    cohort: Callable[[Key, int], jax.Array] | None = None
-    play: PlayFn | None = None
-    scouts: Callable[[Key, jax.Array], jax.Array] | None = None
+    cohorts: Cohorts | None = None

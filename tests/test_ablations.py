@@ -12,11 +12,13 @@ import numpy as np
 import numpy_federation as oracle
 import optax
 import pytest
+from toy import mean, sending, serving
 
 from fedsparsify_jax import aggregation, algorithms, masks, models, pruning, trees
 from fedsparsify_jax.aggregation import merges
-from fedsparsify_jax.engine.round import client_keys, engine
-from fedsparsify_jax.method import Context, Method, Upload
+from fedsparsify_jax.engine import engine
+from fedsparsify_jax.engine.sampling import client_keys
+from fedsparsify_jax.method import Context, GradientTransform, Method, Upload
 from fedsparsify_jax.schedules import constant
 from fedsparsify_jax.training.local import batch_loss, local_training
 
@@ -29,7 +31,7 @@ def play(builder, clients, rounds, /, *, model=MODEL, **options):
     """States, the first included, and infos; a batch holds a whole client."""
     settings = {"local_epochs": EPOCHS, "batch_size": 8, "learning_rate": RATE}
     algorithm = builder(
-        model.apply, num_clients=len(clients.count), **settings | options
+        model.apply, num_clients=len(clients.sizes), **settings | options
     )
     states = [algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))]
     infos, step = [], jax.jit(algorithm.step)
@@ -50,7 +52,7 @@ def to_layers(tree):
 
 def trained(layers, kept, clients, client, epochs):
     """The NumPy oracle's layers of one client after some epochs of one batch each."""
-    count = int(clients.count[client])
+    count = int(clients.sizes[client])
     x, y = np.float64(clients.x[client, :count]), np.asarray(clients.y[client, :count])
     still = [(np.zeros_like(w), np.zeros_like(b)) for w, b in layers]
     orders = [np.arange(count)] * epochs
@@ -147,7 +149,7 @@ def test_local_without_the_vote_against_numpy(merge, clients):
         merge=merge,
     )
     layers, kept = to_layers(states[0].variables), to_layers(states[0].masks)
-    weights = np.asarray(clients.count, float)
+    weights = np.asarray(clients.sizes, float)
     for t, state in enumerate(states[1:], start=1):
         sparsity = FINAL * (1 - (1 - (t - 1) / 2) ** 3)
         own_masks, own = [], []
@@ -179,7 +181,7 @@ def test_global_merges_by_name_then_purges(merge, clients):
         for client in range(4)
     ]
     if merge == "tanh":
-        weights = np.asarray(clients.count, float)
+        weights = np.asarray(clients.sizes, float)
         merged = np.arctanh(np.average(np.tanh(local), axis=0, weights=weights))
     else:
         merged = np.array(local)[np.argmax(np.abs(local), axis=0), np.arange(39)]
@@ -273,7 +275,7 @@ def test_without_fine_tuning_a_round_is_train_purge_vote_bit_for_bit(clients):
         _, _, local_key, _ = jax.random.split(key, 4)
         keys = client_keys(local_key, jnp.arange(4))
         variables, kept = jax.vmap(one)(keys, clients)
-        weights = clients.count.astype(jnp.float32)
+        weights = clients.sizes.astype(jnp.float32)
         return aggregation.majority_vote_mean(variables, kept, weights)
 
     (start, after), _ = play(
@@ -283,10 +285,6 @@ def test_without_fine_tuning_a_round_is_train_purge_vote_bit_for_bit(clients):
         variables, kept = replay(jax.random.split(jax.random.key(2), 1)[0], start)
     chex.assert_trees_all_equal(after.variables, variables)
     chex.assert_trees_all_equal(after.masks, kept)
-
-
-def mean(uploads, context):
-    return aggregation.weighted_mean(uploads.variables, uploads.weights), context.masks
 
 
 def drawing_model(variables, x, *, train=False, key=None, valid=None):
@@ -301,17 +299,18 @@ def test_fine_tuning_draws_anew_and_goes_on_with_memory(clients):
         value, gradients = grad_fn(variables)
         return value, gradients, memory + 1
 
-    def upload(key, local, context, client):
+    def send(key, local, context, client):
         return Upload(local.variables, local.masks, local.memory), client.state
 
     method = Method(
         aggregate=mean,
         fine_tune_epochs=3,
-        memory=lambda variables: jnp.int32(10),
-        gradient=gradient,
-        upload=upload,
-        server_state=lambda variables, kept: jnp.int32(0),
-        server_update=lambda k, v, m, up, c: (v, m, up.extra[0]),
+        gradient=GradientTransform(lambda variables: jnp.int32(10), gradient),
+        upload=sending(send),
+        server=serving(
+            lambda k, v, m, uploads, c: (v, m, uploads.extra[0]),
+            lambda variables, kept: jnp.int32(0),
+        ),
     )
     algorithm = engine(drawing_model, method, local_epochs=2, batch_size=8)
     variables = {"params": {"w": jnp.zeros((5, 3))}, "draws": {"past": jnp.zeros(6)}}

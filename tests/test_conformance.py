@@ -18,6 +18,7 @@ import pytest
 from conftest import make_clients
 
 from fedsparsify_jax import algorithms, client_map, masks, models, trees
+from fedsparsify_jax.algorithms import registry
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.types import ClientData, FederatedAlgorithm, RoundInfo, State
 
@@ -249,7 +250,7 @@ def test_all_cohort_strategies_agree(row, clients):
         return jax.tree.map(np.asarray, found)
 
     for strategy in strategies:
-        chex.assert_trees_all_close(played(cohort=strategy), played(), atol=1e-5)
+        chex.assert_trees_all_close(played(client_map=strategy), played(), atol=1e-5)
 
 
 @sparse_table
@@ -327,11 +328,11 @@ def test_clients_of_one_example_and_a_cohort_of_one(row):
 
 @table
 def test_what_fills_the_padding_does_not_matter(row, clients):
-    real = jnp.arange(clients.y.shape[1])[None, :] < clients.count[:, None]
+    real = jnp.arange(clients.y.shape[1])[None, :] < clients.sizes[:, None]
     clean = ClientData(
         jnp.where(real[..., None], clients.x, 0.0),
         jnp.where(real, clients.y, 0),
-        clients.count,
+        clients.sizes,
     )
     chex.assert_trees_all_equal(run(row, clients), run(row, clean))
 
@@ -387,3 +388,8 @@ def test_rounds_can_be_scanned(row, clients):
         state, _ = step(key, state, clients)
     chex.assert_trees_all_close(scanned, state, atol=1e-6)
     assert infos.round.tolist() == [1, 2, 3]
+
+
+def test_every_algorithm_has_a_row():
+    builders = {row.build.__name__ for row in registry.ALGORITHMS.values()}
+    assert {row.build for row in ALGORITHMS.values()} == builders

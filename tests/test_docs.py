@@ -1,12 +1,19 @@
 """The pages of docs/ are complete, and their links and figures lead somewhere."""
 
 import configparser
+import doctest
+import inspect
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
 import fedsparsify_jax
+from fedsparsify_jax.algorithms.registry import ALGORITHMS
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.registry import KEYWORDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -43,6 +50,25 @@ def test_every_public_name_is_in_the_api(name):
     assert any(f"::: {module}" in page for page in pages)
 
 
+def test_the_table_of_algorithms_is_that_of_their_rows():
+    """Each has a line, with the paper and the defaults that the code names."""
+    text = (DOCS / "algorithms.md").read_text(encoding="utf-8")
+    table = text.partition("|---")[2].partition("\n\n")[0].splitlines()[1:]
+    lines = [re.split(r" *(?<!\\)\| *", line) for line in table]
+    assert [name.strip("`") for _, name, *_ in lines] == list(ALGORITHMS)
+    for row, (_, name, paper, _, defaults, *_) in zip(
+        ALGORITHMS.values(), lines, strict=True
+    ):
+        for number in re.findall(r"arXiv ([\d.]+)", paper):
+            assert number in Path(inspect.getfile(row.build)).read_text("utf-8")
+        for option, value in re.findall(r"`--([\w-]+) ([\w.]+)`", defaults):
+            field = option.replace("-", "_")
+            stated = {o: p.default for o, p in row.parameters.items()} | row.defaults
+            default = stated.get(KEYWORDS.get(field), getattr(TrainConfig, field))
+            # None: the file has its default inside.
+            assert default is None or str(default).removesuffix(".0") == value, name
+
+
 def test_the_version_is_in_one_place():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
@@ -51,3 +77,23 @@ def test_the_version_is_in_one_place():
     assert re.search(r"^## \[(.+)\]", changes, re.M)[1] == version
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert not re.search(r"^version:", citation, re.M)
+
+
+def test_the_worked_example_runs(monkeypatch):
+    """The algorithm of the page, its doctest, and the tests that the page shows."""
+    page = (DOCS / "adding_an_algorithm.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r'```python title="(.+?)"\n(.*?)```', page, re.S))
+    (algorithm, source), (tests, checks) = blocks.items()
+    assert algorithm.endswith("fedexp.py") and tests.endswith("test_fedexp.py")
+    name = "fedsparsify_jax.algorithms.fedexp"
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    exec(compile(source, algorithm, "exec"), module.__dict__)
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 5 and outcome.failed == 0
+    shown: dict = {}
+    exec(compile(checks, tests, "exec"), shown)
+    found = [value for key, value in shown.items() if key.startswith("test_")]
+    assert len(found) == 2
+    for test in found:
+        test()

@@ -10,10 +10,17 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # The last lines of what each prints.
 PRINTS = {
+    "round_by_hand": r"""
+(client \d: loss \d\.\d{3}, 1044\d\d bytes
+){4}50% pruned, the bits of step: True
+""",
     "vmapped_sweep": r"""
 target 50%  reached 50\.00%  accuracy 9\d\.\d \+- \d\.\d %
 target 90%  reached 90\.00%  accuracy 9\d\.\d \+- \d\.\d %
 target 97%  reached 97\.00%  accuracy [89]\d\.\d \+- \d\.\d %
+""",
+    "your_own_method": r"""
+90% pruned, accuracy 9\d %
 """,
 }
 

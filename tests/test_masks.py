@@ -82,21 +82,10 @@ def test_the_authors_rule_needs_floor_half(clients, needed):
     assert int(jnp.argmax(strict)) == clients // 2 + 1
 
 
-def test_distance_is_jaccard():
-    a = {"w": jnp.array([True, True, False, False])}
-    b = {"w": jnp.array([False, True, True, False])}
-    none = {"w": jnp.zeros(4, bool)}
-    assert float(masks.distance(a, b)) == pytest.approx(2 / 3)
-    assert float(masks.distance(a, a)) == 0.0
-    assert float(masks.distance(a, none)) == 1.0
-    assert float(masks.distance(none, none)) == 0.0
-
-
-def test_intersect_and_union():
+def test_intersect():
     a = {"w": jnp.array([True, True, False])}
     b = {"w": jnp.array([True, False, False])}
     assert masks.intersect(a, b)["w"].tolist() == [True, False, False]
-    assert masks.union(a, b)["w"].tolist() == [True, True, False]
 
 
 def test_bad_arguments_are_refused():

@@ -4,70 +4,45 @@ Together they show that the engine carries the kinds of methods that FedSparsify
 compared with (docs/architecture.md maps each of those to its hooks).
 """
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import (
+    DATA,
+    RATE,
+    START,
+    W,
+    apply_fn,
+    half_square,
+    mean,
+    run,
+    sending,
+    serving,
+    stepped,
+    weights,
+)
 
 from fedsparsify_jax import aggregation, masks, pruning, trees
-from fedsparsify_jax.engine.round import engine
-from fedsparsify_jax.method import Method, Upload
+from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.algorithms._shared.server_purge import purge_by
+from fedsparsify_jax.algorithms.fedopt import server_step
+from fedsparsify_jax.algorithms.fedsparsify_plus import movement_purge as moved
+from fedsparsify_jax.engine import engine
+from fedsparsify_jax.method import (
+    GradientTransform,
+    Method,
+    Setup,
+    Upload,
+    chain,
+    stacked,
+)
 from fedsparsify_jax.schedules import constant
 from fedsparsify_jax.types import ClientData
 
-RATE = 0.1
-# Two clients with one example each; the loss of a client is (w - y)^2 / 2, summed over
-# the two entries of w, so that one step from w gives w - RATE (w - y).
-TARGETS = jnp.array([1.0, 3.0])
-DATA = ClientData(jnp.zeros((2, 1, 1)), TARGETS[:, None], jnp.array([1, 1]))
-START = {"params": {"w": jnp.array([2.0, -4.0])}}
-
-
-def apply_fn(variables, x, *, train=False, key=None, valid=None):
-    return jnp.broadcast_to(variables["params"]["w"], (len(x), 2)), {}
-
-
-def squares(outputs, y):
-    return 0.5 * jnp.sum((outputs - y[:, None]) ** 2, axis=-1)
-
-
-def mean(uploads, context):
-    return aggregation.weighted_mean(uploads.variables, uploads.weights), context.masks
-
-
-def play(method, rounds=1, **options):
-    algorithm = engine(
-        apply_fn,
-        method,
-        learning_rate=RATE,
-        local_epochs=1,
-        batch_size=1,
-        loss_fn=squares,
-        num_clients=2,
-        **options,
-    )
-    state, step = algorithm.init(jax.random.key(0), START), jax.jit(algorithm.step)
-    for t in range(rounds):
-        old = state
-        state, info = step(jax.random.fold_in(jax.random.key(1), t), state, DATA)
-        chex.assert_trees_all_equal_shapes_and_dtypes(state, old)
-    return algorithm, state, info
-
-
-def stepped(w, target):
-    return w - RATE * (w - target)
-
-
-def weights(state):
-    return np.asarray(state.variables["params"]["w"])
-
-
-W = np.array([2.0, -4.0])
-
 
 def test_defaults_are_federated_averaging():
-    _, state, info = play(Method(aggregate=mean))
+    _, state, info = run(Method(aggregate=mean))
     np.testing.assert_allclose(weights(state), stepped(W, 2.0), rtol=1e-6)
     expected = np.mean([0.5 * np.sum((W - target) ** 2) for target in (1.0, 3.0)])
     assert float(info.loss) == pytest.approx(expected)
@@ -81,7 +56,7 @@ def test_objective_adds_a_proximal_term():
         gap = variables["params"]["w"] - context.variables["params"]["w"] - 1.0
         return value + 0.5 * mu * jnp.sum(gap**2), changed
 
-    _, state, _ = play(Method(aggregate=mean, objective=objective))
+    _, state, _ = run(Method(aggregate=mean, objective=objective))
     np.testing.assert_allclose(weights(state), stepped(W, 2.0) + RATE * mu, rtol=1e-6)
 
 
@@ -92,12 +67,8 @@ def test_objective_reparametrises_and_model_gives_the_real_weights():
     def objective(loss, variables, batch, key, context):
         return loss(real(variables), batch, key)
 
-    method = Method(
-        aggregate=mean,
-        objective=objective,
-        model=lambda state: real(state.variables),
-    )
-    algorithm, state, _ = play(method)
+    algorithm, state, _ = run(Method(aggregate=mean, objective=objective))
+    algorithm = algorithm._replace(model=lambda state: real(state.variables))
     gradient = (W * abs(W) - 2.0) * 2 * abs(W)
     np.testing.assert_allclose(weights(state), W - RATE * gradient, rtol=1e-5)
     deployed = algorithm.model(state)["params"]["w"]
@@ -112,10 +83,11 @@ def test_gradient_looks_ahead_along_what_memory_holds():
 
     method = Method(
         aggregate=mean,
-        gradient=gradient,
-        memory=lambda variables: jax.tree.map(jnp.ones_like, variables),
+        gradient=GradientTransform(
+            lambda variables: jax.tree.map(jnp.ones_like, variables), gradient
+        ),
     )
-    _, state, _ = play(method)
+    _, state, _ = run(method)
     np.testing.assert_allclose(weights(state), W - RATE * (W - 0.5 - 2.0), rtol=1e-6)
 
 
@@ -125,32 +97,34 @@ def test_memory_reaches_upload_and_the_server():
         squared = jax.tree.map(lambda total, g: total + g**2, memory, gradients)
         return value, gradients, squared
 
-    def upload(key, local, context, client):
+    def send(key, local, context, client):
         return Upload(local.variables, local.masks, local.memory), client.state
 
-    def server_update(key, variables, kept, uploads, context):
+    def add_up(key, variables, kept, uploads, context):
         return variables, kept, jax.tree.map(lambda g: jnp.sum(g, 0), uploads.extra)
+
+    def zeros(variables, kept=None):
+        return jax.tree.map(jnp.zeros_like, variables)
 
     method = Method(
         aggregate=mean,
-        gradient=gradient,
-        memory=lambda variables: jax.tree.map(jnp.zeros_like, variables),
-        upload=upload,
-        server_state=lambda variables, kept: jax.tree.map(jnp.zeros_like, variables),
-        server_update=server_update,
+        gradient=GradientTransform(zeros, gradient),
+        upload=sending(send),
+        server=serving(add_up, zeros),
     )
-    _, state, _ = play(method)
+    _, state, _ = run(method)
     expected = (W - 1.0) ** 2 + (W - 3.0) ** 2
     np.testing.assert_allclose(state.server["params"]["w"], expected, rtol=1e-6)
 
 
 def test_setup_chooses_masks_from_data_before_the_first_round_only():
-    def setup(key, context, clients):
-        total = jnp.sum(clients.y)  # 4: looked at the data
+    def first_masks(key, context, clients):
+        total = jnp.sum(clients.data.y)  # 4: looked at the data
         kept = {"params": {"w": jnp.array([False, True]) & (total == 4.0)}}
         return masks.apply(kept, context.variables), kept
 
-    _, state, info = play(Method(aggregate=mean, setup=setup), rounds=2)
+    setup = Setup(lambda key, sizes: jnp.arange(len(sizes)), first_masks)
+    _, state, info = run(Method(aggregate=mean, setup=setup), rounds=2)
     expected = stepped(stepped(-4.0, 2.0), 2.0)
     np.testing.assert_allclose(weights(state), [0.0, expected], rtol=1e-6)
     assert float(info.sparsity) == 0.5
@@ -158,25 +132,18 @@ def test_setup_chooses_masks_from_data_before_the_first_round_only():
 
 def test_receive_gives_personal_masks_and_clients_remember():
     def receive(context, client):
-        own = {"params": {"w": jnp.arange(2) == client.id}}
-        return masks.apply(own, context.variables), own
+        kept = {"params": {"w": jnp.arange(2) == client.id}}
+        return masks.apply(kept, context.variables), kept
 
-    def upload(key, local, context, client):
+    def send(key, local, context, client):
         return Upload(local.variables, local.masks), client.state + client.id + 1
 
-    def holders(uploads, context):
-        merged = aggregation.nonzero_mean(
-            uploads.variables, uploads.masks, uploads.weights
-        )
-        return merged, context.masks
-
     method = Method(
-        aggregate=holders,
+        aggregate=aggregate("nonzero"),
         receive=receive,
-        upload=upload,
-        client_state=lambda variables, kept: jnp.int32(0),
+        upload=sending(send, lambda variables, kept: jnp.int32(0)),
     )
-    _, state, info = play(method, rounds=2)
+    _, state, info = run(method, rounds=2)
     expected = [stepped(stepped(2.0, 1.0), 1.0), stepped(stepped(-4.0, 3.0), 3.0)]
     np.testing.assert_allclose(weights(state), expected, rtol=1e-6)
     assert state.clients.extra.tolist() == [2, 4]
@@ -188,12 +155,14 @@ def test_clients_can_look_at_their_neighbours():
         other = trees.take(context.clients, (client.id + 1) % 2)
         return jax.tree.map(lambda w, n: w + n, context.variables, other), context.masks
 
-    method = Method(
-        aggregate=mean,
-        receive=receive,
-        client_state=lambda variables, kept: jax.tree.map(jnp.ones_like, variables),
-    )
-    _, state, _ = play(method)
+    def send(key, local, context, client):
+        return Upload(local.variables, local.masks), client.state
+
+    def ones(variables, kept):
+        return jax.tree.map(jnp.ones_like, variables)
+
+    method = Method(aggregate=mean, receive=receive, upload=sending(send, ones))
+    _, state, _ = run(method)
     np.testing.assert_allclose(weights(state), stepped(W + 1.0, 2.0), rtol=1e-6)
 
 
@@ -201,13 +170,14 @@ def test_client_prune_sees_the_schedule_and_projects_the_upload():
     def client_prune(key, local, context, client):
         return pruning.prune(pruning.magnitude(local.variables), context.sparsity)
 
+    @stacked
     def vote(uploads, context):
         return aggregation.majority_vote_mean(
-            uploads.variables, uploads.masks, uploads.weights
+            uploads.variables, uploads.masks, uploads.sizes
         )
 
     method = Method(aggregate=vote, client_prune=client_prune, schedule=constant(0.5))
-    _, state, info = play(method)
+    _, state, info = run(method)
     np.testing.assert_allclose(weights(state), [0.0, stepped(-4.0, 2.0)], rtol=1e-6)
     assert info.bytes_up.tolist() == [4, 4]
     assert float(info.target_sparsity) == 0.5
@@ -217,7 +187,7 @@ def test_project_runs_after_every_step():
     def project(kept, variables):
         return jax.tree.map(lambda w: jnp.clip(w, -1.0, 1.0), variables)
 
-    _, state, _ = play(Method(aggregate=mean, project=project))
+    _, state, _ = run(Method(aggregate=mean, project=project))
     start = np.clip(W, -1.0, 1.0)
     expected = np.mean([np.clip(stepped(start, t), -1, 1) for t in (1.0, 3.0)], axis=0)
     np.testing.assert_allclose(weights(state), expected, rtol=1e-6)
@@ -232,11 +202,11 @@ def test_a_stage_of_growth_freezes_and_downloads_a_part():
     def objective(loss, variables, batch, key, context):
         return loss(masks.apply(live(context), variables), batch, key)
 
-    def upload(key, local, context, client):
+    def send(key, local, context, client):
         kept = masks.apply(live(context), local.variables)
         return Upload(kept, local.masks), client.state
 
-    def server_update(key, variables, kept, uploads, context):
+    def freeze(key, variables, kept, uploads, context):
         grown = jax.tree.map(jnp.where, live(context), variables, context.variables)
         return grown, kept, context.server
 
@@ -246,14 +216,14 @@ def test_a_stage_of_growth_freezes_and_downloads_a_part():
     method = Method(
         aggregate=mean,
         objective=objective,
-        upload=upload,
-        server_update=server_update,
+        upload=sending(send),
+        server=serving(freeze),
         download=download,
     )
-    _, state, info = play(method)
+    _, state, info = run(method)
     np.testing.assert_allclose(weights(state), [stepped(2.0, 2.0), -4.0], rtol=1e-6)
     assert info.bytes_up.tolist() == info.bytes_down.tolist() == [4, 4]
-    _, state, info = play(method, rounds=2)
+    _, state, info = run(method, rounds=2)
     np.testing.assert_allclose(weights(state), [2.0, stepped(-4.0, 2.0)], rtol=1e-6)
     assert info.bytes_down.tolist() == [8, 8]
 
@@ -262,8 +232,8 @@ def test_finish_runs_after_the_last_round():
     def finish(key, state, clients):
         return state._replace(variables=jax.tree.map(jnp.zeros_like, state.variables))
 
-    algorithm, state, _ = play(Method(aggregate=mean, finish=finish))
-    done = algorithm.finish(jax.random.key(2), state, DATA)
+    algorithm, state, _ = run(Method(aggregate=mean))
+    done = algorithm._replace(finish=finish).finish(jax.random.key(2), state, DATA)
     assert weights(done).tolist() == [0.0, 0.0]
 
 
@@ -279,8 +249,8 @@ def test_changed_collections_travel_and_are_never_pruned():
 
     algorithm = engine(
         counting,
-        Method(aggregate=mean, server_update=purge),
-        loss_fn=squares,
+        Method(aggregate=mean, server=serving(purge)),
+        loss_fn=half_square,
         local_epochs=3,
         batch_size=2,
     )
@@ -294,3 +264,61 @@ def test_changed_collections_travel_and_are_never_pruned():
     assert float(state.variables["batch_stats"]["seen"]) == pytest.approx(13.0)
     assert bool(state.masks["batch_stats"]["seen"])
     assert float(info.sparsity) == 0.5
+
+
+# -- what composes
+
+
+def server_of(method, rounds=1, **options):
+    _, state, _ = run(method, rounds, **options)
+    return state
+
+
+def test_a_chain_gives_every_link_its_own_state_and_the_model_before_it():
+    def doubled(key, variables, kept, uploads, context):
+        new = jax.tree.map(lambda w: 2 * w, variables)
+        return new, kept, context.server + 1
+
+    def raised(key, variables, kept, uploads, context):
+        new = jax.tree.map(lambda w: w + 1, variables)
+        return new, kept, context.server * 2
+
+    links = (
+        serving(doubled, lambda variables, kept: jnp.int32(0)),
+        serving(raised, lambda variables, kept: jnp.int32(1)),
+    )
+    state = server_of(Method(aggregate=mean, server=chain(*links)))
+    np.testing.assert_allclose(weights(state), 2 * stepped(W, 2.0) + 1, rtol=1e-6)
+    assert tuple(map(int, state.server)) == (1, 2)
+    assert chain(links[0]) is links[0]
+
+
+SPARSE = {"aggregate": aggregate("mean"), "schedule": constant(0.5)}
+PURGE = purge_by(lambda variables, context: pruning.magnitude(variables))
+
+
+def test_fedopt_and_fedsparsify_are_one_line():
+    server = chain(server_step("momentum"), PURGE)
+    state = server_of(Method(**SPARSE, server=server))
+    # The first step of FedAvgM is that of FedAvg; then the smaller of two goes.
+    np.testing.assert_allclose(weights(state), [0.0, stepped(-4.0, 2.0)], rtol=1e-6)
+    momentum = jax.tree.leaves(state.server[0])[0]
+    np.testing.assert_allclose(momentum, W - stepped(W, 2.0), rtol=1e-5)
+
+
+def test_movement_scores_and_server_momentum_are_one_line():
+    state = server_of(Method(**SPARSE, server=chain(server_step("momentum"), moved())))
+    # |w| |w - w_0|: 1.99 x 0.01 at the first entry, 3.4 x 0.6 at the second.
+    np.testing.assert_allclose(weights(state), [0.0, stepped(-4.0, 2.0)], rtol=1e-6)
+    np.testing.assert_array_equal(state.server[1]["params"]["w"], W)  # w_0
+
+
+def test_an_average_is_one_line():
+    algorithm, state, _ = run(Method(**SPARSE, server=PURGE), rounds=2, server_ema=0.5)
+    first = stepped(-4.0, 2.0)
+    second = stepped(first, 2.0)
+    rate = (1 - 0.5) / (1 - 0.5**2)
+    expected = [0.0, (1 - rate) * first + rate * second]
+    model = algorithm.model(state)["params"]["w"]
+    np.testing.assert_allclose(model, expected, rtol=1e-6)
+    np.testing.assert_allclose(weights(state), [0.0, second], rtol=1e-6)

@@ -37,7 +37,7 @@ def main() -> None:
         learning_rate=work.RATE,
         local_epochs=work.EPOCHS,
         batch_size=work.BATCH,
-        cohort=sharded(mesh),
+        client_map=sharded(mesh),
     )
     everybody = ClientData(
         *work.clients(), np.full(work.CLIENTS, work.EXAMPLES, np.int32)

@@ -2,7 +2,7 @@
 
 A row is a method, or a variant of one: options of ``fedsparsify train``. The axes are
 options with several values. Row by row their product is a grid that ``fedsparsify
-sweep`` runs. Every option is traced or static: traced ones (`sweep_grid.TRACED`) and
+sweep`` runs. Every option is traced or static: traced ones (`schema.TRACED`) and
 seeds differ within one compiled program, each combination of the others is a program.
 """
 
@@ -15,10 +15,10 @@ from typing import Any
 
 from fedsparsify_jax.errors import InputError, unknown
 from fedsparsify_jax.runner import TrainConfig
-from fedsparsify_jax.runner.options.config import NOT_COMPARED
+from fedsparsify_jax.runner.options.config import NOT_COMPARED, having
 from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.options.sweep_grid import TRACED
+from fedsparsify_jax.runner.options.schema import TRACED
 
 Options = Mapping[str, Any]
 """Options of ``train`` to one value each, or to several on an axis."""
@@ -201,4 +201,4 @@ def traced(field: str) -> bool:
     >>> traced("final_sparsity"), traced("seed"), traced("partition")
     (True, True, False)
     """
-    return field in (*TRACED, "seed")
+    return field in (*having(TRACED), "seed")

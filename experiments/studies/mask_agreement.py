@@ -33,9 +33,18 @@ from experiments.lib.panels import PARTITIONS
 from experiments.lib.reporting import Report
 from experiments.lib.results import RESULTS
 from fedsparsify_jax import masks, pruning, schedules
-from fedsparsify_jax.aggregation import merges
-from fedsparsify_jax.engine.round import engine
-from fedsparsify_jax.method import Context, Local, Method, Upload, Uploads
+from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.engine import engine
+from fedsparsify_jax.method import (
+    Context,
+    Local,
+    Method,
+    ServerTransform,
+    Upload,
+    Uploader,
+    Uploads,
+    no_state,
+)
 from fedsparsify_jax.metrics.evaluation import evaluate
 from fedsparsify_jax.report.charts import Series, thinned
 from fedsparsify_jax.runner import TrainConfig
@@ -80,61 +89,47 @@ def _prune(local: Local, context: Context) -> Masks:
     return pruning.prune(scores, context.sparsity, within=local.masks)
 
 
-def _nothing(variables: Any, all_masks: Masks) -> jax.Array:
-    del variables, all_masks
+def _no_agreement(variables: Any, masks: Masks) -> jax.Array:
     return jnp.float32(0.0)
 
 
 def local_method(schedule: Schedule) -> Method:
     """FedSparsify-Local whose server state is the agreement of the latest round."""
-    vote = merges.merger("mean", "authors")
 
-    def client_prune(key: Any, local: Any, context: Any, client: Any) -> Masks:
-        del key, client
+    def client_prune(key: Any, local: Local, context: Context, client: Any) -> Masks:
         return _prune(local, context)
 
-    def aggregate(uploads: Uploads, context: Context) -> Any:
-        return vote(*uploads[:2], uploads.weights, context.variables)
-
     def observe(
-        key: Any, variables: Any, voted: Masks, uploads: Any, context: Any
+        key: Any, variables: Any, voted: Masks, uploads: Uploads, context: Any
     ) -> Any:
-        del key, context
         return variables, voted, jaccard(uploads.masks)
 
     return Method(
         schedule=schedule,
-        server_state=_nothing,
         client_prune=client_prune,
-        aggregate=aggregate,
-        server_update=observe,
+        aggregate=aggregate("mean", "authors")._replace(stacks=True),
+        server=ServerTransform(_no_agreement, observe),
     )
 
 
 def global_method(schedule: Schedule) -> Method:
     """FedSparsify-Global whose server state is how far clients would have agreed."""
-    mean = merges.value_merge("mean")
 
-    def upload(key: Any, local: Any, context: Any, client: Any) -> Any:
-        del key
+    def send(key: Any, local: Local, context: Context, client: Any) -> Any:
         sent = Upload(local.variables, local.masks, _prune(local, context))
         return sent, client.state
 
-    def aggregate(uploads: Uploads, context: Context) -> Any:
-        merged = mean(*uploads[:2], uploads.weights, context.variables)
-        return merged, context.masks
-
-    def purge(key: Any, variables: Any, old: Masks, uploads: Any, context: Any) -> Any:
-        del key
+    def purge(
+        key: Any, variables: Any, old: Masks, uploads: Uploads, context: Context
+    ) -> Any:
         kept = _prune(Local(variables, old, ()), context)
         return masks.apply(kept, variables), kept, jaccard(uploads.extra)
 
     return Method(
         schedule=schedule,
-        server_state=_nothing,
-        upload=upload,
-        aggregate=aggregate,
-        server_update=purge,
+        upload=Uploader(no_state, send),
+        aggregate=aggregate("mean")._replace(stacks=True),
+        server=ServerTransform(_no_agreement, purge),
     )
 
 

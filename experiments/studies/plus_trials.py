@@ -15,19 +15,30 @@ trials that agree in these share a program.
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from fedsparsify_jax import data, masks, models, schedules, trees
-from fedsparsify_jax.aggregation.streaming import weighted_mean
+from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared.proximal import proximal
+from fedsparsify_jax.algorithms.fedopt import server_step
 from fedsparsify_jax.client_map import chunked
-from fedsparsify_jax.engine.round import engine
-from fedsparsify_jax.method import Method, Upload
+from fedsparsify_jax.engine import engine
+from fedsparsify_jax.method import (
+    GradientTransform,
+    Method,
+    ServerTransform,
+    Upload,
+    Uploader,
+    chain,
+    no_state,
+)
 from fedsparsify_jax.metrics import evaluate
 from fedsparsify_jax.pruning import prune
 from fedsparsify_jax.training.losses import cross_entropy
@@ -73,11 +84,15 @@ def _without_prior(tree: Any) -> Any:
     return {name: leaf for name, leaf in tree.items() if name != "prior"}
 
 
-def _method(h: dict[str, Any], static: dict[str, Any]) -> Method:
-    """The hooks of a variant; ``h`` may be traced."""
+def _zeros(variables: Any, masks: Any = None) -> Any:
+    return jax.tree.map(jnp.zeros_like, variables["params"])
+
+
+def _prior_of_classes(h: dict[str, Any]) -> Any:
+    """Gives every client the logits of its own class frequencies."""
 
     def receive(context: Any, client: Any) -> Any:
-        real = jnp.arange(len(client.data.y)) < client.data.count
+        real = jnp.arange(len(client.data.y)) < client.data.sizes
         n = jnp.sum(jax.nn.one_hot(client.data.y, CLASSES) * real[:, None], axis=0)
         smoothed = n + h["calibration_smoothing"]
         logits = h["calibration"] * jnp.log(smoothed / jnp.sum(smoothed))
@@ -85,98 +100,105 @@ def _method(h: dict[str, Any], static: dict[str, Any]) -> Method:
         ones = jnp.ones(CLASSES, bool)
         return variables, context.masks | {"prior": {"logits": ones}}
 
-    def gradient(grad_fn: Any, variables: Any, memory: Any, context: Any) -> Any:
-        value, found = grad_fn(variables)
+    return receive
+
+
+def _falling_rate(h: dict[str, Any]) -> GradientTransform:
+    """Scales gradients down linearly over the rounds."""
+
+    def update(grad_fn: Any, variables: Any, memory: Any, context: Any) -> Any:
+        value, gradients = grad_fn(variables)
         past = (context.round - 1) / (ROUNDS - 1)
         factor = 1 - (1 - h["learning_rate_at_end"]) * past
-        return value, jax.tree.map(lambda g: g * factor, found), memory
+        return value, jax.tree.map(lambda g: g * factor, gradients), memory
 
-    def upload(key: Any, local: Any, context: Any, client: Any) -> Any:
-        del key
+    return GradientTransform(lambda variables: (), update)
+
+
+def _upload(remembers: bool) -> Uploader:
+    """Sends the model; the client's last move is kept for FedVARP."""
+
+    def send(key: Any, local: Any, context: Any, client: Any) -> Any:
         sent, kept = _without_prior(local.variables), client.state
-        if static["variance_reduction"]:
+        if remembers:
             start = context.variables["params"]
             kept = jax.tree.map(jnp.subtract, sent["params"], start)
         return Upload(sent, _without_prior(local.masks)), kept
 
-    def zeros(variables: Any) -> Any:
-        return jax.tree.map(jnp.zeros_like, variables["params"])
+    return Uploader(_zeros if remembers else no_state, send)
 
-    def server_state(variables: Any, _: Any) -> Any:
-        names = ("momentum", "squares", "mean_move")
-        first = variables["params"]
-        return {"average": first, "first": first} | {n: zeros(variables) for n in names}
 
-    def reduced(move: Any, server: Any, uploads: Any, context: Any) -> Any:
-        """The mean move with those who are absent as they were last seen (FedVARP)."""
-        seen = trees.take(context.clients, uploads.cohort)
-        stale = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), seen)
+def _varp(strength: Any) -> ServerTransform:
+    """Replaces absent clients by their last move (FedVARP); the mean move is kept."""
+
+    def update(key: Any, variables: Any, kept: Any, uploads: Any, context: Any) -> Any:
+        start, mean = context.variables["params"], context.server
+        move = jax.tree.map(jnp.subtract, variables["params"], start)
+        last = trees.take(context.clients, uploads.ids)
+        stale = jax.tree.map(lambda leaf: jnp.mean(leaf, 0), last)
         new = jax.tree.map(
-            lambda d, o, y: d - h["variance_reduction"] * (o - y),
-            move,
-            stale,
-            server["mean_move"],
+            lambda w, d, o, y: w + d - strength * (o - y), start, move, stale, mean
         )
         mean = jax.tree.map(
-            lambda y, d, o: y + (d - o) * COHORT / CLIENTS,
-            server["mean_move"],
-            move,
-            stale,
+            lambda y, d, o: y + (d - o) * COHORT / CLIENTS, mean, move, stale
         )
-        return new, mean
+        return variables | {"params": new}, kept, mean
+
+    return ServerTransform(_zeros, update)
+
+
+def _scored_purge(h: dict[str, Any], scope: str) -> ServerTransform:
+    """Purges by magnitudes, distances from the first model and recent moves."""
+
+    def init(variables: Any, kept: Any) -> dict[str, Any]:
+        first = variables["params"]
+        return {"average": first, "first": first, "squares": _zeros(variables)}
 
     def score(average: Any, w: Any, first: Any, squares: Any) -> Any:
         mixed = h["scores_of_average"] * average + (1 - h["scores_of_average"]) * w
         moved = (jnp.abs(w - first) + _TINY) ** h["movement"]
         return jnp.abs(mixed) * moved * (jnp.sqrt(squares) + _TINY) ** h["moves"]
 
-    def server_update(
-        key: Any, variables: Any, kept: Any, uploads: Any, context: Any
-    ) -> Any:
-        del key
-        server, start = dict(context.server), context.variables["params"]
-        move = jax.tree.map(jnp.subtract, variables["params"], start)
-        if static["variance_reduction"]:
-            move, server["mean_move"] = reduced(move, server, uploads, context)
-        server["squares"] = jax.tree.map(
-            lambda v, d: h["moves_decay"] * v + (1 - h["moves_decay"]) * d * d,
+    def update(key: Any, variables: Any, kept: Any, uploads: Any, context: Any) -> Any:
+        server, w = context.server, variables["params"]
+        squares = jax.tree.map(
+            lambda v, new, old: mix(h["moves_decay"], v, (new - old) ** 2),
             server["squares"],
-            move,
-        )
-        velocity = jax.tree.map(
-            lambda m, d: h["server_momentum"] * m + d, server["momentum"], move
-        )
-        w = jax.tree.map(
-            lambda w, m: w + h["server_learning_rate"] * m, start, velocity
-        )
-        average = jax.tree.map(
-            lambda a, w: h["server_ema"] * a + (1 - h["server_ema"]) * w,
-            server["average"],
             w,
+            context.variables["params"],
         )
-        scores = jax.tree.map(score, average, w, server["first"], server["squares"])
-        kept = prune(
-            {"params": scores}, context.sparsity, scope=static["scope"], within=kept
-        )
+        average = jax.tree.map(partial(mix, h["server_ema"]), server["average"], w)
+        scores = jax.tree.map(score, average, w, server["first"], squares)
+        kept = prune({"params": scores}, context.sparsity, scope=scope, within=kept)
         alive = kept["params"]
-        server["average"] = masks.apply(alive, average)
-        server["momentum"] = masks.apply(alive, velocity)
+        average = masks.apply(alive, average)
+        server = server | {"average": average, "squares": squares}
         return variables | {"params": masks.apply(alive, w)}, kept, server
 
-    end = h["purge_until"] * ROUNDS
-    method = Method(
-        aggregate=weighted_mean(),
-        schedule=schedules.polynomial(
-            h["final_sparsity"], end=end, exponent=h["exponent"]
-        ),
-        receive=receive,
-        gradient=gradient,
-        upload=upload,
-        server_state=server_state,
-        server_update=server_update,
-    )
+    return ServerTransform(init, update)
+
+
+def mix(decay: Any, old: Any, new: Any) -> Any:
+    """Takes one step of a moving average."""
+    return decay * old + (1 - decay) * new
+
+
+def _method(h: dict[str, Any], static: dict[str, Any]) -> Method:
+    """Builds the method of a variant; ``h`` may be traced."""
+    optimizer = optax.sgd(h["server_learning_rate"], momentum=h["server_momentum"])
+    links = [server_step(optimizer), _scored_purge(h, static["scope"])]
     if static["variance_reduction"]:
-        method = method._replace(client_state=lambda variables, _: zeros(variables))
+        links.insert(0, _varp(h["variance_reduction"]))
+    method = Method(
+        aggregate=aggregate("mean"),
+        schedule=schedules.polynomial(
+            h["final_sparsity"], end=h["purge_until"] * ROUNDS, exponent=h["exponent"]
+        ),
+        receive=_prior_of_classes(h),
+        gradient=_falling_rate(h),
+        upload=_upload(static["variance_reduction"] > 0),
+        server=chain(*links),
+    )
     if static["mu"]:
         method = method._replace(objective=proximal(h["mu"]))
     return method
@@ -206,7 +228,7 @@ def _program(model: models.Model, static: dict[str, Any]) -> Any:
             momentum=static["momentum"] or None,
             num_clients=CLIENTS,
             participation=COHORT / CLIENTS,
-            cohort=chunked(1),
+            client_map=chunked(1),
         )
 
     def run(h: Any, keys: Any, start: Any, clients: Any, validation: Any) -> Any:
@@ -222,7 +244,7 @@ def _program(model: models.Model, static: dict[str, Any]) -> Any:
                 t > ROUNDS - 10,
                 lambda: (
                     accuracy(state.variables["params"]),
-                    accuracy(state.server["average"]),
+                    accuracy(state.server[-1]["average"]),
                 ),
                 lambda: (jnp.float32(0), jnp.float32(0)),
             )

@@ -5,7 +5,7 @@ clients' numbers of examples. A client of weight zero is absent: it neither adds
 mean nor votes, whatever its arrays hold, and if everybody is absent the means are zero.
 
 The means are quotients of `Sums` over clients, which a large cohort adds up part by
-part (`streams`).
+part (`streaming`).
 """
 
 from typing import NamedTuple
@@ -20,14 +20,14 @@ from fedsparsify_jax.types import Masks, PyTree, Variables
 
 
 class Sums(NamedTuple):
-    """What the means need of a part of the cohort; parts are added up."""
+    """Sums over a part of the cohort, of which the means are made."""
 
     total: Variables  # sum_k n_k w_k, float32
     weight: PyTree  # sum_k n_k: a scalar, or a tree of those who count at each entry
 
 
 def shares(weights: jax.Array) -> jax.Array:
-    """Weights scaled to sum 1, or all zero: a single client's model stays as it is."""
+    """Scales weights to sum 1 (or 0): a single client's model stays as it is."""
     weights = jnp.asarray(weights, jnp.float32)
     total = jnp.sum(weights)
     return weights / jnp.where(total > 0, total, 1.0)
@@ -38,14 +38,14 @@ def _check(stacked: Variables, weights: jax.Array) -> None:
 
 
 def sums(stacked: Variables, weights: jax.Array) -> Sums:
-    """What `mean` needs for the mean over all clients."""
+    """Returns the sums of the mean over all clients."""
     _check(stacked, weights)
     total = trees.weighted_sum(stacked, weights)
     return Sums(total, jnp.sum(weights.astype(jnp.float32)))
 
 
 def nonzero_sums(stacked: Variables, masks: Masks, weights: jax.Array) -> Sums:
-    """What `mean` needs for the mean over those who kept an entry."""
+    """Returns the sums of the mean over the clients that keep an entry."""
     _check(stacked, weights)
     chex.assert_trees_all_equal_shapes(stacked, masks)
     total = trees.weighted_sum(mask_algebra.apply(masks, stacked), weights)
@@ -53,7 +53,7 @@ def nonzero_sums(stacked: Variables, masks: Masks, weights: jax.Array) -> Sums:
 
 
 def mean(sums: Sums, like: Variables) -> Variables:
-    """The mean that sums amount to, zero where nobody counts.
+    """Divides sums into the mean; it is zero where no client counts.
 
     In the dtypes of ``like``; whole numbers are rounded to the nearest.
 
@@ -75,7 +75,7 @@ def mean(sums: Sums, like: Variables) -> Variables:
 
 
 def weighted_mean(stacked: Variables, weights: jax.Array) -> Variables:
-    """``sum_k n_k w_k / sum_k n_k``, the merge of FedAvg.
+    """Returns ``sum_k n_k w_k / sum_k n_k``, the merge of FedAvg.
 
     References:
       McMahan et al., Communication-Efficient Learning of Deep Networks from
@@ -89,7 +89,7 @@ def weighted_mean(stacked: Variables, weights: jax.Array) -> Variables:
 
 
 def nonzero_mean(stacked: Variables, masks: Masks, weights: jax.Array) -> Variables:
-    """Mean over the clients that kept a position; zero where nobody did.
+    """Returns the mean over the clients that keep a position; zero where none does.
 
     ``sum_k n_k m_k w_k / sum_k n_k m_k``, position by position ("FedAvgNNZ" in the
     FedSparsify code).
@@ -110,7 +110,7 @@ def nonzero_mean(stacked: Variables, masks: Masks, weights: jax.Array) -> Variab
 def majority_vote_mean(
     stacked: Variables, masks: Masks, weights: jax.Array, *, rule: str = "authors"
 ) -> tuple[Variables, Masks]:
-    """Majority vote of the masks, then the weighted mean including zeros.
+    """Returns the weighted mean, zeros included, under the majority of the masks.
 
     ``m = [votes >= needed]``, ``w = m * sum_k n_k m_k w_k / sum_k n_k``: a client
     that pruned an elected position adds a zero to its mean.
@@ -138,17 +138,4 @@ def majority_vote_mean(
     chex.assert_trees_all_equal_shapes(stacked, masks)
     elected = mask_algebra.majority_vote(masks, weights > 0, rule=rule)
     mean = weighted_mean(mask_algebra.apply(masks, stacked), weights)
-    return mask_algebra.apply(elected, mean), elected
-
-
-def majority_vote_nonzero_mean(
-    stacked: Variables, masks: Masks, weights: jax.Array, *, rule: str = "authors"
-) -> tuple[Variables, Masks]:
-    """Majority vote of the masks, then the mean over those who kept a position.
-
-    The arguments and the result are those of `majority_vote_mean`.
-    """
-    _check(stacked, weights)
-    elected = mask_algebra.majority_vote(masks, weights > 0, rule=rule)
-    mean = nonzero_mean(stacked, masks, weights)
     return mask_algebra.apply(elected, mean), elected

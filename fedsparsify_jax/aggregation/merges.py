@@ -3,12 +3,10 @@
 A *value* merge gives the server's variables:
 ``(stacked, masks, weights, previous) -> variables`` with the clients' variables and
 masks ``[K, ...]``, their numbers of examples ``[K]`` and the global variables they
-started from. A *merge* gives masks as well: those of a vote, or the union of what the
-present clients keep. `MERGES` holds merges by name, `VALUES` what they are made of, and
-`merger` combines a value with a vote.
+started from. `VALUES` holds them by name; `streaming.aggregate` puts one under masks.
 
 In all of them a client of weight zero is absent whatever its arrays hold, pruned
-entries of a present one are zeros, and if everybody is absent the result is zero
+entries of a present one are zeros, and if all are absent the result is zero
 (``previous`` for the pseudo-gradient). Only parameters are merged in unusual ways:
 collections beside ``params``, such as running statistics, are averaged as in FedAvg,
 for a variance must not become a largest or a negative one.
@@ -28,14 +26,12 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation import robust
-from fedsparsify_jax.aggregation.means import nonzero_mean, weighted_mean
+from fedsparsify_jax.aggregation.means import weighted_mean
 from fedsparsify_jax.aggregation.ranks import mean_of_ranks
 from fedsparsify_jax.types import Masks, Variables
 
 # (stacked, masks, weights, previous) -> variables
 ValueMerge = Callable[[Variables, Masks, jax.Array, Variables], Variables]
-# the same arguments -> (variables, masks)
-Merge = Callable[[Variables, Masks, jax.Array, Variables], tuple[Variables, Masks]]
 
 _BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
 
@@ -59,27 +55,11 @@ def _others_averaged(merge: ValueMerge) -> ValueMerge:
     return merged
 
 
-def mean(
-    stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
-) -> Variables:
-    """The weighted mean of all present clients, zeros of pruned entries included."""
-    del previous
-    return weighted_mean(mask_algebra.apply(masks, stacked), weights)
-
-
-def nonzero(
-    stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
-) -> Variables:
-    """The weighted mean over those who kept an entry ("FedAvgNNZ")."""
-    del previous
-    return nonzero_mean(stacked, masks, weights)
-
-
 @_others_averaged
 def median(
     stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
 ) -> Variables:
-    """The median of every entry over the present clients, each counting once.
+    """Takes the median of every entry over the present clients, each counting once.
 
     For an even number it is the mean of the middle two. Zeros of pruned entries count.
 
@@ -96,7 +76,7 @@ def median(
 
 
 def _pick(leaf: jax.Array, rank: jax.Array) -> jax.Array:
-    """Of every entry the client with the largest rank ``[K, ...]``; 0 if all -inf."""
+    """Takes the entries of the largest ranks ``[K, ...]``; 0 if all ranks are -inf."""
     best = jnp.argmax(rank, axis=0)[None]
     value = jnp.take_along_axis(leaf, best, axis=0)[0]
     anybody = jnp.max(rank, axis=0) > -jnp.inf
@@ -107,7 +87,7 @@ def _pick(leaf: jax.Array, rank: jax.Array) -> jax.Array:
 def absolute_maximum(
     stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
 ) -> Variables:
-    """Of every entry the value of largest magnitude; ties go to the first client.
+    """Takes the value of largest magnitude of every entry; the first one's on ties.
 
     >>> stacked, kept = {"w": jnp.array([[1.0], [-3.0]])}, {"w": jnp.ones((2, 1), bool)}
     >>> absolute_maximum(stacked, kept, jnp.array([1, 1]), {"w": jnp.zeros(1)})
@@ -126,7 +106,7 @@ def absolute_maximum(
 def absolute_minimum(
     stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
 ) -> Variables:
-    """Of every entry the non-zero value of smallest magnitude, or 0 if there is none.
+    """Takes the non-zero value of smallest magnitude of every entry; 0 without one.
 
     Ties go to the first client.
 
@@ -148,7 +128,7 @@ def absolute_minimum(
 def tanh(
     stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
 ) -> Variables:
-    """``atanh(sum_k n_k tanh(w_k) / sum_k n_k)``: a mean that outliers move less.
+    """Returns ``atanh(sum_k n_k tanh(w_k) / sum_k n_k)``, which outliers move less.
 
     The formula is our reading of a merge that the authors' code only names; nothing
     published defines it. float32 cannot tell values beyond 8.7 apart, so that is where
@@ -169,7 +149,7 @@ def pseudo_gradient(
     *,
     eta: ArrayLike = 1.0,
 ) -> Variables:
-    """``w - eta sum_k n_k (w - w_k) / sum_k n_k``: a server step of size ``eta``.
+    """Takes a server step of size eta: ``w - eta sum_k n_k (w - w_k) / sum_k n_k``.
 
     ``eta=1`` is the weighted mean, up to rounding. Use
     ``functools.partial(pseudo_gradient, eta=...)`` where a value merge is expected.
@@ -193,8 +173,6 @@ def pseudo_gradient(
 
 
 VALUES: dict[str, ValueMerge] = {
-    "mean": mean,
-    "nonzero": nonzero,
     "median": median,
     "absolute-maximum": absolute_maximum,
     "absolute-minimum": absolute_minimum,
@@ -205,14 +183,17 @@ VALUES: dict[str, ValueMerge] = {
     "multi-krum": robust.multi_krum,
     "geometric-median": robust.geometric_median,
 }
-"""Value merges by name; the last four are explained in `robust_merges`."""
+"""Value merges by name; the last four are explained in `robust`."""
+
+NAMES = ("mean", "nonzero", *VALUES)
+"""All merges that `streaming.aggregate` knows; the first two are sums over clients."""
 
 WITHSTANDING = ("trimmed-mean", "krum", "multi-krum")
 """Those that are told how many attackers to withstand."""
 
 
 def withstanding(merge: str, attackers: ArrayLike) -> ValueMerge:
-    """A merge of `WITHSTANDING` against a share of hostile clients.
+    """Returns a merge of `WITHSTANDING` against a share of hostile clients.
 
     Args:
       merge: its name.
@@ -231,11 +212,8 @@ def withstanding(merge: str, attackers: ArrayLike) -> ValueMerge:
     return partial(rule, attackers=attackers)
 
 
-VOTE_RULES = ("authors", "strict", "none")
-
-
 def value_merge(merge: str | ValueMerge) -> ValueMerge:
-    """The value merge of a name of `VALUES`, or a function as it is.
+    """Returns the value merge of a name of `VALUES`, or a function as it is.
 
     Raises:
       ValueError: for an unknown name.
@@ -243,50 +221,5 @@ def value_merge(merge: str | ValueMerge) -> ValueMerge:
     if not isinstance(merge, str):
         return merge
     if merge not in VALUES:
-        raise ValueError(f"unknown merge {merge!r}: one of {', '.join(VALUES)}")
+        raise ValueError(f"unknown merge {merge!r}: one of {', '.join(NAMES)}")
     return VALUES[merge]
-
-
-def merger(merge: str | ValueMerge, vote_rule: str) -> Merge:
-    """A value merge under the masks that a rule elects.
-
-    Args:
-      merge: a name of `VALUES` or a function of that signature.
-      vote_rule: ``"authors"`` or ``"strict"``, see `masks.majority_vote`; or
-        ``"none"``, which keeps what any present client keeps.
-
-    Raises:
-      ValueError: for an unknown name or rule.
-
-    Example:
-      >>> kept = {"w": jnp.array([[True, True], [False, True], [False, False]])}
-      >>> stacked, previous = {"w": jnp.full((3, 2), 3.0)}, {"w": jnp.zeros(2)}
-      >>> for rule in ("strict", "none"):
-      ...     merger("mean", rule)(stacked, kept, jnp.ones(3), previous)[0]["w"]
-      Array([0., 2.], dtype=float32)
-      Array([1., 2.], dtype=float32)
-    """
-    if vote_rule not in VOTE_RULES:
-        rules = ", ".join(VOTE_RULES)
-        raise ValueError(f"unknown vote rule {vote_rule!r}: one of {rules}")
-    values = value_merge(merge)
-
-    def merged(
-        stacked: Variables, masks: Masks, weights: jax.Array, previous: Variables
-    ) -> tuple[Variables, Masks]:
-        if vote_rule == "none":
-            elected = mask_algebra.kept_by_any(masks, weights > 0)
-        else:
-            elected = mask_algebra.majority_vote(masks, weights > 0, rule=vote_rule)
-        variables = values(stacked, masks, weights, previous)
-        return mask_algebra.apply(elected, variables), elected
-
-    return merged
-
-
-MERGES: dict[str, Merge] = {
-    **{name: merger(name, "none") for name in VALUES},
-    "vote": merger("mean", "authors"),
-    "vote-nonzero": merger("nonzero", "authors"),
-}
-"""Merges by name; those without a vote keep what any present client keeps."""

@@ -7,7 +7,7 @@ from fedsparsify_jax import trees
 
 
 def ranks(leaf: jax.Array, present: jax.Array) -> jax.Array:
-    """How many present clients stand before each client, entry by entry.
+    """Counts the present clients that stand before each client, entry by entry.
 
     The smaller stands first, the equal in the order of the clients, what is not a
     number last. The absent, whatever they hold, stand before nobody.
@@ -45,7 +45,7 @@ def ranks(leaf: jax.Array, present: jax.Array) -> jax.Array:
 def mean_of_ranks(
     leaf: jax.Array, present: jax.Array, low: jax.Array, high: jax.Array
 ) -> jax.Array:
-    """The mean of the present clients' entries whose rank is in ``[low, high)``.
+    """Averages the present clients' entries whose rank is in ``[low, high)``.
 
     Args:
       leaf: ``[K, ...]``.

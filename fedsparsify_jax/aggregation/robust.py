@@ -48,7 +48,7 @@ def check_attackers(attackers: ArrayLike) -> None:
 
 
 def _how_many(attackers: ArrayLike, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How many clients are present, and how many of these count as hostile."""
+    """Counts the present clients, and those of them that count as hostile."""
     check_attackers(attackers)
     present = jnp.sum(weights > 0, dtype=jnp.int32)
     # The tolerance keeps 0.3 of 10 from being 2 by rounding.
@@ -64,7 +64,7 @@ def trimmed_mean(
     *,
     attackers: ArrayLike = ATTACKERS,
 ) -> Variables:
-    """Of every entry the mean without its ``floor(attackers m)`` largest and smallest.
+    """Averages every entry without its ``floor(attackers m)`` largest and smallest.
 
     m is the number of the present clients, each of which counts once.
 
@@ -81,12 +81,12 @@ def trimmed_mean(
 
 
 def _parameters(tree: PyTree) -> list[jax.Array]:
-    """What distances are measured in: the parameters, if they are told apart."""
+    """Returns the leaves to measure distances in: parameters, if they are apart."""
     return jax.tree.leaves(tree.get("params", tree))
 
 
 def _square_distances(stacked: Variables, others: Variables) -> jax.Array:
-    """From each of the K clients to one point: float32 ``[K]``, inf if too far."""
+    """Measures each client's distance from a point: float32 ``[K]``, inf if too far."""
     total = jnp.float32(0)
     for leaf, other in zip(_parameters(stacked), _parameters(others), strict=True):
         gap = (leaf - other[None]).astype(jnp.float32)
@@ -97,7 +97,7 @@ def _square_distances(stacked: Variables, others: Variables) -> jax.Array:
 def krum_scores(
     stacked: Variables, weights: jax.Array, attackers: ArrayLike
 ) -> jax.Array:
-    """How far every client is from its neighbours: float32 ``[K]``, inf if absent.
+    """Scores clients by the distance from neighbours: float32 ``[K]``, inf if absent.
 
     The sum of the squared distances to the ``m - f - 2`` nearest of the m present
     clients (at least one), where ``f = floor(attackers m)``.
@@ -134,7 +134,7 @@ def krum(
     *,
     attackers: ArrayLike = ATTACKERS,
 ) -> Variables:
-    """The model of the one client that is closest to its neighbours (`krum_scores`).
+    """Takes the model of the client closest to its neighbours (`krum_scores`).
 
     Its guarantee needs ``m >= 2 f + 3`` present clients.
 
@@ -158,7 +158,7 @@ def multi_krum(
     *,
     attackers: ArrayLike = ATTACKERS,
 ) -> Variables:
-    """The plain mean of the ``m - f`` clients with the smallest `krum_scores`.
+    """Averages the ``m - f`` clients with the smallest `krum_scores`.
 
     >>> stacked = {"w": jnp.array([[1.0], [2.0], [3.0], [99.0]])}
     >>> kept = {"w": jnp.ones((4, 1), bool)}
@@ -183,7 +183,7 @@ def geometric_median(
     iterations: int = 8,
     smoothing: ArrayLike = 1e-6,
 ) -> Variables:
-    """The point with the smallest weighted sum of distances to the clients' models.
+    """Finds the point with the smallest weighted sum of distances to the models.
 
     Smoothed Weiszfeld: ``z <- sum_k b_k w_k / sum_k b_k`` with
     ``b_k = n_k / max(smoothing, |z - w_k|)``, a fixed number of times. It starts from
@@ -208,54 +208,3 @@ def geometric_median(
         return weighted_mean(stacked, weights / jnp.maximum(distance, smoothing))
 
     return jax.lax.fori_loop(0, iterations, better, previous)
-
-
-def clipped(
-    variables: Variables, masks: Masks, start: Variables, norm: ArrayLike
-) -> Variables:
-    """A client's model with its update scaled down to a norm, if it is longer.
-
-    ``w0 + (w - w0) min(1, norm / |w - w0|)`` over the parameters, where w0 is what the
-    client started from under the masks that it sends: pruned entries stay zero, and
-    pruning is no update. Other collections pass.
-
-    Args:
-      variables: what the client sends.
-      masks: its masks.
-      start: what it started from.
-      norm: the largest Euclidean norm; may be traced.
-
-    References:
-      Sun et al., Can You Really Backdoor Federated Learning?, arXiv 1911.07963.
-
-    Example:
-      >>> kept = {"params": jnp.array([True, True, False])}
-      >>> sent = {"params": jnp.array([3.0, 4.0, 0.0])}
-      >>> clipped(sent, kept, {"params": jnp.array([0.0, 0.0, 9.0])}, 1.0)
-      {'params': Array([0.6, 0.8, 0. ], dtype=float32)}
-    """
-    origin = mask_algebra.apply(masks["params"], start["params"])
-    update = jax.tree.map(jnp.subtract, variables["params"], origin)
-    # Measured in units of the largest entry, whose square may overflow.
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(u)) for u in jax.tree.leaves(update)]))
-    unit = jnp.where(largest > 0, largest, 1.0)
-    square = sum(jnp.sum((u / unit) ** 2) for u in jax.tree.leaves(update))
-    share = (norm / unit) / jnp.sqrt(jnp.maximum(square, 1e-30))
-    scale = jnp.minimum(1.0, share)
-
-    def shorten(sent: jax.Array, old: jax.Array, u: jax.Array) -> jax.Array:
-        # What is not a number stays none, for the engine to reject.
-        return jnp.where(scale >= 1, sent, old + u * scale)
-
-    params = jax.tree.map(shorten, variables["params"], origin, update)
-    return variables | {"params": params}
-
-
-def check_norm(norm: ArrayLike | None) -> None:
-    """Refuses a norm to clip to that is no such thing, where it is a plain number.
-
-    Raises:
-      ValueError: naming the value and what is allowed.
-    """
-    if isinstance(norm, int | float) and not 0 < norm < float("inf"):
-        raise ValueError(f"clip_norm is {norm}: it must be above 0 and finite")

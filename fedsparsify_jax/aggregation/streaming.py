@@ -1,116 +1,111 @@
-"""Merges as methods use them: `hooks.Method.aggregate` by name.
+"""The merges of methods, `method.Method.aggregate`, by name.
 
-Means and votes are sums over the clients, so they are `hooks.Streamed`; merges that
-must see all clients at once, such as the median, are not.
+Means and votes are sums over the clients and are added up while they train. Merges that
+must see all clients at once, such as the median, are `method.stacked`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax.aggregation import means
-from fedsparsify_jax.aggregation.merges import ValueMerge, merger, value_merge
-from fedsparsify_jax.method import Aggregate, Context, Streamed, Uploads
-from fedsparsify_jax.types import Masks, PyTree, Variables
+from fedsparsify_jax.aggregation.merges import ValueMerge, value_merge
+from fedsparsify_jax.method import Aggregate, Context, Uploads, stacked
+from fedsparsify_jax.types import Masks, PyTree, Variables, VoteRule
 
 
-def weighted_mean() -> Streamed:
-    """FedAvg's merge under the masks that everybody had.
-
-    >>> from fedsparsify_jax.method import Uploads
-    >>> weights = jnp.array([2.0, 1.0])
-    >>> uploads = Uploads({"w": jnp.array([[1.0], [4.0]])}, (), (), weights, ())
-    >>> context = Context((), (), {"w": jnp.zeros(1)}, (), (), ())
-    >>> weighted_mean()(uploads, context)[0]
-    {'w': Array([2.], dtype=float32)}
-    """
-
-    def sums(uploads: Uploads, context: Context) -> means.Sums:
-        del context
-        return means.sums(uploads.variables, uploads.weights)
-
-    def merge(sums: means.Sums, context: Context) -> tuple[Variables, Masks]:
-        return means.mean(sums, like=context.variables), context.masks
-
-    return Streamed(sums, merge)
+class _Counts(NamedTuple):
+    votes: PyTree  # int32: how many clients keep each entry
+    voters: jax.Array  # int32 scalar
 
 
-def shared_masks(merge: str | ValueMerge) -> Aggregate:
-    """The merge of a name where all clients have the round's masks.
+def aggregate(
+    merge: str | ValueMerge = "mean", vote_rule: VoteRule | None = None
+) -> Aggregate:
+    """Builds the merge of a name, under voted masks or the round's.
 
     Args:
-      merge: a name of `merges.VALUES` or a function of that signature.
-
-    Raises:
-      ValueError: for an unknown name.
-    """
-    return weighted_mean() if merge == "mean" else aggregate(merge, None)
-
-
-class _Counted(NamedTuple):
-    values: means.Sums
-    votes: PyTree  # int32, how many keep each entry; () if nobody asks
-    voters: PyTree  # int32 scalar; () likewise
-
-
-def aggregate(merge: str | ValueMerge, vote_rule: str | None) -> Aggregate:
-    """The merge of a name, under voted masks or the ones that everybody had.
-
-    Args:
-      merge: a name of `merges.VALUES` or a function of that signature.
-      vote_rule: see `merges.merger`; None keeps the round's masks.
+      merge: a name of `merges.NAMES` or a function of that signature.
+      vote_rule: ``"authors"`` or ``"strict"``, see `masks.majority_vote`; ``"none"``
+        keeps what any uploading client keeps. None is for methods whose clients all
+        have the masks of the round, which stay.
 
     Raises:
       ValueError: for an unknown name or rule.
+
+    Example:
+      >>> uploads = Uploads(
+      ...     variables={"w": jnp.array([[1.0], [4.0]])},
+      ...     masks={"w": jnp.ones((2, 1), bool)},
+      ...     extra=(),
+      ...     ids=jnp.arange(2),
+      ...     sizes=jnp.array([2.0, 1.0]),
+      ...     shares=jnp.array([2.0, 1.0]) / 3,
+      ... )
+      >>> w, kept = {"w": jnp.zeros(1)}, {"w": jnp.ones(1, bool)}
+      >>> context = Context(1, 0.0, w, kept, (), ())
+      >>> mean = aggregate("mean")
+      >>> mean.merge(mean.sums(uploads, context), uploads, context)[0]
+      {'w': Array([2.], dtype=float32)}
     """
+    if vote_rule not in (None, *get_args(VoteRule)):
+        rules = ", ".join(get_args(VoteRule))
+        raise ValueError(f"unknown vote rule {vote_rule!r}: one of {rules}")
     if merge in ("mean", "nonzero"):
-        merger("mean", vote_rule or "none")  # complains of unknown rules
-        return _streamed(nonzero=merge == "nonzero", vote_rule=vote_rule)
-    if vote_rule is None:
-        values = value_merge(merge)
+        return _mean(nonzero=merge == "nonzero", vote_rule=vote_rule)
+    values = value_merge(merge)
 
-        def under_the_same(
-            uploads: Uploads, context: Context
-        ) -> tuple[Variables, Masks]:
-            merged = values(*uploads[:2], uploads.weights, context.variables)
-            return merged, context.masks
+    def merge_all(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
+        merged = values(
+            uploads.variables, uploads.masks, uploads.sizes, context.variables
+        )
+        counts = None if vote_rule is None else _count(uploads)
+        return _under_masks(merged, counts, vote_rule, context)
 
-        return under_the_same
-    elected = merger(merge, vote_rule)
-
-    def under_elected(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return elected(*uploads[:2], uploads.weights, context.variables)
-
-    return under_elected
+    return stacked(merge_all)
 
 
-def _streamed(*, nonzero: bool, vote_rule: str | None) -> Streamed:
-    """A mean over all clients, or over those who kept an entry."""
+def _count(uploads: Uploads) -> _Counts:
+    present = uploads.shares > 0
+    votes = mask_algebra.votes(uploads.masks, present)
+    return _Counts(votes, jnp.sum(present, dtype=jnp.int32))
 
-    def sums(uploads: Uploads, context: Context) -> _Counted:
-        del context
-        variables, masks, _, weights, _ = uploads
+
+def _under_masks(
+    variables: Variables,
+    counts: _Counts | None,
+    rule: VoteRule | None,
+    context: Context,
+) -> tuple[Variables, Masks]:
+    """Returns the merged model under the round's masks or the elected ones."""
+    if counts is None or rule is None:
+        return variables, context.masks
+    if rule == "none":
+        masks = jax.tree.map(lambda votes: votes > 0, counts.votes)
+    else:
+        masks = mask_algebra.elect(counts.votes, counts.voters, rule=rule)
+    return mask_algebra.apply(masks, variables), masks
+
+
+def _mean(*, nonzero: bool, vote_rule: VoteRule | None) -> Aggregate:
+    """Builds the mean over all clients, or over those that keep an entry."""
+
+    def sums(uploads: Uploads, context: Context) -> tuple[means.Sums, _Counts | None]:
+        variables, shares = uploads.variables, uploads.shares
+        counts = None if vote_rule is None else _count(uploads)
         if nonzero:
-            values = means.nonzero_sums(variables, masks, weights)
-        else:
-            kept = mask_algebra.apply(masks, variables)
-            values = means.sums(kept, weights)
-        if vote_rule is None:
-            return _Counted(values, (), ())
-        votes = mask_algebra.votes(masks, weights > 0)
-        return _Counted(values, votes, jnp.sum(weights > 0, dtype=jnp.int32))
+            return means.nonzero_sums(variables, uploads.masks, shares), counts
+        if vote_rule is not None:  # clients' masks are their own
+            variables = mask_algebra.apply(uploads.masks, variables)
+        return means.sums(variables, shares), counts
 
-    def merge(counted: _Counted, context: Context) -> tuple[Variables, Masks]:
-        variables = means.mean(counted.values, like=context.variables)
-        match vote_rule:
-            case None:
-                return variables, context.masks
-            case "none":
-                masks = jax.tree.map(lambda count: count > 0, counted.votes)
-            case rule:
-                masks = mask_algebra.elect(counted.votes, counted.voters, rule=rule)
-        return mask_algebra.apply(masks, variables), masks
+    def merge(
+        sums: tuple[means.Sums, _Counts | None], uploads: Uploads, context: Context
+    ) -> tuple[Variables, Masks]:
+        values, counts = sums
+        merged = means.mean(values, like=context.variables)
+        return _under_masks(merged, counts, vote_rule, context)
 
-    return Streamed(sums, merge)
+    return Aggregate(sums=sums, merge=merge)

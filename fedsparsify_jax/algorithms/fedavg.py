@@ -15,8 +15,8 @@ Deviations: none. (The paper's ``m = max(C N, 1)`` clients a round is
 from typing import Unpack
 
 from fedsparsify_jax.aggregation.merges import ValueMerge
-from fedsparsify_jax.aggregation.streaming import shared_masks
-from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import Method, no_projection
 from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm
 
@@ -31,9 +31,9 @@ def fedavg(
 
     Args:
       apply_fn: the model's forward pass.
-      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+      merge: how the server merges the clients' models: a name of `merges.NAMES` or a
         function of that signature.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Example:
       >>> import jax
@@ -48,5 +48,5 @@ def fedavg(
       (1, 0.0)
     """
 
-    method = Method(aggregate=shared_masks(merge), project=no_projection)
+    method = Method(aggregate=aggregate(merge), project=no_projection)
     return engine(apply_fn, method, **options)

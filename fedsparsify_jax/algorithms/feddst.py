@@ -31,12 +31,22 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
-from fedsparsify_jax import schedules, trees
+from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.means import nonzero_mean
-from fedsparsify_jax.algorithms._shared.client_scores import nobody
 from fedsparsify_jax.algorithms._shared.proximal import proximal
-from fedsparsify_jax.engine.round import EngineOptions, engine
-from fedsparsify_jax.method import Client, Context, GradFn, Local, Method, Uploads
+from fedsparsify_jax.engine import EngineOptions, engine
+from fedsparsify_jax.method import (
+    Client,
+    Context,
+    GradFn,
+    GradientTransform,
+    Local,
+    Method,
+    Setup,
+    Uploads,
+    no_clients,
+    stacked,
+)
 from fedsparsify_jax.pruning import saliency
 from fedsparsify_jax.pruning.selection import (
     drop_share,
@@ -45,8 +55,9 @@ from fedsparsify_jax.pruning.selection import (
     magnitude,
 )
 from fedsparsify_jax.types import (
+    Allocation,
     ApplyFn,
-    ClientData,
+    Cohort,
     FederatedAlgorithm,
     Key,
     Masks,
@@ -80,10 +91,25 @@ def readjust(
     """
     counts = jax.tree.map(lambda mask: jnp.sum(mask, dtype=jnp.int32), masks)
     kept = drop_share(magnitude(variables), masks, alpha, prunable=prunable)
-    wanted = jax.tree.map(
+    scores = jax.tree.map(
         lambda keep, g: jnp.where(keep, jnp.inf, jnp.abs(g)), kept, gradients
     )
-    return keep_counts(wanted, counts, prunable=prunable)
+    return keep_counts(scores, counts, prunable=prunable)
+
+
+def _no_gradient(variables: Variables) -> PyTree:
+    return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
+
+
+def _remember(
+    grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
+) -> tuple[Any, Variables, PyTree]:
+    value, gradients = grad_fn(variables)
+    return value, gradients, gradients
+
+
+LAST_GRADIENT = GradientTransform(_no_gradient, _remember)
+"""Plain gradients; the memory is that of the latest batch."""
 
 
 def feddst(
@@ -94,7 +120,7 @@ def feddst(
     interval: int = 10,
     alpha: ArrayLike = 0.5,
     adjust_until: ArrayLike | None = None,
-    allocation: str = "erk",
+    allocation: Allocation = "erk",
     mu: ArrayLike = 0.0,
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
@@ -112,7 +138,7 @@ def feddst(
         `pruning.leaf_counts`.
       mu: weight of a FedProx term; 0 for none.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Example:
       >>> from fedsparsify_jax import data, models
@@ -135,27 +161,15 @@ def feddst(
         )
         return keep_counts(scores, counts, within=within, prunable=prunable)
 
-    def setup(
-        key: Key, context: Context, clients: ClientData
+    def first_masks(
+        key: Key, context: Context, clients: Cohort
     ) -> tuple[Variables, Masks]:
-        del clients
         masks = largest(saliency.random(key, context.variables), context, None)
         return mask_algebra.apply(masks, context.variables), masks
-
-    def last_gradient(variables: Variables) -> PyTree:
-        return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
-
-    def gradient(
-        grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
-    ) -> tuple[Any, Variables, PyTree]:
-        del memory, context
-        value, gradients = grad_fn(variables)
-        return value, gradients, gradients
 
     def drop_and_grow(
         key: Key, local: Local, context: Context, client: Client
     ) -> Masks:
-        del key, client
         past = (context.round - 1).astype(jnp.float32)
         share = alpha / 2 * (1 + jnp.cos(jnp.pi * past / horizon))
         gradients = jax.tree.map(jnp.zeros_like, local.variables) | local.memory
@@ -168,22 +182,18 @@ def feddst(
         )
 
     def merge(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        mean = nonzero_mean(uploads.variables, uploads.masks, uploads.weights)
-        union = jax.tree.map(
-            lambda mask: jnp.any(mask & trees.align(uploads.weights > 0, mask), axis=0),
-            uploads.masks,
-        )
+        mean = nonzero_mean(uploads.variables, uploads.masks, uploads.sizes)
+        votes = mask_algebra.votes(uploads.masks, uploads.sizes > 0)
+        union = jax.tree.map(lambda count: count > 0, votes)
         masks = largest(magnitude(mean), context, union)
         return mask_algebra.apply(masks, mean), masks
 
     method = Method(
         schedule=schedules.constant(final_sparsity),
-        setup=setup,
-        scouts=nobody,
-        memory=last_gradient,
-        gradient=gradient,
+        setup=Setup(no_clients, first_masks),
+        gradient=LAST_GRADIENT,
         client_prune=drop_and_grow,
-        aggregate=merge,
+        aggregate=stacked(merge),
         prunable=prunable,
     )
     if not (isinstance(mu, int | float) and mu == 0):

@@ -28,15 +28,22 @@ import optax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax.aggregation.merges import ValueMerge
-from fedsparsify_jax.aggregation.streaming import shared_masks
-from fedsparsify_jax.engine.round import EngineOptions, engine
-from fedsparsify_jax.method import Context, Method, Uploads, no_projection
+from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.engine import EngineOptions, engine
+from fedsparsify_jax.method import (
+    Context,
+    Method,
+    ServerTransform,
+    Uploads,
+    no_projection,
+)
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
     Key,
     Masks,
     PyTree,
+    ServerOptimizer,
     Variables,
 )
 
@@ -51,7 +58,7 @@ class _Moments(NamedTuple):
 def _adaptive(
     rate: ArrayLike, second: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> optax.GradientTransformation:
-    """``-rate m / (sqrt(v) + tau)``, with ``v <- second(v, g^2)``.
+    """Builds ``-rate m / (sqrt(v) + tau)``, with ``v <- second(v, g^2)``.
 
     Optax's own adam and yogi correct the bias of m and v and start them differently.
     """
@@ -90,7 +97,7 @@ _OPTIMIZERS: dict[str, tuple[float, Any]] = {
 
 
 def _server_optimizer(
-    chosen: str | optax.GradientTransformation, rate: ArrayLike | None
+    chosen: ServerOptimizer | optax.GradientTransformation, rate: ArrayLike | None
 ) -> optax.GradientTransformation:
     if not isinstance(chosen, str):
         if rate is not None:
@@ -108,10 +115,43 @@ def _server_optimizer(
     return build(default if rate is None else rate)
 
 
+def server_step(
+    optimizer: ServerOptimizer | optax.GradientTransformation = "adam",
+    learning_rate: ArrayLike | None = None,
+) -> ServerTransform:
+    """Builds the server's step along the pseudo-gradient, for any method.
+
+    Its state is the optimizer's. In a `method.chain` before a purge it gives a sparse
+    method FedOpt's server.
+
+    Args:
+      optimizer: see `fedopt`.
+      learning_rate: eta, of an optimizer given by name; may be traced.
+
+    Raises:
+      ValueError: for an unknown name, or a learning rate beside a transformation.
+    """
+    transform = _server_optimizer(optimizer, learning_rate)
+
+    def init(variables: Variables, masks: Masks) -> PyTree:
+        return transform.init(variables["params"])
+
+    def update(
+        key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
+    ) -> tuple[Variables, Masks, PyTree]:
+        start = context.variables["params"]
+        pseudo_gradient = jax.tree.map(jnp.subtract, start, variables["params"])
+        updates, state = transform.update(pseudo_gradient, context.server, start)
+        params = optax.apply_updates(start, updates)
+        return variables | {"params": params}, masks, state
+
+    return ServerTransform(init, update)
+
+
 def fedopt(
     apply_fn: ApplyFn,
     *,
-    server_optimizer: str | optax.GradientTransformation = "adam",
+    server_optimizer: ServerOptimizer | optax.GradientTransformation = "adam",
     server_learning_rate: ArrayLike | None = None,
     merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
@@ -124,9 +164,9 @@ def fedopt(
         transformation; its state is ``State.server``.
       server_learning_rate: eta, of an optimizer given by name; may be traced. By
         default 0.01 for adam and yogi, 1 for momentum and sgd.
-      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+      merge: how the server merges the clients' models: a name of `merges.NAMES` or a
         function of that signature.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Example:
       >>> from fedsparsify_jax import data, models
@@ -139,26 +179,9 @@ def fedopt(
       >>> int(state.round), float(info.sparsity)
       (1, 0.0)
     """
-    transform = _server_optimizer(server_optimizer, server_learning_rate)
-
-    def server_state(variables: Variables, masks: Masks) -> PyTree:
-        del masks
-        return transform.init(variables["params"])
-
-    def server_step(
-        key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
-    ) -> tuple[Variables, Masks, PyTree]:
-        del key, uploads
-        start = context.variables["params"]
-        pseudo_gradient = jax.tree.map(jnp.subtract, start, variables["params"])
-        updates, state = transform.update(pseudo_gradient, context.server, start)
-        params = optax.apply_updates(start, updates)
-        return variables | {"params": params}, masks, state
-
     method = Method(
-        server_state=server_state,
-        aggregate=shared_masks(merge),
-        server_update=server_step,
+        aggregate=aggregate(merge),
+        server=server_step(server_optimizer, server_learning_rate),
         project=no_projection,
     )
     return engine(apply_fn, method, **options)

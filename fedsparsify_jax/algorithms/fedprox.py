@@ -22,18 +22,18 @@ from typing import Unpack
 from jax.typing import ArrayLike
 
 from fedsparsify_jax.aggregation.merges import ValueMerge
-from fedsparsify_jax.aggregation.streaming import shared_masks
+from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared.proximal import proximal
-from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import Method, no_projection
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm
+from fedsparsify_jax.types import Anchor, ApplyFn, FederatedAlgorithm
 
 
 def fedprox(
     apply_fn: ApplyFn,
     *,
     mu: ArrayLike = 0.001,
-    anchor: str = "global",
+    anchor: Anchor = "global",
     merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:
@@ -43,9 +43,9 @@ def fedprox(
       apply_fn: the model's forward pass.
       mu: weight of the proximal term; 0 is FedAvg.
       anchor: ``"global"`` as published, ``"zero"`` for the authors' defect.
-      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+      merge: how the server merges the clients' models: a name of `merges.NAMES` or a
         function of that signature.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Example:
       >>> import jax
@@ -61,7 +61,7 @@ def fedprox(
     """
 
     method = Method(
-        aggregate=shared_masks(merge),
+        aggregate=aggregate(merge),
         objective=proximal(mu, anchor),
         project=no_projection,
     )

@@ -32,15 +32,10 @@ from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared.server_purge import purge_by
-from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import Method
 from fedsparsify_jax.pruning.selection import magnitude
-from fedsparsify_jax.types import (
-    ApplyFn,
-    FederatedAlgorithm,
-    Prunable,
-    Schedule,
-)
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Schedule, Scope
 
 
 def fedsparsify_global(
@@ -55,7 +50,7 @@ def fedsparsify_global(
     fine_tune_rounds: int = 0,
     schedule: Schedule | None = None,
     merge: str | ValueMerge = "mean",
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:
@@ -72,11 +67,11 @@ def fedsparsify_global(
       fine_tune_rounds: the last rounds, in which nothing is purged any more; S_T is
         reached in round ``rounds - fine_tune_rounds``.
       schedule: any other schedule, in place of the polynomial of the six above.
-      merge: a name of `merges.VALUES` or a function of that signature. ``"nonzero"``
+      merge: a name of `merges.NAMES` or a function of that signature. ``"nonzero"``
         is the mean here, for all clients have the server's masks.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Raises:
       ValueError: for an unknown merge or impossible rounds of fine-tuning.
@@ -95,7 +90,6 @@ def fedsparsify_global(
       0.5
     """
     end = schedules.last_purge(rounds, fine_tune_rounds, schedule)
-    merge_uploads = aggregate(merge, None)
     schedule = schedule or schedules.polynomial(
         final_sparsity,
         end=end,
@@ -112,8 +106,8 @@ def fedsparsify_global(
     )
     method = Method(
         schedule=schedule,
-        aggregate=merge_uploads,
-        server_update=purge,
+        aggregate=aggregate(merge),
+        server=purge,
         prunable=prunable,
     )
     return engine(apply_fn, method, **options)

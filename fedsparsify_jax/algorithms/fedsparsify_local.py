@@ -36,7 +36,7 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
-from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import Client, Context, Local, Method
 from fedsparsify_jax.pruning.selection import magnitude, prune
 from fedsparsify_jax.types import (
@@ -46,6 +46,8 @@ from fedsparsify_jax.types import (
     Masks,
     Prunable,
     Schedule,
+    Scope,
+    VoteRule,
 )
 
 
@@ -61,9 +63,9 @@ def fedsparsify_local(
     fine_tune_rounds: int = 0,
     fine_tune_epochs: int = 0,
     schedule: Schedule | None = None,
-    vote_rule: str = "authors",
+    vote_rule: VoteRule = "authors",
     merge: str | ValueMerge = "mean",
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
 ) -> FederatedAlgorithm:
@@ -82,11 +84,11 @@ def fedsparsify_local(
       fine_tune_epochs: epochs that a client trains after its purge.
       schedule: any other schedule, in place of the polynomial: ``begin`` to
         ``fine_tune_rounds``.
-      vote_rule: ``"authors"``, ``"strict"`` or ``"none"``, see `merges.merger`.
-      merge: a name of `merges.VALUES` or a function of that signature.
+      vote_rule: ``"authors"``, ``"strict"`` or ``"none"``, see `streaming.aggregate`.
+      merge: a name of `merges.NAMES` or a function of that signature.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Raises:
       ValueError: for an unknown merge or rule, or impossible fine-tuning.
@@ -104,7 +106,6 @@ def fedsparsify_local(
       0.5
     """
     end = schedules.last_purge(rounds, fine_tune_rounds, schedule)
-    merge_uploads = aggregate(merge, vote_rule)
     schedule = schedule or schedules.polynomial(
         final_sparsity,
         end=end,
@@ -138,7 +139,7 @@ def fedsparsify_local(
         schedule=schedule,
         client_prune=purge_until_end if fine_tune_rounds else purge,
         fine_tune_epochs=fine_tune_epochs,
-        aggregate=merge_uploads,
+        aggregate=aggregate(merge, vote_rule),
         prunable=prunable,
     )
     return engine(apply_fn, method, **options)

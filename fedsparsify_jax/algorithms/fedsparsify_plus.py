@@ -8,7 +8,7 @@ the first model w_0 and schedule s_t of FedSparsify-Global, but for u T rounds:
     merge    w   <- sum_k n_k w_k / sum_k n_k
     purge    m   <- the n - floor(s_t n) largest |w| |w - w_0|, within m
              w   <- m * w
-    average  a   <- the moving average of w under m, see `server_average`
+    average  a   <- the moving average of w under m, see `engine.wrappers.ema`
 
 and a is the model. Four things differ from FedSparsify-Global:
 
@@ -31,26 +31,27 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
-from fedsparsify_jax.aggregation.streaming import shared_masks
+from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared.server_purge import purge_by
-from fedsparsify_jax.engine.round import EngineOptions, engine
-from fedsparsify_jax.method import Method
+from fedsparsify_jax.engine import EngineOptions, engine
+from fedsparsify_jax.method import Method, ServerTransform
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
     Masks,
     Prunable,
     PyTree,
+    Scope,
     Scores,
     Variables,
 )
 
 MOMENTUM, AVERAGE = 0.9, 0.9
-"""Of the clients' SGD and of the averaged model, unless they are given."""
+"""Momentum of the clients' SGD and decay of the averaged model, by default."""
 
 
 def importance(variables: Variables, first: Variables) -> Scores:
-    """Magnitude times the distance from the first model.
+    """Returns magnitude times the distance from the first model.
 
     Args:
       variables: the model.
@@ -64,6 +65,28 @@ def importance(variables: Variables, first: Variables) -> Scores:
     return jax.tree.map(lambda w, w_0: jnp.abs(w) * jnp.abs(w - w_0), variables, first)
 
 
+def movement_purge(
+    *, scope: Scope = "global", prunable: Prunable | None = None
+) -> ServerTransform:
+    """Builds the purge of what is small or never moved; its state is w_0.
+
+    Args:
+      scope: what shares a threshold, see `pruning.prune`.
+      prunable: which leaves may be pruned, see `masks.prunable_leaves`.
+    """
+
+    def first_model(variables: Variables, masks: Masks) -> PyTree:
+        # Copied: a donated state may not hold an array twice.
+        return jax.tree.map(jnp.copy, variables)
+
+    return purge_by(
+        lambda variables, context: importance(variables, context.server),
+        scope=scope,
+        prunable=prunable,
+        init=first_model,
+    )
+
+
 def fedsparsify_plus(
     apply_fn: ApplyFn,
     *,
@@ -74,7 +97,7 @@ def fedsparsify_plus(
     exponent: ArrayLike = 3.0,
     every: int = 1,
     purge_until: float = 0.7,
-    scope: str = "global",
+    scope: Scope = "global",
     merge: str | ValueMerge = "mean",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
@@ -91,11 +114,11 @@ def fedsparsify_plus(
       every: F.
       purge_until: u in (0, 1], the share of the rounds in which weights are purged.
       scope: what shares a threshold, see `pruning.prune`.
-      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+      merge: how the server merges the clients' models: a name of `merges.NAMES` or a
         function of that signature.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
-      **options: see `rounds.engine`; ``momentum`` and ``server_ema`` are 0.9 unless
-        given.
+      **options: see `engine.options.Options`; ``momentum`` and ``server_ema`` are 0.9
+        unless given.
 
     Raises:
       ValueError: for a ``purge_until`` outside its range.
@@ -128,21 +151,10 @@ def fedsparsify_plus(
         every=every,
     )
 
-    def first_model(variables: Variables, masks: Masks) -> PyTree:
-        del masks
-        # Copied: a donated state may not hold an array twice.
-        return jax.tree.map(jnp.copy, variables)
-
-    purge = purge_by(
-        lambda variables, context: importance(variables, context.server),
-        scope=scope,
-        prunable=prunable,
-    )
     method = Method(
         schedule=schedule,
-        aggregate=shared_masks(merge),
-        server_state=first_model,
-        server_update=purge,
+        aggregate=aggregate(merge),
+        server=movement_purge(scope=scope, prunable=prunable),
         prunable=prunable,
     )
     return engine(apply_fn, method, **options)

@@ -24,8 +24,8 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.algorithms.fedsparsify_global import fedsparsify_global
-from fedsparsify_jax.engine.round import EngineOptions
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable
+from fedsparsify_jax.engine import EngineOptions
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Scope
 
 
 def one_shot(
@@ -35,7 +35,7 @@ def one_shot(
     rounds: ArrayLike = 200,
     at: ArrayLike | None = None,
     fine_tune_rounds: int = 10,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
@@ -51,9 +51,9 @@ def one_shot(
       fine_tune_rounds: rounds from the authors' start to T, the pruning one included.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
-      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+      merge: how the server merges the clients' models: a name of `merges.NAMES` or a
         function of that signature.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Raises:
       ValueError: if the prune would not come in rounds 1, ..., T.

@@ -16,7 +16,7 @@ with t_j the time a weight of its layer costs and c the fixed time of a round. G
 weights start at zero. Before round 1, ``initial_adjustments`` such choices are made
 between epochs of training on one random client.
 
-Deviations: the greedy choice is found without a sort (`efficiency.most_efficient`).
+Deviations: the greedy choice is found without a sort (`greedy.most_efficient`).
 Only the masks of the initial stage are kept, not its weights, and it has a fixed length
 where the paper waits for the density to settle. Times default to 1 a weight and c to
 0.1 a weight of the model: pure ranking by a_j. Sparsity is an outcome unless
@@ -46,31 +46,38 @@ from fedsparsify_jax.algorithms._shared.greedy import (
     most_important,
     ratios,
 )
-from fedsparsify_jax.engine.round import EngineOptions, engine, option
+from fedsparsify_jax.engine import EngineOptions, engine, resolve
 from fedsparsify_jax.method import (
     Client,
     Context,
     GradFn,
+    GradientTransform,
     Local,
     Method,
+    ServerTransform,
+    Setup,
     Upload,
+    Uploader,
     Uploads,
+    no_state,
+    stacked,
 )
 from fedsparsify_jax.pruning.selection import drop_share, magnitude
-from fedsparsify_jax.training.local import batch_loss, local_training
+from fedsparsify_jax.training.local import TrainFn, batch_loss, local_training
 from fedsparsify_jax.types import (
     ApplyFn,
-    ClientData,
+    Cohort,
     FederatedAlgorithm,
     Key,
     Masks,
     Prunable,
     PyTree,
     Variables,
+    Variant,
 )
 
-# What is summed over the steps.
-_VARIANTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+# The term of a step in the importance of a weight.
+_TERMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "published": jnp.square,
     "authors": lambda gradient: gradient,
 }
@@ -81,17 +88,158 @@ class _Server(NamedTuple):
     eligible: Masks | None  # what may ever be kept; None for everything
 
 
-def _check(
-    variant: str, interval: int, adjustments: int, final_sparsity: ArrayLike | None
-) -> None:
-    if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}: 'published' or 'authors'")
-    if variant == "authors" and final_sparsity is not None:
-        raise ValueError("the authors' variant cannot be pinned to a final_sparsity")
-    if interval < 1:
-        raise ValueError(f"interval is {interval}: it must be at least 1 round")
-    if adjustments < 0:
-        raise ValueError(f"initial_adjustments is {adjustments}: it must be at least 0")
+class _Rule(NamedTuple):
+    """The choice of masks; the fields are arguments of `prunefl`."""
+
+    variant: Variant
+    final_sparsity: ArrayLike | None
+    max_density: ArrayLike
+    layer_time: Callable[[str], float] | None
+    fixed_time: ArrayLike | None
+    droppable: ArrayLike
+    half_life: ArrayLike
+    prunable: Prunable | None
+
+    def check(self) -> None:
+        """Refuses what does not go together."""
+        if self.variant not in _TERMS:
+            raise ValueError(
+                f"unknown variant {self.variant!r}: 'published' or 'authors'"
+            )
+        if self.variant == "authors" and self.final_sparsity is not None:
+            raise ValueError(
+                "the authors' variant cannot be pinned to a final_sparsity"
+            )
+
+    def times(self, variables: Variables) -> PyTree:
+        """Returns t_j, one number a leaf."""
+        return trees.map_with_name(
+            lambda name, _: 1.0 if self.layer_time is None else self.layer_time(name),
+            variables,
+        )
+
+    def fixed(self, times: PyTree, variables: Variables) -> ArrayLike:
+        """Returns c: by default a tenth of the time of all prunable weights."""
+        if self.fixed_time is not None:
+            return self.fixed_time
+        uses = mask_algebra.prunable_leaves(variables, self.prunable)
+        cost = jax.tree.map(lambda use, t, w: use * t * w.size, uses, times, variables)
+        return jnp.float32(0.1 * sum(jax.tree.leaves(cost)))
+
+    def masks(
+        self,
+        variables: Variables,
+        masks: Masks,
+        sums: PyTree,
+        t: ArrayLike,
+        context: Context,
+    ) -> Masks:
+        """Returns the masks after an adjustment in round t."""
+        importance = jax.tree.map(jnp.zeros_like, variables) | sums
+        share = self.droppable * 0.5 ** (jnp.asarray(t, jnp.float32) / self.half_life)
+        stay = drop_share(magnitude(variables), masks, share, prunable=self.prunable)
+        within = context.server.eligible
+        best = functools.partial(most_important, stay=stay, prunable=self.prunable)
+        if self.variant == "authors":
+            return best(importance, sparsity=share, within=within)
+        times = self.times(variables)
+        gain = ratios(importance, times)
+        if self.final_sparsity is not None:
+            return best(gain, sparsity=context.sparsity, within=within)
+        chosen = most_efficient(
+            importance,
+            times,
+            stay,
+            fixed_time=self.fixed(times, variables),
+            within=within,
+            prunable=self.prunable,
+        )
+        return best(gain, sparsity=1 - jnp.asarray(self.max_density), within=chosen)
+
+
+def _no_sums(variables: Variables) -> PyTree:
+    return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
+
+
+def _importances(variant: str) -> GradientTransform:
+    """Adds the terms of a client's steps up in its memory."""
+
+    def update(
+        grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
+    ) -> tuple[Any, Variables, PyTree]:
+        value, gradients = grad_fn(variables)
+        terms = jax.tree.map(_TERMS[variant], gradients)
+        return value, gradients, jax.tree.map(jnp.add, memory, terms)
+
+    return GradientTransform(_no_sums, update)
+
+
+def _send_importances(
+    key: Key, local: Local, context: Context, client: Client
+) -> tuple[Upload, PyTree]:
+    return Upload(local.variables, local.masks, local.memory), client.state
+
+
+def _mean(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
+    return weighted_mean(uploads.variables, uploads.sizes), context.masks
+
+
+def _adjustments(rule: _Rule, interval: int, freeze: bool) -> ServerTransform:
+    """Adds up the clients' importances; chooses masks by them every few rounds."""
+
+    def init(variables: Variables, masks: Masks) -> _Server:
+        eligible = nonzero(variables, rule.prunable) if freeze else None
+        return _Server(_no_sums(variables), eligible)
+
+    def update(
+        key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
+    ) -> tuple[Variables, Masks, PyTree]:
+        fresh = trees.weighted_sum(uploads.extra, uploads.sizes)
+        sums = jax.tree.map(jnp.add, context.server.sums, fresh)
+        masks, sums = jax.lax.cond(
+            context.round % interval == 0,
+            lambda: (
+                rule.masks(variables, masks, sums, context.round, context),
+                _no_sums(variables),
+            ),
+            lambda: (masks, sums),
+        )
+        server = context.server._replace(sums=sums)
+        return mask_algebra.apply(masks, variables), masks, server
+
+    return ServerTransform(init, update)
+
+
+def _initial_stage(
+    rule: _Rule,
+    train: TrainFn,
+    optimizer: optax.GradientTransformation,
+    adjustments: int,
+) -> Setup:
+    """Chooses the first masks between trainings on one random client."""
+
+    def first_masks(
+        key: Key, context: Context, clients: Cohort
+    ) -> tuple[Variables, Masks]:
+        _, train_key = jax.random.split(key)
+        data = trees.take(clients.data, 0)
+
+        def stage(
+            carry: tuple[Variables, Masks], number: jax.Array
+        ) -> tuple[tuple[Variables, Masks], None]:
+            variables, masks = carry
+            state = optimizer.init({"params": variables["params"]})
+            key = jax.random.fold_in(train_key, number)
+            trained = train(key, variables, masks, state, data, context)
+            masks = rule.masks(trained.variables, masks, trained.memory, 0, context)
+            return (trained.variables, masks), None
+
+        eligible = context.server.eligible
+        start = context.variables, context.masks if eligible is None else eligible
+        (_, masks), _ = jax.lax.scan(stage, start, jnp.arange(adjustments))
+        return mask_algebra.apply(masks, context.variables), masks
+
+    return Setup(functools.partial(scoring_clients, source="client"), first_masks)
 
 
 def prunefl(
@@ -104,7 +252,7 @@ def prunefl(
     fixed_time: ArrayLike | None = None,
     droppable: ArrayLike = 0.3,
     half_life: ArrayLike | None = None,
-    variant: str = "published",
+    variant: Variant = "published",
     rounds: ArrayLike = 200,
     initial_adjustments: int = 5,
     initial_epochs: int = 1,
@@ -132,7 +280,7 @@ def prunefl(
         make 10).
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       freeze_zero_initialized: whether parameters that start at zero stay there.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Example:
       >>> from fedsparsify_jax import data, models
@@ -145,125 +293,41 @@ def prunefl(
       >>> round(float(info.sparsity), 3)
       0.5
     """
-    _check(variant, interval, initial_adjustments, final_sparsity)
+    if interval < 1:
+        raise ValueError(f"interval is {interval}: it must be at least 1 round")
+    if initial_adjustments < 0:
+        raise ValueError(
+            f"initial_adjustments is {initial_adjustments}: it must be at least 0"
+        )
     if half_life is None:
         half_life = rounds if variant == "authors" else 10_000
-    accumulated = _VARIANTS[variant]
-
-    def choose(
-        variables: Variables, masks: Masks, sums: PyTree, t: ArrayLike, context: Context
-    ) -> Masks:
-        """The masks after an adjustment in round t."""
-        importance = jax.tree.map(jnp.zeros_like, variables) | sums
-        share = droppable * 0.5 ** (jnp.asarray(t, jnp.float32) / half_life)
-        stay = drop_share(magnitude(variables), masks, share, prunable=prunable)
-        within = context.server.eligible
-        best = functools.partial(most_important, stay=stay, prunable=prunable)
-        if variant == "authors":
-            return best(importance, sparsity=share, within=within)
-        times = trees.map_with_name(
-            lambda name, _: 1.0 if layer_time is None else layer_time(name), variables
-        )
-        gain = ratios(importance, times)
-        if final_sparsity is not None:
-            return best(gain, sparsity=context.sparsity, within=within)
-        chosen = most_efficient(
-            importance,
-            times,
-            stay,
-            fixed_time=_tenth(times, variables) if fixed_time is None else fixed_time,
-            within=within,
-            prunable=prunable,
-        )
-        return best(gain, sparsity=1 - jnp.asarray(max_density), within=chosen)
-
-    def _tenth(times: PyTree, variables: Variables) -> jax.Array:
-        uses = mask_algebra.prunable_leaves(variables, prunable)
-        cost = jax.tree.map(lambda use, t, w: use * t * w.size, uses, times, variables)
-        return jnp.float32(0.1 * sum(jax.tree.leaves(cost)))
-
-    def no_sums(variables: Variables) -> PyTree:
-        return {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
-
-    def server_state(variables: Variables, masks: Masks) -> _Server:
-        eligible = nonzero(variables, prunable) if freeze_zero_initialized else None
-        return _Server(no_sums(variables), eligible)
-
-    def gradient(
-        grad_fn: GradFn, variables: Variables, memory: PyTree, context: Context
-    ) -> tuple[Any, Variables, PyTree]:
-        del context
-        value, gradients = grad_fn(variables)
-        memory = jax.tree.map(lambda m, g: m + accumulated(g), memory, gradients)
-        return value, gradients, memory
-
-    def upload(
-        key: Key, local: Local, context: Context, client: Client
-    ) -> tuple[Upload, PyTree]:
-        del key, context
-        return Upload(local.variables, local.masks, local.memory), client.state
-
-    def merge(uploads: Uploads, context: Context) -> tuple[Variables, Masks]:
-        return weighted_mean(uploads.variables, uploads.weights), context.masks
-
-    def adjust(
-        key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
-    ) -> tuple[Variables, Masks, PyTree]:
-        del key
-        fresh = trees.weighted_sum(uploads.extra, uploads.weights)
-        sums = jax.tree.map(jnp.add, context.server.sums, fresh)
-        masks, sums = jax.lax.cond(
-            context.round % interval == 0,
-            lambda: (
-                choose(variables, masks, sums, context.round, context),
-                no_sums(variables),
-            ),
-            lambda: (masks, sums),
-        )
-        server = context.server._replace(sums=sums)
-        return mask_algebra.apply(masks, variables), masks, server
-
-    method = Method(
-        schedule=schedules.constant(0.0 if final_sparsity is None else final_sparsity),
-        server_state=server_state,
-        memory=no_sums,
-        gradient=gradient,
-        upload=upload,
-        aggregate=merge,
-        server_update=adjust,
+    rule = _Rule(
+        variant=variant,
+        final_sparsity=final_sparsity,
+        max_density=max_density,
+        layer_time=layer_time,
+        fixed_time=fixed_time,
+        droppable=droppable,
+        half_life=half_life,
         prunable=prunable,
     )
-    transform = option(options, "optimizer")
-    transform = transform or optax.sgd(option(options, "learning_rate"))
+    rule.check()
+    method = Method(
+        schedule=schedules.constant(0.0 if final_sparsity is None else final_sparsity),
+        gradient=_importances(variant),
+        upload=Uploader(no_state, _send_importances),
+        aggregate=stacked(_mean),
+        server=_adjustments(rule, interval, freeze_zero_initialized),
+        prunable=prunable,
+    )
+    resolved = resolve(options)
+    optimizer = resolved.optimizer or optax.sgd(resolved.learning_rate)
     train = local_training(
-        batch_loss(apply_fn, option(options, "loss_fn")),
-        transform,
+        batch_loss(apply_fn, resolved.loss_fn),
+        optimizer,
         method,
         epochs=initial_epochs,
-        batch_size=option(options, "batch_size"),
+        batch_size=resolved.batch_size,
     )
-
-    def setup(
-        key: Key, context: Context, clients: ClientData
-    ) -> tuple[Variables, Masks]:
-        _, train_key = jax.random.split(key)
-        data = trees.take(clients, 0)
-
-        def stage(
-            carry: tuple[Variables, Masks], number: jax.Array
-        ) -> tuple[tuple[Variables, Masks], None]:
-            variables, masks = carry
-            optimizer = transform.init({"params": variables["params"]})
-            key = jax.random.fold_in(train_key, number)
-            done = train(key, variables, masks, optimizer, data, context)
-            masks = choose(done.variables, masks, done.memory, 0, context)
-            return (done.variables, masks), None
-
-        masks = context.server.eligible if freeze_zero_initialized else context.masks
-        start = (context.variables, masks)
-        (_, masks), _ = jax.lax.scan(stage, start, jnp.arange(initial_adjustments))
-        return mask_algebra.apply(masks, context.variables), masks
-
-    scouts = functools.partial(scoring_clients, source="client")
-    method = method._replace(setup=setup, scouts=scouts)
-    return engine(apply_fn, method, **options)
+    setup = _initial_stage(rule, train, optimizer, initial_adjustments)
+    return engine(apply_fn, method._replace(setup=setup), **options)

@@ -25,10 +25,10 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
-from fedsparsify_jax.aggregation.streaming import shared_masks
-from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.masks import apply
-from fedsparsify_jax.method import Context, Method, Uploads
+from fedsparsify_jax.method import Context, Method, ServerTransform, Uploads
 from fedsparsify_jax.pruning import saliency
 from fedsparsify_jax.pruning.selection import prune
 from fedsparsify_jax.types import (
@@ -39,6 +39,7 @@ from fedsparsify_jax.types import (
     Prunable,
     PyTree,
     Schedule,
+    Scope,
     Variables,
 )
 
@@ -53,7 +54,7 @@ def random_pruning(
     exponent: ArrayLike = 3.0,
     every: int = 1,
     schedule: Schedule | None = None,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
@@ -71,9 +72,9 @@ def random_pruning(
       schedule: any other schedule, in place of the polynomial of the five above.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
-      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+      merge: how the server merges the clients' models: a name of `merges.NAMES` or a
         function of that signature.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Example:
       >>> from fedsparsify_jax import data, models
@@ -97,13 +98,11 @@ def random_pruning(
     )
 
     def no_seed(variables: Variables, masks: Masks) -> PyTree:
-        del variables, masks
         return jnp.uint32(0)
 
     def purge(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
     ) -> tuple[Variables, Masks, PyTree]:
-        del uploads
         fresh = jax.random.bits(key, dtype=jnp.uint32)
         seed = jnp.where(context.round == 1, fresh, context.server)
         masks = prune(
@@ -117,9 +116,8 @@ def random_pruning(
 
     method = Method(
         schedule=schedule,
-        server_state=no_seed,
-        aggregate=shared_masks(merge),
-        server_update=purge,
+        aggregate=aggregate(merge),
+        server=ServerTransform(no_seed, purge),
         prunable=prunable,
     )
     return engine(apply_fn, method, **options)

@@ -25,18 +25,18 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.algorithms._shared.before_training import by_gradients
-from fedsparsify_jax.engine.round import EngineOptions, engine
+from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.pruning import saliency
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable
+from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Scope, Source
 
 
 def snip(
     apply_fn: ApplyFn,
     *,
     final_sparsity: ArrayLike = 0.9,
-    source: str = "client",
+    source: Source = "client",
     score_batch_size: int | None = None,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     freeze_zero_initialized: bool = False,
     merge: str | ValueMerge = "mean",
@@ -53,9 +53,9 @@ def snip(
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       freeze_zero_initialized: whether parameters that start at zero stay there.
-      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+      merge: how the server merges the clients' models: a name of `merges.NAMES` or a
         function of that signature.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Example:
       >>> import jax

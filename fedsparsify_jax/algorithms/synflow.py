@@ -24,17 +24,17 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.algorithms._shared.before_training import fixed_masks
-from fedsparsify_jax.algorithms._shared.client_scores import nobody
-from fedsparsify_jax.engine.round import EngineOptions, engine
-from fedsparsify_jax.method import Context
+from fedsparsify_jax.engine import EngineOptions, engine
+from fedsparsify_jax.method import Context, no_clients
 from fedsparsify_jax.pruning.saliency import synflow_masks
 from fedsparsify_jax.types import (
     ApplyFn,
-    ClientData,
+    Cohort,
     FederatedAlgorithm,
     Key,
     Masks,
     Prunable,
+    Scope,
 )
 
 
@@ -44,7 +44,7 @@ def synflow(
     final_sparsity: ArrayLike = 0.9,
     iterations: int = 100,
     example: ArrayLike | None = None,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
     merge: str | ValueMerge = "mean",
     **options: Unpack[EngineOptions],
@@ -59,9 +59,9 @@ def synflow(
         preprocessing turns into ones; 255 for uint8 data and 1 for others by default.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
-      merge: how the server merges the clients' models: a name of `merges.VALUES` or a
+      merge: how the server merges the clients' models: a name of `merges.NAMES` or a
         function of that signature.
-      **options: see `rounds.engine`.
+      **options: see `engine.options.Options`.
 
     Example:
       >>> import jax
@@ -78,11 +78,11 @@ def synflow(
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}: it must be at least 1")
 
-    def find(key: Key, context: Context, clients: ClientData) -> Masks:
-        del key
-        ones = 255 if clients.x.dtype == jnp.uint8 else 1
-        raw = jnp.asarray(ones if example is None else example, clients.x.dtype)
-        shape = clients.x.shape[2:]
+    def find(key: Key, context: Context, clients: Cohort) -> Masks:
+        like = clients.data.x  # of no clients: shape and dtype are all it is
+        ones = 255 if like.dtype == jnp.uint8 else 1
+        raw = jnp.asarray(ones if example is None else example, like.dtype)
+        shape = like.shape[2:]
         x = jnp.broadcast_to(
             raw.reshape((1,) * (len(shape) - raw.ndim) + raw.shape), shape
         )
@@ -98,7 +98,7 @@ def synflow(
 
     method = fixed_masks(
         find,
-        scouts=nobody,
+        clients=no_clients,
         final_sparsity=final_sparsity,
         prunable=prunable,
         merge=merge,

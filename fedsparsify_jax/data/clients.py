@@ -26,7 +26,7 @@ def stack(examples: Examples, parts: Sequence[np.ndarray]) -> ClientData:
     Example:
       >>> examples = Examples(np.arange(6).reshape(3, 2), np.array([0, 1, 2]))
       >>> clients = stack(examples, [np.array([2]), np.array([0, 1])])
-      >>> clients.count.tolist(), clients.y.tolist()
+      >>> clients.sizes.tolist(), clients.y.tolist()
       ([1, 2], [[2, 0], [0, 1]])
     """
     if not len(parts):
@@ -41,7 +41,7 @@ def stack(examples: Examples, parts: Sequence[np.ndarray]) -> ClientData:
     for client, part in enumerate(parts):
         x[client, : len(part)] = source_x[part]
         y[client, : len(part)] = source_y[part]
-    return ClientData(x=jnp.asarray(x), y=jnp.asarray(y), count=jnp.asarray(counts))
+    return ClientData(x=jnp.asarray(x), y=jnp.asarray(y), sizes=jnp.asarray(counts))
 
 
 def class_table(

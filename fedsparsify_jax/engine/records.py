@@ -1,41 +1,41 @@
-"""What the engine hands around inside a round, and how a round opens."""
+"""The records that the engine passes around inside a round, and how they are filled."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.typing import ArrayLike
 
-from fedsparsify_jax.engine.wrappers.faults import Struck
-from fedsparsify_jax.method import Client, Context, Method, Upload
+from fedsparsify_jax import masks as mask_algebra
+from fedsparsify_jax import trees
+from fedsparsify_jax.aggregation.means import shares
+from fedsparsify_jax.client_map import chunked
+from fedsparsify_jax.engine.sampling import client_keys
+from fedsparsify_jax.engine.wrappers.faults import (
+    ClientFaults,
+    Faults,
+    corrupted,
+    is_finite,
+    sample_faults,
+)
+from fedsparsify_jax.method import Aggregate, Client, Context, Method, Upload, Uploads
+from fedsparsify_jax.metrics.communication import nonzero_bytes
+from fedsparsify_jax.training.local import Trained
 from fedsparsify_jax.types import (
     ClientsState,
+    Cohort,
     Key,
-    Masks,
     PyTree,
-    Scouts,
+    RoundInfo,
     State,
-    Variables,
 )
 
 # Far from the small numbers that `split` folds in.
 _FAULTS = 0xFA17ED
 
 
-class Task(NamedTuple):
-    """What one client needs for a round; stacked ``[K, ...]`` for the cohort."""
-
-    key: Key
-    client: Client
-    optimizer: PyTree
-    share: jax.Array  # its weight in means
-    struck: Struck | None  # what goes wrong, where anything may
-
-
-class Keys(NamedTuple):
-    """What a round's key is split into."""
+class RoundKeys(NamedTuple):
+    """The keys of the parts of a round."""
 
     setup: Key
     cohort: Key
@@ -44,55 +44,256 @@ class Keys(NamedTuple):
     faults: Key
 
     @classmethod
-    def of(cls, key: Key) -> "Keys":
-        """Faults are drawn apart, so that they leave all other draws as they are."""
+    def of(cls, key: Key) -> "RoundKeys":
+        """Splits a round's key; faults have one apart, so no other draw changes."""
         faults = jax.random.fold_in(jax.random.clone(key), _FAULTS)
         setup, cohort, local, server = jax.random.split(key, 4)
-        return cls(setup, cohort, local, server, faults)
+        return cls(
+            setup=setup, cohort=cohort, local=local, server=server, faults=faults
+        )
 
 
-class Done(NamedTuple):
-    """What one client's round leaves; stacked ``[K, ...]`` for the cohort."""
+class ClientKeys(NamedTuple):
+    """The keys of the parts of a client's round."""
 
-    upload: Upload
-    state: ClientsState
-    loss: jax.Array
-    bytes_up: jax.Array
-    sound: jax.Array  # bool: whether every number of the upload is finite
+    train: Key
+    prune: Key
+    upload: Key
+    again: Key | None
 
-
-def sgd(
-    learning_rate: ArrayLike, momentum: ArrayLike | None, nesterov: bool
-) -> optax.GradientTransformation:
-    """The clients' optimizer, where no other is given."""
-    # A momentum of exactly 0 would only carry a useless buffer.
-    if isinstance(momentum, int | float) and momentum == 0:
-        momentum = None
-    return optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+    @classmethod
+    def of(cls, key: Key, fine_tunes: bool) -> "ClientKeys":
+        """Splits a client's key, into one part more if clients fine-tune."""
+        train, prune, upload, *again = jax.random.split(key, 4 if fine_tunes else 3)
+        return cls(
+            train=train, prune=prune, upload=upload, again=again[0] if again else None
+        )
 
 
-def opening(
-    method: Method, key: Key, state: State, meet: Callable[[Key], Scouts]
-) -> Context:
-    """The round's context, after the method's setup if it is the first round."""
+class Members(NamedTuple):
+    """The clients of a round, as the server knows them."""
+
+    ids: jax.Array  # [K] int32
+    sizes: jax.Array  # [K] float32: numbers of examples; 0 where one drops out
+    shares: jax.Array  # [K] float32: of the examples of all that participate
+    fault: ClientFaults | None  # [K], where anything may go wrong
+
+    @property
+    def participating(self) -> jax.Array:
+        """Returns bool ``[K]``: the clients that do not drop out."""
+        if self.fault is None:
+            return jnp.ones(self.ids.shape, bool)
+        return self.fault.participating
+
+
+class ClientTask(NamedTuple):
+    """All that one client is given for a round; stacked ``[K, ...]`` for the cohort."""
+
+    key: Key
+    client: Client
+    optimizer: PyTree  # its state, () if it starts anew in every round
+    member: Members  # without the leading axis
+
+
+class ClientResult(NamedTuple):
+    """All that comes back from one client; stacked ``[K, ...]`` for the cohort."""
+
+    upload: Upload  # empty once its sums are added up
+    state: ClientsState  # kept for this client
+    loss: jax.Array  # float32: mean training loss
+    bytes_up: jax.Array  # uint32: non-zeros of the upload x 32 bit
+    finite: jax.Array  # bool: whether every number of the upload is finite
+
+
+ClientHalf = Callable[[Context, ClientTask], ClientResult]
+"""One client's part of a round: ``(context, task) -> result``, see `round`."""
+
+
+def open_round(method: Method, state: State) -> Context:
+    """Returns the round as the server announces it: t, s_t, w and m."""
     t = state.round + 1
-    target = jnp.asarray(method.schedule(t), jnp.float32)
-    context = Context(
-        t, target, state.variables, state.masks, state.server, state.clients.extra
+    return Context(
+        round=t,
+        sparsity=jnp.asarray(method.schedule(t), jnp.float32),
+        variables=state.variables,
+        masks=state.masks,
+        server=state.server,
+        clients=state.clients.extra,
     )
-    if method.setup is None:
-        return context
-    setup, impl = method.setup, jax.random.key_impl(key)
-    # The key enters as plain numbers: under vmap the branches become a select
-    # between copies of it, which JAX's reuse checker takes for a second use.
-    bits = jax.random.key_data(key)
 
-    def first() -> tuple[Variables, Masks]:
-        ids, data = meet(jax.random.wrap_key_data(bits, impl=impl))
-        own = jax.random.wrap_key_data(bits, impl=impl)
-        return setup(own, context._replace(scouts=ids), data)
 
-    variables, masks = jax.lax.cond(
-        t == 1, first, lambda: (context.variables, context.masks)
+def members_of(
+    cohort: Cohort, context: Context, faults: Faults | None, key: Key
+) -> Members:
+    """Returns the clients of a round and what goes wrong with each of them."""
+    sizes = cohort.data.sizes.astype(jnp.float32)
+    ids = cohort.ids
+    if ids is None:
+        ids = jnp.arange(len(sizes), dtype=jnp.int32)
+    fault = None
+    if faults is not None:
+        fault = sample_faults(faults, key, context.round, ids)
+        sizes = jnp.where(fault.participating, sizes, 0.0)
+    return Members(ids=ids, sizes=sizes, shares=shares(sizes), fault=fault)
+
+
+def client_tasks(
+    key: Key, state: State, cohort: Cohort, members: Members
+) -> ClientTask:
+    """Returns the tasks of a cohort, ``[K, ...]``; ``key`` is `RoundKeys.local`."""
+    kept = states_of(state, cohort.ids)
+    return ClientTask(
+        key=client_keys(key, members.ids),
+        client=Client(id=members.ids, data=cohort.data, state=kept.extra),
+        optimizer=kept.optimizer,
+        member=members,
     )
-    return context._replace(variables=variables, masks=masks)
+
+
+def result_of(
+    trained: Trained, upload: Upload, kept: ClientsState, task: ClientTask
+) -> ClientResult:
+    """Returns what comes back from a client, its bytes counted, its faults in it.
+
+    Args:
+      trained: its last training.
+      upload: the message.
+      kept: what is kept for the client.
+      task: of the client.
+    """
+    bytes_up = nonzero_bytes(upload.variables)
+    if task.member.fault is not None:
+        upload = corrupted(upload, task.member.fault.corruption)
+    return ClientResult(
+        upload=upload,
+        state=kept,
+        loss=trained.loss,
+        bytes_up=bytes_up,
+        finite=is_finite((upload.variables, upload.extra)),
+    )
+
+
+def states_of(state: State, ids: jax.Array | None) -> ClientsState:
+    """Returns what is kept for clients ``[K]``; None for all of them, in order."""
+    return state.clients if ids is None else trees.take(state.clients, ids)
+
+
+def keep_states(
+    old: State,
+    new: State,
+    ids: jax.Array | None,
+    changed: jax.Array,
+    kept: ClientsState,
+) -> State:
+    """Writes what the changed clients ``[K]`` keep into the new state."""
+    kept = trees.where_each(changed, kept, states_of(old, ids))
+    if ids is not None:
+        kept = trees.put(old.clients, ids, kept)
+    return new._replace(clients=kept)
+
+
+def uploads_of(results: ClientResult, members: Members, valid: jax.Array) -> Uploads:
+    """Returns the uploads of a part of the cohort; those not valid count nothing.
+
+    Args:
+      results: of the part, ``[k, ...]``.
+      members: its clients.
+      valid: bool ``[k]``.
+    """
+    valid = valid & results.finite
+    return Uploads(
+        variables=results.upload.variables,
+        masks=results.upload.masks,
+        extra=results.upload.extra,
+        ids=members.ids,
+        sizes=jnp.where(valid, members.sizes, 0.0),
+        shares=jnp.where(valid, members.shares, 0.0),
+    )
+
+
+def sum_part(
+    aggregate: Aggregate,
+    context: Context,
+    members: Members,
+    results: ClientResult,
+    present: jax.Array,
+) -> tuple[PyTree, ClientResult]:
+    """Adds up what the merge needs of some clients, and drops what it does not need.
+
+    Args:
+      aggregate: the method's merge.
+      context: of the round.
+      members: some of its clients, ``[k]``.
+      results: theirs, ``[k, ...]``.
+      present: bool ``[k]``, False for padding.
+
+    Returns:
+      The sums, which add up over the parts of a cohort, and the results without their
+      uploads, unless the merge stacks these.
+    """
+    sums = aggregate.sums(uploads_of(results, members, present), context)
+    if not aggregate.stacks:
+        results = results._replace(upload=Upload({}, {}))
+    return sums, results
+
+
+def sum_uploads(
+    aggregate: Aggregate, context: Context, members: Members, results: ClientResult
+) -> tuple[PyTree, ClientResult]:
+    """Adds up the uploads of a cohort that have all arrived, one after another.
+
+    The order, and with it every bit, is that of a simulated round whose ``client_map``
+    is ``chunked(1)``, provided that both are jitted.
+
+    Args:
+      aggregate: the method's merge.
+      context: of the round.
+      members: its clients, ``[K]``.
+      results: theirs, ``[K, ...]``.
+
+    Returns:
+      The sums and results for `round.server_half`.
+    """
+
+    def part(
+        context: Context, arrived: Any, results: ClientResult, present: jax.Array
+    ) -> tuple[PyTree, ClientResult]:
+        return sum_part(aggregate, context, arrived[0], results, present)
+
+    return chunked(1)(
+        lambda context, arrived: arrived[1], context, (members, results), part
+    )
+
+
+def _count(chosen: jax.Array) -> jax.Array:
+    return jnp.sum(chosen, dtype=jnp.int32)
+
+
+def report(
+    method: Method,
+    context: Context,
+    new: State,
+    members: Members,
+    uploads: Uploads,
+    results: ClientResult,
+) -> RoundInfo:
+    """Returns the report of a round."""
+    sizes, participating = uploads.sizes, members.participating
+    total = jnp.maximum(jnp.sum(sizes), 1.0)
+    loss = jnp.sum(sizes * jnp.where(sizes > 0, results.loss, 0.0)) / total
+    bytes_down = nonzero_bytes(method.download(new.variables, new.masks, context))
+    stragglers = ~participating if members.fault is None else members.fault.straggling
+    return RoundInfo(
+        round=context.round,
+        loss=jnp.where(jnp.any(sizes > 0), loss, jnp.nan),
+        target_sparsity=context.sparsity,
+        sparsity=mask_algebra.sparsity(new.masks, method.prunable),
+        kept=mask_algebra.kept(new.masks),
+        bytes_up=jnp.where(participating, results.bytes_up, jnp.uint32(0)),
+        bytes_down=jnp.broadcast_to(bytes_down, members.ids.shape),
+        cohort=members.ids,
+        merged=_count(sizes > 0),
+        dropped=_count(~participating),
+        stragglers=_count(stragglers),
+        rejected=_count(participating & ~results.finite),
+    )

@@ -30,7 +30,7 @@ def cohort_size(num_clients: int, participation: float) -> int:
 
 
 def sample_cohort(key: Key, num_clients: int, size: int) -> jax.Array:
-    """Distinct clients, uniformly at random and in ascending order: int32 ``[size]``.
+    """Draws distinct clients uniformly, in ascending order: int32 ``[size]``.
 
     >>> sample_cohort(jax.random.key(0), 4, 4)
     Array([0, 1, 2, 3], dtype=int32)
@@ -42,5 +42,5 @@ def sample_cohort(key: Key, num_clients: int, size: int) -> jax.Array:
 
 
 def client_keys(key: Key, cohort: jax.Array) -> Key:
-    """One key a client ``[K]``, tied to who it is, not to its place in the cohort."""
+    """Derives a key a client ``[K]`` from its id, not from its place in the cohort."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, cohort)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedsparsify_jax.client_map import CohortMap, chunked
+from fedsparsify_jax.client_map import ClientMap, chunked
 from fedsparsify_jax.training.losses import correct
 from fedsparsify_jax.types import ApplyFn, Examples, LossFn, Variables
 
@@ -29,7 +29,7 @@ def evaluate(
     *,
     metric_fn: MetricFn = correct,
     batch_size: int = 1000,
-    batches: CohortMap | None = None,
+    batches: ClientMap | None = None,
 ) -> Evaluation:
     """Computes a model's mean loss and accuracy (or another measure) over all examples.
 
@@ -74,5 +74,5 @@ def evaluate(
 
     shared = (variables, Examples(jnp.asarray(examples.x), jnp.asarray(examples.y)))
     numbers = jnp.arange(-(-total // batch_size))
-    losses, measured = run_batches(batch, shared, numbers)
+    _, (losses, measured) = run_batches(batch, shared, numbers)
     return Evaluation(jnp.sum(losses) / total, jnp.sum(measured) / total)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 
 def kept_count(size: int, sparsity: ArrayLike) -> jax.Array:
-    """``n - floor(s n)`` as an int32 scalar.
+    """Returns ``n - floor(s n)`` as an int32 scalar.
 
     Exact for a Python float; for a traced one ``s n`` is rounded to float32, which
     moves the count by at most ``1 + n / 10^6``.
@@ -26,7 +26,7 @@ def kept_count(size: int, sparsity: ArrayLike) -> jax.Array:
 def _densities(
     shapes: list[tuple[int, ...]], raw: list[float], density: ArrayLike
 ) -> jax.Array:
-    """``min(1, eps * raw)`` with eps solved for the wanted density of the whole."""
+    """Solves ``min(1, eps * raw)`` for eps, given the density of the whole."""
     sizes = jnp.array([math.prod(shape) for shape in shapes], jnp.float32)
     share = jnp.array(raw, jnp.float32)
     budget = jnp.float32(sum(math.prod(shape) for shape in shapes)) * density
@@ -86,7 +86,7 @@ def er_densities(shapes: list[tuple[int, ...]], density: ArrayLike) -> jax.Array
 def erk_feddst_densities(
     shapes: list[tuple[int, ...]], density: ArrayLike
 ) -> jax.Array:
-    """What FedDST's code calls ERK: it scales sparsities instead of densities.
+    """Returns the ERK of FedDST's code, which scales sparsities, not densities.
 
     Layer l has the sparsity ``C * (1 - sum(dims) / prod(dims))`` with C solved for
     the whole, which is nearly uniform. Layers that would exceed sparsity 1 end there.
@@ -118,7 +118,7 @@ RULES: dict[str, Callable[[list[tuple[int, ...]], ArrayLike], jax.Array]] = {
 def erk_counts(
     shapes: list[tuple[int, ...]], sparsity: ArrayLike, *, rule: str = "erk"
 ) -> list[jax.Array]:
-    """How many entries each leaf keeps under a rule of `RULES`: int32 scalars.
+    """Counts the entries that each leaf keeps under a rule of `RULES`: int32 scalars.
 
     Vectors (biases, norm scales) stay dense but count against the budget; the sum is
     the exact ``n - floor(s n)`` of `kept_count` whenever the vectors leave room for it.

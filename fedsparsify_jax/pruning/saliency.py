@@ -19,6 +19,7 @@ from fedsparsify_jax.types import (
     Masks,
     Prunable,
     PyTree,
+    Scope,
     Scores,
     Variables,
 )
@@ -36,7 +37,7 @@ def _scores(variables: Variables, of_params: PyTree) -> Scores:
 
 
 def random(key: Key, variables: Variables) -> Scores:
-    """Independent uniform scores: their order is a random permutation.
+    """Draws independent uniform scores: their order is a random permutation.
 
     >>> random(jax.random.key(0), {"params": {"w": jnp.zeros(2)}})["params"]["w"].shape
     (2,)
@@ -51,7 +52,7 @@ def random(key: Key, variables: Variables) -> Scores:
 
 
 def snip(loss: Loss, variables: Variables) -> Scores:
-    """Connection sensitivity: ``|g * w|`` with ``g`` the gradient of the loss.
+    """Returns connection sensitivity: ``|g * w|``, ``g`` the gradient of the loss.
 
     The paper differentiates by a mask of ones, which is the same product, and divides
     by the sum, which changes no order.
@@ -69,7 +70,7 @@ def snip(loss: Loss, variables: Variables) -> Scores:
 
 
 def grasp(loss: Loss, variables: Variables) -> Scores:
-    """Contribution to the gradient flow: ``w * (H g)``, signed.
+    """Returns contributions to the gradient flow: ``w * (H g)``, signed.
 
     Removing weight j changes ``g' g`` by about ``-2 w_j (H g)_j``. The paper scores
     ``-w * H g`` and removes the largest; this is the same with the sign turned, so
@@ -91,7 +92,7 @@ def grasp(loss: Loss, variables: Variables) -> Scores:
 
 
 def synflow(apply_fn: ApplyFn, variables: Variables, x: jax.Array) -> Scores:
-    """Synaptic flow: ``|w| * dR/d|w| / R``, R the sum of the outputs of the net |w|.
+    """Returns synaptic flow: ``|w| * dR/d|w| / R``, R the sum of the outputs of |w|.
 
     In a chain of layers without biases the scores of every layer sum to 1, however
     large R is. Where R or its gradient overflows float32, all kernels are halved
@@ -149,7 +150,7 @@ def synflow_masks(
     sparsity: ArrayLike,
     *,
     iterations: int = 100,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
 ) -> Masks:
     """Prunes by synaptic flow, a little at a time.

@@ -1,6 +1,7 @@
 """Scores and a sparsity to masks; `threshold` finds what separates them."""
 
 import math
+from typing import get_args
 
 import chex
 import jax
@@ -10,9 +11,9 @@ from jax.typing import ArrayLike
 from fedsparsify_jax.masks import prunable_leaves
 from fedsparsify_jax.pruning import allocation
 from fedsparsify_jax.pruning.threshold import largest, sort_keys
-from fedsparsify_jax.types import Masks, Prunable, PyTree, Scores, Variables
+from fedsparsify_jax.types import Masks, Prunable, PyTree, Scope, Scores, Variables
 
-SCOPES = ("global", "layer", *allocation.RULES)
+SCOPES = get_args(Scope)
 
 
 def magnitude(variables: Variables) -> Scores:
@@ -28,7 +29,7 @@ def prune(
     scores: Scores,
     sparsity: ArrayLike,
     *,
-    scope: str = "global",
+    scope: Scope = "global",
     within: Masks | None = None,
     prunable: Prunable | None = None,
 ) -> Masks:
@@ -93,10 +94,10 @@ def leaf_counts(
     variables: Variables,
     sparsity: ArrayLike,
     *,
-    scope: str = "layer",
+    scope: Scope = "layer",
     prunable: Prunable | None = None,
 ) -> PyTree:
-    """How many entries every leaf keeps: a tree of int32 scalars.
+    """Counts the entries that every leaf is to keep: a tree of int32 scalars.
 
     Args:
       variables: anything with the shapes of the variables.

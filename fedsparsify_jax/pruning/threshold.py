@@ -34,7 +34,7 @@ def largest_true(
     bits: ArrayLike,
     shape: tuple[int, ...] = (),
 ) -> jax.Array:
-    """The largest uint32 below ``2^bits`` for which a monotone test holds (or 0).
+    """Finds the largest uint32 below ``2^bits`` for which a monotone test holds (or 0).
 
     With a shape, as many searches side by side: ``holds`` maps candidates of that
     shape to bools of that shape.
@@ -61,7 +61,7 @@ PART = 10
 
 
 def _thresholds(groups: Groups, keep: jax.Array) -> jax.Array:
-    """The ``keep``-th largest key of every group: uint32 ``[G]``; all ones for none.
+    """Finds the ``keep``-th largest key of every group: uint32 ``[G]``; ones for none.
 
     Reading the keys is what takes the time, so every pass decides two bits. Three
     counts share an integer, row by row, and a row's count fits into its part.
@@ -82,12 +82,12 @@ def _thresholds(groups: Groups, keep: jax.Array) -> jax.Array:
 
 
 def _rows(keys: jax.Array) -> jax.Array:
-    """A vector as ``[rows, ROW]``, filled up with the pattern that is never counted."""
+    """Returns a vector as ``[rows, ROW]``, padded with a key that is never counted."""
     return jnp.pad(keys, (0, -keys.size % ROW)).reshape(-1, ROW)
 
 
 def _three_counts(rows: jax.Array, candidates: list[jax.Array]) -> jax.Array:
-    """How many keys are at least each candidate: int32 ``[3]``."""
+    """Counts the keys that are at least each candidate: int32 ``[3]``."""
     ones = [
         jnp.where(rows >= candidate, jnp.uint32(1 << PART * i), jnp.uint32(0))
         for i, candidate in enumerate(candidates)
@@ -106,7 +106,7 @@ def _counts(groups: Groups) -> jax.Array:
 
 
 def largest(groups: Groups, keep: jax.Array) -> Groups:
-    """Bool vectors that hold for the largest keys of every group.
+    """Selects the largest keys of every group: bool vectors.
 
     Args:
       groups: G groups of uint32 vectors.

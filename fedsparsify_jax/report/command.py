@@ -5,38 +5,30 @@ The command line imports this module, so the packages of the extra wait for thei
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import tyro
-
-from fedsparsify_jax.errors import InputError, unknown
-
-FORMATS = ("html", "markdown", "svg", "png")
-MARK = '<meta name="generator" content="fedsparsify report">'
-"""In the head of every page, so that a later report knows what it may replace."""
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.runner.options.schema import POSITIONAL, Shown, check
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """Write a report of runs and sweeps: curves, tables, and what differs."""
+    """Write a report of runs and sweeps: curves, tables, and what differs.
+
+    One HTML page that needs no network, in report.html; or Markdown, or figures.
+    """
 
     paths: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_SWEEP...")
+        tuple[Path, ...], POSITIONAL, Shown("RUN_OR_SWEEP...", hint="at least one")
     ] = ()
     """Directories of runs and sweeps."""
-    format: Annotated[str, tyro.conf.arg(metavar="|".join(FORMATS))] = "html"
+    format: Literal["html", "markdown", "svg", "png"] = "html"
     """One page that needs no network, Markdown with figures, or figures alone."""
     out: Annotated[
-        Path | None,
-        tyro.conf.arg(
-            metavar="PATH", help_behavior_hint="(default: report.html or report)"
-        ),
+        Path | None, Shown("PATH", hint="default: report.html or report")
     ] = None
     """The page to write; for other formats the directory."""
-    title: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: the names)"),
-    ] = None
+    title: Annotated[str | None, Shown("TEXT", hint="default: the names")] = None
     """Title of the report."""
 
 
@@ -53,6 +45,8 @@ def _check_packages() -> None:
 
 def _check_page(path: Path) -> None:
     """Refuses to write over anything but pages of this command."""
+    from fedsparsify_jax.report.page import MARK
+
     if path.is_dir():
         raise InputError(
             f"--out {path} is a directory: name a file such as report.html"
@@ -85,12 +79,11 @@ def report(config: ReportConfig) -> Path:
     """
     if not config.paths:
         raise InputError("report needs the directory of a run or of a sweep")
-    if config.format not in FORMATS:
-        raise unknown("format", config.format, FORMATS)
+    config = dataclasses.replace(config, **check(config))
     is_page = config.format == "html"
     out = config.out or Path("report.html" if is_page else "report")
-    (_check_page if is_page else _check_directory)(out)
     _check_packages()
+    (_check_page if is_page else _check_directory)(out)
     from fedsparsify_jax.report.content import compose
     from fedsparsify_jax.report.reading import read
     from fedsparsify_jax.report.writing import write

@@ -16,11 +16,13 @@ from markupsafe import Markup
 
 from fedsparsify_jax.report.charts import TONES, Chart, Figure, Series
 from fedsparsify_jax.report.colours import DARK, LIGHT
-from fedsparsify_jax.report.command import MARK
 from fedsparsify_jax.report.content import Report
 from fedsparsify_jax.report.downloads import chart_data, round_table, run_table
 from fedsparsify_jax.report.drawing import colour, dashes
 from fedsparsify_jax.report.svg import classes, draw, inline
+
+MARK = '<meta name="generator" content="fedsparsify report">'
+"""In the head of every page, so that a later report knows what it may replace."""
 
 
 class _Plot(NamedTuple):

@@ -23,7 +23,7 @@ def _write_figures(report: Report, folder: Path, ending: str) -> int:
 
 
 def write(report: Report, form: str, out: Path) -> str:
-    """Writes a report in one of `command.FORMATS`; returns its description."""
+    """Writes a report in one of the formats; returns its description."""
     if form == "html":
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, page(report))

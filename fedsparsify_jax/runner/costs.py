@@ -4,14 +4,14 @@ import dataclasses
 import json
 import math
 import textwrap
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from fedsparsify_jax import masks, metrics, models, text_table, trees
-from fedsparsify_jax.errors import InputError, shown
 from fedsparsify_jax.metrics.communication import FORMULAS
-from fedsparsify_jax.runner.options.schema import BELOW_ONE, above, at_least, flag
+from fedsparsify_jax.runner.options import schema
+from fedsparsify_jax.runner.options.rules import BELOW_ONE, Choice, above, at_least
 
 # Shape of an example and number of classes in the paper's (or the authors') data.
 _INPUTS: dict[str, tuple[tuple[int, ...], int]] = {
@@ -30,48 +30,38 @@ _TITLES = {
 }
 
 
+_COUNT = at_least(1, below=2**20)
+
+
 @dataclasses.dataclass(frozen=True)
 class CostsConfig:
-    """Print what pruning saves, by arithmetic alone: nothing is trained."""
+    """Print what pruning saves in bytes and FLOPs; nothing is trained.
 
-    model: str = "mlp"
+    Without options: the FashionMNIST federation of the paper.
+    """
+
+    model: Annotated[str, Choice(models.NAMES)] = "mlp"
     """Network, on inputs of the shape that it has in the paper."""
-    rounds: int = 200
+    rounds: Annotated[int, _COUNT] = 200
     """Federation rounds T."""
-    num_clients: int = 10
+    num_clients: Annotated[int, _COUNT] = 10
     """Clients in a round."""
-    final_sparsity: tuple[float, ...] = (0.8, 0.85, 0.9, 0.95, 0.99)
+    final_sparsity: Annotated[tuple[float, ...], BELOW_ONE] = (
+        0.8,
+        0.85,
+        0.9,
+        0.95,
+        0.99,
+    )
     """Final sparsities: the columns."""
-    exponent: tuple[float, ...] = (1.0, 3.0, 6.0, 12.0)
+    exponent: Annotated[tuple[float, ...], above(0)] = (1.0, 3.0, 6.0, 12.0)
     """Exponents of the sparsity schedule: the rows."""
     json: bool = False
     """Print a JSON object in place of tables."""
 
 
-_COUNT = at_least(1, below=2**20)
-_RULES = {
-    "rounds": _COUNT,
-    "num_clients": _COUNT,
-    "final_sparsity": BELOW_ONE,
-    "exponent": above(0),
-}
-
-
-def _check(config: CostsConfig) -> None:
-    for field, rule in _RULES.items():
-        given = getattr(config, field)
-        numbers = given if isinstance(given, tuple) else (given,)
-        if not numbers:
-            raise InputError(f"{flag(field)} is empty: give at least one number")
-        for number in numbers:
-            if not rule.holds(number):
-                raise InputError(
-                    f"{flag(field)} is {shown(number)}: it must be {rule.allowed}"
-                )
-
-
 def costs(config: CostsConfig) -> dict[str, Any]:
-    """Communication and FLOPs by final sparsity, as JSON values.
+    """Returns communication and FLOPs by final sparsity, as JSON values.
 
     Communication is that of FedSparsify-Global under the polynomial schedule with
     t0 = 1 and a purge a round, see `metrics.saving`. FLOPs are those of one example,
@@ -86,8 +76,8 @@ def costs(config: CostsConfig) -> dict[str, Any]:
       >>> found["dense_bytes"], round(found["communication"]["nonzero"][0][0], 2)
       (1892512000, 3.05)
     """
-    _check(config)
-    name = config.model.strip().lower().replace("-", "_")
+    config = dataclasses.replace(config, **schema.check(config))
+    name = config.model
     input_shape, num_classes = _INPUTS.get(name, _INPUTS["mlp"])
     model = models.build(name, input_shape=input_shape, num_classes=num_classes)
     variables = jax.eval_shape(model.init, jax.random.key(0))
@@ -132,7 +122,7 @@ def _flops(
     input_shape: tuple[int, ...],
     sparsities: tuple[float, ...],
 ) -> dict[str, list[int]]:
-    """FLOPs of one example, dense and then by sparsity."""
+    """Counts the FLOPs of one example, dense and then by sparsity."""
     layers = metrics.layer_flops(model.apply, variables, (1, *input_shape))
     sizes = {path: leaf.size for path, leaf in trees.named_leaves(variables)}
     densities = [
@@ -151,7 +141,7 @@ def _table(title: str, head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def describe(found: dict[str, Any]) -> str:
-    """The result of `costs` as plain text."""
+    """Returns the result of `costs` as plain text."""
     columns = [f"{100 * s:g} %" for s in found["final_sparsity"]]
     lines = [
         f"{found['model']}: {found['parameters']:,} numbers, "

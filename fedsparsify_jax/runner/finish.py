@@ -33,7 +33,7 @@ def _model_description(
 def _flops(
     federation: Federation, state: State, kept: dict[str, int]
 ) -> dict[str, int]:
-    """FLOPs of one example, dense and at the final masks."""
+    """Counts the FLOPs of one example, dense and at the final masks."""
     x = federation.dataset.test.x[:1]
     try:
         layers = layer_flops(federation.model.apply, state.variables, x.shape, x.dtype)

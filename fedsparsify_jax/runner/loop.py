@@ -26,7 +26,7 @@ class Run(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """The state of affairs between two calls of a program."""
+    """A pause between two calls of a program."""
 
     state: State
     completed: int  # rounds
@@ -39,9 +39,9 @@ def rounds(
     federation: Federation,
     runs: Sequence[Run],
     state: State,
-    signal: Stop,
+    stop: Stop,
     *,
-    plan: Callable[[State, int, float], int],
+    next_rounds: Callable[[State, int, float], int],
     step: Callable[[State, int, int], tuple[State, list[list[Report]]]],
 ) -> Iterator[Pause]:
     """Runs the rounds that are left, and writes and keeps their records.
@@ -51,10 +51,10 @@ def rounds(
       federation: of any of them.
       runs: whose records come from the one program.
       state: of all runs; donated.
-      signal: what may ask for an end, which is up to the caller.
-      plan: ``(state, completed, seconds) -> rounds`` of the next call. ``seconds`` is
-        what a round of all runs took last, infinity at first. Its own time does not
-        count.
+      stop: what may ask for an end, which is up to the caller.
+      next_rounds: ``(state, completed, seconds) -> rounds`` of the next call.
+        ``seconds`` is what a round of all runs took last, infinity at first. Its own
+        time does not count.
       step: ``(state, completed, rounds) -> (state, reports)``, by run and round.
 
     Yields:
@@ -64,7 +64,7 @@ def rounds(
     metric = federation.task.metric
     dense = dense_bytes(jax.eval_shape(federation.model.init, jax.random.key(0)))
     while completed < total:
-        number = min(plan(state, completed, seconds), total - completed)
+        number = min(next_rounds(state, completed, seconds), total - completed)
         start = time.perf_counter()
         state, reports = step(state, completed, number)
         seconds = (time.perf_counter() - start) / number
@@ -84,5 +84,5 @@ def rounds(
             state=state,
             completed=completed,
             latest=latest,
-            signal=distributed.largest(signal.number),
+            signal=distributed.largest(stop.number),
         )

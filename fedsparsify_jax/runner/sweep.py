@@ -5,10 +5,12 @@ side by side; groups follow one another. A trial that is finished is never run a
 group that was interrupted goes on from its last checkpoint.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 from rich.console import Console
@@ -17,14 +19,11 @@ from fedsparsify_jax import data
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.runner import finish, loop
 from fedsparsify_jax.runner.display.progress import counted, duration
-from fedsparsify_jax.runner.display.sweep_progress import (
-    Grid,
-    results,
-    sweep_reporter,
-)
+from fedsparsify_jax.runner.display.sweep_progress import Grid, results, sweep_reporter
+from fedsparsify_jax.runner.options import sweep_grid
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.sweep_config import values
-from fedsparsify_jax.runner.options.sweep_grid import Cell, cells, groups
+from fedsparsify_jax.runner.options.sweep_grid import Trial
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
@@ -40,9 +39,10 @@ from fedsparsify_jax.runner.programs.sweep_program import (
     GroupProgram,
     partitions,
 )
-from fedsparsify_jax.runner.storage.fingerprints import fingerprints
-from fedsparsify_jax.runner.storage.lock import locked
-from fedsparsify_jax.runner.storage.partition_file import describe_partition
+from fedsparsify_jax.runner.storage import resume, sweep_directory
+from fedsparsify_jax.runner.storage.checkpoint_files import Record
+from fedsparsify_jax.runner.storage.lock import locked, refuse_if_locked
+from fedsparsify_jax.runner.storage.run_directory import random_name, versions
 from fedsparsify_jax.runner.storage.sweep_checkpoints import GroupCheckpoints
 from fedsparsify_jax.runner.storage.sweep_directory import (
     SweepDirectory,
@@ -55,162 +55,40 @@ _CALL_SECONDS = 2.0
 """Time between two lines of progress, if rounds are short enough."""
 
 
-@functools.lru_cache(maxsize=2)
-def _load(**fields: Any) -> data.Dataset:
-    return load(TrainConfig(**fields))
+_load = functools.lru_cache(maxsize=2)(load)
 
 
 def _dataset(config: TrainConfig) -> data.Dataset:
-    """Returns what `load` does; from memory if the group before had the same data."""
-    subset = config.train_subset
-    seed = {} if subset is None else {"seed": config.seed}
-    source = {"dataset": config.dataset, "data_dir": config.data_dir}
-    return _load(**source, train_subset=subset, **seed)
+    """Returns the data set; from memory if the group before had the same."""
+    decisive = ["dataset", "data_dir", "train_subset"]
+    decisive += ["seed"] if config.train_subset is not None else []
+    return _load(TrainConfig(**{name: getattr(config, name) for name in decisive}))
 
 
-def _plan(state: State, completed: int, seconds: float) -> int:
+def _next_rounds(state: State, completed: int, seconds: float) -> int:
     """Returns the rounds of the next call: one at first, then by the clock."""
     return min(max(1, int(_CALL_SECONDS / max(seconds, 1e-6))), AT_MOST)
 
 
-def _with_algorithm(federation: Federation, trial: Cell) -> Federation:
+def _with_algorithm(federation: Federation, trial: Trial) -> Federation:
     """Returns the federation of a group with the algorithm of one of its trials."""
     model, dataset = federation.model, federation.dataset
     algorithm = algorithm_of(trial.config, model, dataset, vmapped())
     return federation._replace(algorithm=algorithm)
 
 
-class _Sweep:
-    """A sweep in progress.
+class _Sweep(NamedTuple):
+    """Everything that the groups of a sweep have in common."""
 
-    Attributes:
-      grid: how far every trial is.
-      groups: the program groups that are left.
-    """
+    trials: list[Trial]
+    directory: SweepDirectory
+    devices: list[Any]
+    stop: Stop
+    grid: Grid  # how far every trial is
 
-    def __init__(
-        self,
-        trials: list[Cell],
-        directory: SweepDirectory,
-        selected: list[Any],
-        signal: Stop,
-    ):
-        self._trials, self._directory = trials, directory
-        self._devices, self._signal = selected, signal
-        self._numbers = {id(trial): number for number, trial in enumerate(trials)}
-        finished = self._finished()
-        self.grid = Grid(trials, finished)
-        pending = [trial for n, trial in enumerate(trials) if n not in finished]
-        self.groups = groups(pending)
-
-    def _finished(self) -> dict[int, dict[str, Any]]:
-        """Returns the summaries that are there, by the trial's number."""
-        summaries = map(self._directory.summary, self._trials)
-        return {
-            number: summary
-            for number, summary in enumerate(summaries)
-            if summary is not None
-        }
-
-    def _assemble(self, trial: Cell) -> Federation:
-        return assemble(trial.config, self._devices, _dataset(trial.config))
-
-    def check(self) -> None:
-        """Checks everything that could be wrong with a trial, before a file is made."""
-        for group in self.groups:
-            federation = self._assemble(group[0])
-            partitions(group, federation.dataset.train.y)
-            for trial in group:
-                _with_algorithm(federation, trial)
-
-    def describe(self) -> str:
-        """Returns what is going to happen, in a line."""
-        waiting = sum(map(len, self.groups))
-        text = f"sweep of {len(self._trials)} runs in {self._directory.path}"
-        if waiting < len(self._trials):
-            text += f": {len(self._trials) - waiting} are finished already"
-        if waiting:
-            programs = counted(len(self.groups), "program")
-            on = counted(len(self._devices), "device")
-            text += f"; {waiting} to train as {programs} on {on}"
-        return text
-
-    def train(
-        self, group: Sequence[Cell], show: Callable[[Sequence[int]], None]
-    ) -> None:
-        """Trains a program group and writes its run directories."""
-        federation = self._assemble(group[0])
-        program = GroupProgram(federation, group, self._devices)
-        numbers = [self._numbers[id(trial)] for trial in group]
-        state = program.init()
-        with self._checkpoints(federation, state, group) as checkpoints:
-            # From the last checkpoint, or from the start.
-            saved = checkpoints.restore(state)
-            state, records = saved or (state, [[] for _ in group])
-            directories = map(self._directory.run, group)
-            runs = list(map(loop.Run, directories, records))
-            self._begin(federation, group, runs)
-
-            # The rounds that are left.
-            pauses = loop.rounds(
-                group[0].config,
-                federation,
-                runs,
-                state,
-                self._signal,
-                plan=_plan,
-                step=lambda state, completed, rounds: program(state, rounds),
-            )
-            with self._signal.gentle():
-                for pause in pauses:
-                    state = pause.state
-                    latest = zip(numbers, pause.latest, strict=True)
-                    self.grid.update({number: rows[-1] for number, rows in latest})
-                    show(numbers)
-                    checkpoints.save(state, records, now=pause.signal > 0)
-                    if pause.signal:
-                        number, total = len(self._finished()), len(self._trials)
-                        reached = f"{number} of {total} runs finished"
-                        raise Stopped(pause.signal, self._directory.path, reached)
-
-            # Models and summaries.
-            for number, (trial, run) in enumerate(zip(group, runs, strict=True)):
-                finish.write(
-                    self._directory.config(trial),
-                    _with_algorithm(federation, trial),
-                    run.directory,
-                    program.finished(state, number),
-                    run.records,
-                )
-            checkpoints.remove()
-        self.grid.finish(numbers)
-        show(numbers)
-        self._directory.write_table()
-
-    def _begin(
-        self, federation: Federation, group: Sequence[Cell], runs: Sequence[loop.Run]
-    ) -> None:
-        """Makes the run directories what the checkpoint has seen."""
-        targets = federation.dataset.train.y
-        parts = partitions(group, targets)
-        for trial, run in zip(group, runs, strict=True):
-            run.directory.claim()
-            content = describe_partition(targets, parts[trial.config.seed])
-            run.directory.write_partition(content)
-            run.directory.rewind(run.records)
-
-    def _checkpoints(
-        self, federation: Federation, state: State, group: Sequence[Cell]
-    ) -> GroupCheckpoints:
-        """Returns a group's; other trials, data or numbers of devices have others."""
-        keys = [key for trial in group for key in Keys.from_seed(trial.config.seed)]
-        side_by_side = jax.tree.leaves(state.variables)[0].shape[0]
-        decisive = [
-            [compared(to_json(trial.config)) for trial in group],
-            fingerprints(federation, keys),
-            side_by_side,
-        ]
-        return GroupCheckpoints(self._directory.path, decisive)
+    def assemble(self, trial: Trial) -> Federation:
+        """Returns a trial's federation."""
+        return assemble(trial.config, self.devices, _dataset(trial.config))
 
 
 def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
@@ -228,24 +106,37 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
       Stopped: a `KeyboardInterrupt`, after SIGTERM or SIGINT and saving.
     """
     console = console or Console(highlight=False)
+    # Plan: which trials there are, where they go, and which are finished.
     axes = values(config)
-    trials = cells(axes)
-    named = {"dataset": sorted({trial.config.dataset for trial in trials})}
-    out = config.out or default_path(named | axes)
-    directory = SweepDirectory(out, axes, trials)
+    trials = sweep_grid.trials(axes)
+    datasets = {"dataset": sorted({trial.config.dataset for trial in trials})}
+    out = config.out or default_path(datasets | axes)
+    refuse_if_locked(out)
+    plan = sweep_directory.plan(sweep_directory.read(out, trials), trials, versions())
+    directory = SweepDirectory(out, plan.runs)
+    program_groups = sweep_grid.program_groups(
+        [t for t in trials if t.name not in plan.finished]
+    )
     selected = devices.select(config.devices)
     compilation_cache.enable(config.compilation_cache)
-    with catching() as signal:
-        running = _Sweep(trials, directory, selected, signal)
-        running.check()
-        console.print(running.describe(), soft_wrap=True)
+
+    # Run one group after another.
+    with catching() as stop:
+        finished = (plan.finished.get(trial.name) for trial in trials)
+        grid = Grid(trials, {n: row for n, row in enumerate(finished) if row})
+        running = _Sweep(trials, directory, selected, stop, grid)
+        for group in program_groups:
+            _check(running, group)
+        console.print(_described(running, program_groups), soft_wrap=True)
         start = time.perf_counter()
         with locked(out):
-            directory.claim()
-            with sweep_reporter(console, running.grid) as show:
-                for group in running.groups:
-                    running.train(group, show)
-            directory.write_table()
+            directory.write_options(axes)
+            with sweep_reporter(console, grid) as show:
+                for group in program_groups:
+                    _train_group(running, group, show)
+            directory.write_table(trials)
+
+    # Summarize.
     summaries = [directory.summary(trial) or {} for trial in trials]
     console.print("\n" + results(trials, summaries), soft_wrap=True, markup=False)
     console.print(
@@ -253,3 +144,112 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
         soft_wrap=True,
     )
     return summaries
+
+
+def _check(sweep: _Sweep, group: Sequence[Trial]) -> None:
+    """Refuses what can be wrong with the trials of a group."""
+    federation = sweep.assemble(group[0])
+    partitions(group, federation.dataset.train.y)
+    for trial in group:
+        _with_algorithm(federation, trial)
+
+
+def _described(sweep: _Sweep, program_groups: Sequence[Sequence[Trial]]) -> str:
+    """Returns what is going to happen, in a line."""
+    waiting = sum(map(len, program_groups))
+    text = f"sweep of {len(sweep.trials)} runs in {sweep.directory.path}"
+    if waiting < len(sweep.trials):
+        text += f": {len(sweep.trials) - waiting} are finished already"
+    if waiting:
+        programs = counted(len(program_groups), "program")
+        on = counted(len(sweep.devices), "device")
+        text += f"; {waiting} to train as {programs} on {on}"
+    return text
+
+
+def _train_group(
+    sweep: _Sweep, group: Sequence[Trial], show: Callable[[Sequence[int]], None]
+) -> None:
+    """Trains a program group and writes its run directories."""
+    federation, directory = sweep.assemble(group[0]), sweep.directory
+    program = GroupProgram(federation, group, sweep.devices)
+    names = {trial.name for trial in group}
+    numbers = [n for n, trial in enumerate(sweep.trials) if trial.name in names]
+    state = program.init()
+    with _checkpoints(directory.path, federation, state, group) as checkpoints:
+        # From the last checkpoint, or from the start.
+        state, records = checkpoints.restore(state) or (state, [[] for _ in group])
+        runs = _begin(directory, federation, group, records)
+
+        # The rounds that are left.
+        pauses = loop.rounds(
+            group[0].config,
+            federation,
+            runs,
+            state,
+            sweep.stop,
+            next_rounds=_next_rounds,
+            step=lambda state, completed, rounds: program(state, rounds),
+        )
+        with sweep.stop.deferred():
+            for pause in pauses:
+                state = pause.state
+                latest = zip(numbers, pause.latest, strict=True)
+                sweep.grid.update({number: rows[-1] for number, rows in latest})
+                show(numbers)
+                checkpoints.save(state, records, now=pause.signal > 0)
+                if pause.signal:
+                    _stop(sweep, pause.signal)
+
+        # Models and summaries.
+        for number, (trial, run) in enumerate(zip(group, runs, strict=True)):
+            finish.write(
+                directory.config(trial),
+                _with_algorithm(federation, trial),
+                run.directory,
+                program.finished(state, number),
+                run.records,
+            )
+        checkpoints.remove()
+    sweep.grid.finish(numbers)
+    show(numbers)
+    directory.write_table(sweep.trials)
+
+
+def _begin(
+    directory: SweepDirectory,
+    federation: Federation,
+    group: Sequence[Trial],
+    records: Sequence[list[Record]],
+) -> list[loop.Run]:
+    """Makes run directories what the checkpoint of their group has reached."""
+    targets, runs = federation.dataset.train.y, []
+    parts = partitions(group, targets)
+    for trial, rows in zip(group, records, strict=True):
+        config, run = directory.config(trial), directory.run(trial)
+        new = resume.from_round_1(config, versions=versions(), name=random_name())
+        run.carry_out(dataclasses.replace(new, records=rows))
+        run.write_partition(targets, parts[trial.config.seed])
+        runs.append(loop.Run(run, rows))
+    return runs
+
+
+def _stop(sweep: _Sweep, signal: int) -> NoReturn:
+    """Raises `Stopped` with how much of the sweep is finished."""
+    number = sum(sweep.directory.summary(trial) is not None for trial in sweep.trials)
+    reached = f"{number} of {len(sweep.trials)} runs finished"
+    raise Stopped(signal, sweep.directory.path, reached)
+
+
+def _checkpoints(
+    path: Path, federation: Federation, state: State, group: Sequence[Trial]
+) -> GroupCheckpoints:
+    """Returns a group's; other trials, data or numbers of devices have others."""
+    keys = [key for trial in group for key in Keys.from_seed(trial.config.seed)]
+    side_by_side = jax.tree.leaves(state.variables)[0].shape[0]
+    decisive = [
+        [compared(to_json(trial.config)) for trial in group],
+        resume.fingerprints(federation, keys),
+        side_by_side,
+    ]
+    return GroupCheckpoints(path, decisive)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,23 +12,19 @@ from fedsparsify_jax import data
 from fedsparsify_jax.runner import finish, loop
 from fedsparsify_jax.runner.display import loggers, summary
 from fedsparsify_jax.runner.display.progress import counted, duration, reporter
-from fedsparsify_jax.runner.display.summary import Record
-from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.process import compilation_cache, distributed
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
 from fedsparsify_jax.runner.programs.program import Report, RoundProgram
-from fedsparsify_jax.runner.programs.sources import (
-    DataSource,
-    InMemory,
-    OnDisk,
-)
+from fedsparsify_jax.runner.programs.sources import DataSource, InMemory, OnDisk
+from fedsparsify_jax.runner.storage import resume, run_directory
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
-from fedsparsify_jax.runner.storage.fingerprints import Fingerprints, fingerprints
-from fedsparsify_jax.runner.storage.partition_file import describe_partition
+from fedsparsify_jax.runner.storage.lock import locked, refuse_if_locked
 from fedsparsify_jax.runner.storage.run_directory import RunDirectory, default_path
 from fedsparsify_jax.types import State
 
@@ -35,8 +32,8 @@ from fedsparsify_jax.types import State
 def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
     """Trains a federation and writes its run directory.
 
-    Everything that can be wrong with the options, the data or the directory is checked
-    before the first file is written.
+    Options, data and directory are checked, and what to do with the directory is
+    decided, before the first file is written.
 
     Args:
       config: the options; unresolved defaults are filled in.
@@ -53,54 +50,57 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     config = resolve(config)
     loggers.check(config.logger)
     config = dataclasses.replace(config, out=config.out or default_path(config))
-    with catching() as signal:
+    with catching() as stop:
         try:
-            return _train(config, console, signal)
+            return _train(config, console, stop)
         except Stopped as stopped:
             stopped.out = config.out
             raise
 
 
-def _train(
-    config: TrainConfig, console: Console | None, signal: Stop
-) -> dict[str, Any]:
+def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str, Any]:
     """Trains with everything settled that can be before JAX is used."""
     assert config.out is not None
-    # Everything that can be wrong, before the first file is written.
+    # Refuse what can be refused without data, and then with them.
     distributed.join(config.coordinator, config.num_processes, config.process_id)
     selected = devices.select(config.devices)
     console = console or Console(highlight=False, quiet=not distributed.is_first())
-    directory = RunDirectory(config.out, config)
-    distributed.first_decides(lambda: directory.check(resume=config.resume))
+    directory = RunDirectory(config.out)
+    distributed.first_decides(lambda: refuse_if_locked(directory.path))
+    _planned(config)
     compilation_cache.enable(config.compilation_cache)
     federation = assemble(config, selected)
     keys = Keys.from_seed(config.seed)
-    digests = fingerprints(federation, keys)
-    distributed.first_decides(lambda: directory.refuse_other_data(digests))
-    _describe(console, config, federation)
+    fingerprints = resume.fingerprints(federation, keys)
+    plan = _planned(config, fingerprints)
+    for line in _described(config, federation):
+        console.print(line, soft_wrap=True)
 
-    # The state of round 0, and the program of the first call.
-    algorithm, placement = federation.algorithm, federation.placement
-    state = algorithm.init(keys.state, federation.model.init(keys.model))
-    state = placement.put_state(state)
+    # Compile the program of the first call, with the state of round 0.
+    state = federation.algorithm.init(keys.state, federation.model.init(keys.model))
+    state = federation.placement.put_state(state)
     in_memory = config.client_data == "memory"
     source: DataSource = (
         InMemory(federation) if in_memory else OnDisk(federation, keys.rounds)
     )
     program = RoundProgram(federation, source, keys.rounds)
-    program.compile(state, _until_evaluation(config, 0))
+    if plan.completed < (config.rounds or 0):
+        program.compile(state, _until_evaluation(config, plan.completed))
     if config.verbose:
         console.print(f"compiled in {duration(program.compile_seconds)}")
 
-    # The rounds, and what comes after the last.
+    # Plan again, as nobody else can write any more; write, and run the rounds.
     with contextlib.ExitStack() as stack:
-        distributed.first_decides(lambda: stack.enter_context(directory.held()))
-        completed, run = _begin(config, federation, directory, digests, console)
+        distributed.first_decides(lambda: stack.enter_context(locked(directory.path)))
+        plan = _planned(config, fingerprints)
+        _begin(plan, directory, federation, console)
+        run = loop.Run(directory, list(plan.records))
         state = _run(
-            config, federation, source, program, run, completed, state, console, signal
+            config, federation, source, program, run, plan, state, console, stop
         )
-        key = placement.repeat(keys.of_finish())
-        state = distributed.to_host(algorithm.finish(key, state, source.clients))
+        key = federation.placement.repeat(keys.of_finish())
+        state = federation.algorithm.finish(key, state, source.clients)
+        state = distributed.to_host(state)
         if not distributed.is_first():
             return {}
         result = finish.write(config, federation, directory, state, run.records)
@@ -110,6 +110,25 @@ def _train(
         programs = counted(program.programs, "compilation")
         console.print(f"round step: {traces}, {programs}")
     return result
+
+
+def _planned(
+    config: TrainConfig, fingerprints: resume.Fingerprints | None = None
+) -> resume.Plan:
+    """Returns the plan for the run directory as it is now.
+
+    The first process reads and decides; the others learn where to go on, and refuse
+    together with it.
+    """
+    plans: list[resume.Plan] = []
+
+    def decide() -> int:
+        assert config.out is not None
+        plans.append(run_directory.plan(config.out, config, fingerprints))
+        return plans[0].completed
+
+    completed = distributed.first_decides(decide)
+    return plans[0] if plans else resume.Plan(completed)
 
 
 def _until_evaluation(config: TrainConfig, completed: int) -> int:
@@ -129,31 +148,30 @@ def _run(
     source: DataSource,
     program: RoundProgram,
     run: loop.Run,
-    completed: int,
+    plan: resume.Plan,
     state: State,
     console: Console,
-    signal: Stop,
+    stop: Stop,
 ) -> State:
-    """Runs the rounds that are left, and shows, logs and saves what they give."""
+    """Runs the rounds that are left, and shows, logs and saves their results."""
     total, directory = config.rounds or 0, run.directory
     names, options = config.logger if distributed.is_first() else (), to_json(config)
+
+    def next_rounds(state: State, completed: int, seconds: float) -> int:
+        rounds = _until_evaluation(config, completed)
+        program.prepare(state, rounds, total - completed)
+        return rounds
+
     with (
         source.reading(directory.clients) as read,
         Checkpoints(
             directory.checkpoints,
-            directory.content,
+            plan.content,
             keep_last=config.keep_last,
             keep_best=config.keep_best,
             higher_is_better=federation.task.higher_is_better,
         ) as checkpoints,
     ):
-        if completed:
-            state = checkpoints.restore(completed, state)
-
-        def plan(state: State, completed: int, seconds: float) -> int:
-            rounds = _until_evaluation(config, completed)
-            program.prepare(state, rounds, total - completed)
-            return rounds
 
         def step(
             state: State, completed: int, rounds: int
@@ -162,12 +180,14 @@ def _run(
             state, reports = program(state, rounds, read(completed, rounds, following))
             return state, [reports]
 
+        if plan.completed:
+            state = checkpoints.restore(plan.completed, state)
         pauses = loop.rounds(
-            config, federation, [run], state, signal, plan=plan, step=step
+            config, federation, [run], state, stop, next_rounds=next_rounds, step=step
         )
         with (
-            signal.gentle(),
-            reporter(console, total, completed) as show,
+            stop.deferred(),
+            reporter(console, total, plan.completed) as show,
             loggers.logging(
                 names, directory.path, options, run.records, console
             ) as log,
@@ -201,57 +221,36 @@ def _save(
 
 
 def _begin(
-    config: TrainConfig,
-    federation: Federation,
-    directory: RunDirectory,
-    digests: Fingerprints,
-    console: Console,
-) -> tuple[int, loop.Run]:
-    """Writes the first files.
+    plan: resume.Plan, directory: RunDirectory, federation: Federation, console: Console
+) -> None:
+    """Writes the first files, and says from where the run goes on."""
 
-    Returns:
-      The rounds that a checkpoint has seen, and the run; its records are those of these
-      rounds, but there are none except in the first process.
-    """
-    records: list[Record] = []
+    def write() -> None:
+        directory.carry_out(plan)
+        directory.write_partition(federation.dataset.train.y, federation.parts)
 
-    def begin() -> int:
-        saved = directory.begin(
-            digests, resume=config.resume, rounds=config.rounds or 0
-        )
-        records.extend(saved.records if saved else [])
-        return saved.round if saved else 0
-
-    completed = distributed.first_decides(begin)
-    for note in directory.notes:
-        console.print(f"note: {note}", soft_wrap=True)
-    if completed:
-        console.print(f"resuming after round {completed}")
-    if distributed.is_first():
-        content = describe_partition(federation.dataset.train.y, federation.parts)
-        directory.write_partition(content)
-    return completed, loop.Run(directory, records)
+    distributed.first_decides(write)
+    for warning in plan.warnings:
+        console.print(f"note: {warning}", soft_wrap=True)
+    if plan.completed:
+        console.print(f"resuming after round {plan.completed}")
 
 
-def _describe(console: Console, config: TrainConfig, federation: Federation) -> None:
-    """Prints what is going to be trained, before anything is."""
+def _described(config: TrainConfig, federation: Federation) -> Iterator[Any]:
+    """Yields what is going to be trained, line by line, and its warnings."""
     sizes = [len(part) for part in federation.parts]
-    lines: list[Any] = [
+    yield (
         f"{config.algorithm} on {config.dataset}: {config.num_clients} clients of "
         f"{min(sizes):,} to {max(sizes):,} examples, {config.partition} partition, "
         f"{config.rounds} rounds"
-    ]
+    )
     untouched = dataclasses.asdict(resolve(TrainConfig(dataset=config.dataset)))
-    lines += [
-        f"note: {config.algorithm} has no use for {option(field)}"
-        for field in unused(dataclasses.asdict(config), untouched)
-    ]
+    for field in unused(dataclasses.asdict(config), untouched):
+        yield f"note: {config.algorithm} has no use for {flag(field)}"
     if federation.compact and federation.compact.note:
-        lines.append(f"note: clients train in full: {federation.compact.note}")
+        yield f"note: clients train in full: {federation.compact.note}"
     if config.show_partition:
-        lines.append(data.class_table(federation.dataset.train.y, federation.parts))
+        yield data.class_table(federation.dataset.train.y, federation.parts)
     if config.verbose:
         names = ", ".join(map(str, federation.placement.mesh.devices.flat))
-        lines.append(f"jax {jax.__version__} on {names}")
-    for line in lines:
-        console.print(line, soft_wrap=True)
+        yield f"jax {jax.__version__} on {names}"

@@ -7,6 +7,7 @@ momentum.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -15,7 +16,7 @@ import optax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import trees
-from fedsparsify_jax.method import Batch, BatchLoss, Context, Method, mean_loss
+from fedsparsify_jax.method import Batch, BatchLoss, Context, GradFn, Method
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,
@@ -32,16 +33,16 @@ class Trained(NamedTuple):
 
     variables: Variables
     optimizer: PyTree  # optimizer state
-    memory: PyTree  # see Method.memory
+    memory: PyTree  # see `method.GradientTransform`
     loss: jax.Array  # float32 scalar: mean over the examples seen, in order
 
 
 class TrainFn(Protocol):
     """One client's training; ``data`` has no leading axis.
 
-    ``memory`` continues what an earlier training of the same round accumulated; None
-    starts afresh with `Method.memory`. ``effort`` is the share of its steps that the
-    client makes, float32, at least one of them unless it is 0; None for all.
+    ``memory`` continues an earlier training of the same round; None starts afresh.
+    ``effort`` is the share of its steps that the client makes, float32, at least one of
+    them unless it is 0; None for all.
     """
 
     def __call__(
@@ -58,34 +59,34 @@ class TrainFn(Protocol):
 
 
 def continued(first: Trained, second: Trained, epochs: tuple[int, int]) -> Trained:
-    """Two trainings of one client in a row as one, given the epochs of each."""
+    """Joins two trainings of one client in a row, given the epochs of each."""
     share = epochs[1] / sum(epochs)
     return second._replace(loss=(1 - share) * first.loss + share * second.loss)
 
 
 def epoch_keys(key: Key, epoch: jax.Array) -> tuple[Key, Key]:
-    """The keys of one epoch: of its order, and of what its steps draw."""
+    """Returns the keys of one epoch: of its order, and of what its steps draw."""
     order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))
     return order_key, step_key
 
 
-def epoch_order(key: Key, count: jax.Array, length: int) -> jax.Array:
-    """A fresh order of a client's examples: int32 ``[length]``.
+def epoch_order(key: Key, size: jax.Array, length: int) -> jax.Array:
+    """Draws a fresh order of a client's examples: int32 ``[length]``.
 
-    The first ``count`` entries are a uniformly random permutation of
-    ``0 .. count - 1``, the rest is padding.
+    The first ``size`` entries are a uniformly random permutation of
+    ``0 .. size - 1``, the rest is padding.
 
     >>> sorted(epoch_order(jax.random.key(0), jnp.int32(3), 5)[:3].tolist())
     [0, 1, 2]
     """
     priority = jax.random.bits(key, (length,))
-    padding = jnp.arange(length) >= count
+    padding = jnp.arange(length) >= size
     priority = jnp.where(padding, jnp.uint32(0xFFFFFFFF), priority)
     return jnp.argsort(priority)  # stable, so padding stays behind on ties
 
 
 def batch_loss(apply_fn: ApplyFn, loss_fn: LossFn) -> BatchLoss:
-    """The mean loss of the valid examples of a batch as a function of variables."""
+    """Builds the mean loss of the valid examples of a batch."""
 
     def loss(
         variables: Variables, batch: Batch, key: Key
@@ -93,19 +94,21 @@ def batch_loss(apply_fn: ApplyFn, loss_fn: LossFn) -> BatchLoss:
         outputs, changed = apply_fn(
             variables, batch.x, train=True, key=key, valid=batch.valid
         )
-        return mean_loss(loss_fn(outputs, batch.y), batch.valid), changed
+        losses = jnp.where(batch.valid, loss_fn(outputs, batch.y), 0.0)
+        examples = jnp.sum(batch.valid, dtype=losses.dtype)
+        return jnp.sum(losses) / jnp.maximum(examples, 1.0), changed
 
     return loss
 
 
-def steps_made(effort: jax.Array, total: jax.Array) -> jax.Array:
-    """How many of its steps a client makes: int32.
+def step_limit(effort: jax.Array, total: jax.Array) -> jax.Array:
+    """Returns how many of its steps a client makes: int32.
 
-    >>> [int(steps_made(jnp.float32(e), jnp.int32(10))) for e in (1, 0.39, 0.01, 0)]
+    >>> [int(step_limit(jnp.float32(e), jnp.int32(10))) for e in (1, 0.39, 0.01, 0)]
     [10, 3, 1, 0]
     """
-    made = jnp.floor(effort * total + 1e-4).astype(jnp.int32)
-    return jnp.where(effort > 0, jnp.clip(made, 1, total), 0)
+    steps = jnp.floor(effort * total + 1e-4).astype(jnp.int32)
+    return jnp.where(effort > 0, jnp.clip(steps, 1, total), 0)
 
 
 class _Carry(NamedTuple):
@@ -113,6 +116,100 @@ class _Carry(NamedTuple):
     optimizer: PyTree
     memory: PyTree
     loss: jax.Array  # sum over the examples seen
+
+
+# (carry, batch, key, whether the step is made) -> carry
+_Update = Callable[[_Carry, Batch, Key, ArrayLike], _Carry]
+
+
+def _step_on(
+    loss: BatchLoss,
+    optimizer: optax.GradientTransformation,
+    method: Method,
+    trained: tuple[str, ...],
+) -> Callable[[Masks, Context], _Update]:
+    """Builds the step on one batch: gradient, optimizer, projection."""
+
+    def split(variables: Variables) -> tuple[Variables, Variables]:
+        weights = {name: tree for name, tree in variables.items() if name in trained}
+        others = {name: tree for name, tree in variables.items() if name not in trained}
+        return weights, others
+
+    def gradient_of(batch: Batch, key: Key, context: Context) -> GradFn:
+        def objective(weights: Variables, others: Variables) -> Any:
+            return method.objective(loss, others | weights, batch, key, context)
+
+        return lambda variables: jax.value_and_grad(objective, has_aux=True)(
+            *split(variables)
+        )
+
+    def step(
+        masks: Masks,
+        context: Context,
+        carry: _Carry,
+        batch: Batch,
+        key: Key,
+        made: ArrayLike,
+    ) -> _Carry:
+        (value, changed), gradients, memory = method.gradient.update(
+            gradient_of(batch, key, context), carry.variables, carry.memory, context
+        )
+        weights, _ = split(carry.variables)
+        updates, state = optimizer.update(gradients, carry.optimizer, weights)
+        weights = optax.apply_updates(weights, updates)
+        seen = jnp.sum(batch.valid, dtype=jnp.float32)
+        new = _Carry(
+            variables=method.project(masks, carry.variables | changed | weights),
+            optimizer=state,
+            memory=memory,
+            loss=carry.loss + value * seen,
+        )
+        return trees.where((seen > 0) & made, new, carry)
+
+    return lambda masks, context: partial(step, masks, context)
+
+
+def _epoch(
+    update: _Update,
+    data: ClientData,
+    batch_size: int,
+    limit: jax.Array | None,
+    carry: _Carry,
+    epoch_key: Key,
+    number: jax.Array,
+) -> _Carry:
+    """Runs one epoch: all steps of the longest client, of which some do nothing."""
+    length = data.y.shape[0]
+    steps = -(-length // batch_size)
+    slots = jnp.arange(steps * batch_size).reshape(steps, batch_size)
+    order_key, step_key = epoch_keys(epoch_key, number)
+    order = epoch_order(order_key, data.sizes, length)
+    before = number * -(-data.sizes // batch_size)  # steps in the epochs before
+
+    def step(carry: _Carry, slot: jax.Array) -> tuple[_Carry, None]:
+        valid = slot < data.sizes
+        # Padding repeats a real example, so whatever fills the padded rows never
+        # enters a computation; `valid` takes the repeats out again.
+        index = order[jnp.where(valid, slot, 0)]
+        batch = Batch(data.x[index], data.y[index], valid)
+        key = jax.random.fold_in(step_key, slot[0])
+        made = True if limit is None else before + slot[0] // batch_size < limit
+        return update(carry, batch, key, made), None
+
+    return jax.lax.scan(step, carry, slots)[0]
+
+
+def _examples_seen(
+    size: jax.Array, epochs: int, batch_size: int, limit: jax.Array | None
+) -> jax.Array:
+    """Returns how many examples the steps of a client saw, at least 1: float32."""
+    seen = size * epochs
+    if limit is not None:
+        steps = -(-size // batch_size)  # in an epoch
+        whole = limit // jnp.maximum(steps, 1)
+        last = jnp.minimum((limit - whole * steps) * batch_size, size)
+        seen = whole * size + last
+    return jnp.maximum(seen, 1).astype(jnp.float32)
 
 
 def local_training(
@@ -129,8 +226,7 @@ def local_training(
     Args:
       loss: mean loss of a batch.
       optimizer: any Optax transformation; its state covers the trained collections.
-      method: its hooks ``objective``, ``memory``, ``gradient`` and ``project`` are
-        used here.
+      method: its hooks ``objective``, ``gradient`` and ``project`` are used here.
       epochs: E, passes over the client's examples.
       batch_size: B.
       trained: collections that the optimizer changes; the others change only through
@@ -138,45 +234,15 @@ def local_training(
 
     Returns:
       ``(key, variables, masks, optimizer_state, data, context) -> Trained``.
+
+    Raises:
+      ValueError: for less than one epoch, or an empty batch.
     """
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}: it must be at least 1")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-
-    def grad_of(batch: Batch, key: Key, context: Context) -> Callable[..., Any]:
-        def objective(weights: Variables, others: Variables) -> Any:
-            return method.objective(loss, others | weights, batch, key, context)
-
-        def grad_fn(variables: Variables) -> Any:
-            weights, others = split(variables)
-            return jax.value_and_grad(objective, has_aux=True)(weights, others)
-
-        return grad_fn
-
-    def split(variables: Variables) -> tuple[Variables, Variables]:
-        weights = {name: tree for name, tree in variables.items() if name in trained}
-        others = {name: tree for name, tree in variables.items() if name not in trained}
-        return weights, others
-
-    def update(
-        carry: _Carry,
-        batch: Batch,
-        key: Key,
-        masks: Masks,
-        context: Context,
-        made: ArrayLike,
-    ) -> _Carry:
-        (value, changed), gradients, memory = method.gradient(
-            grad_of(batch, key, context), carry.variables, carry.memory, context
-        )
-        weights, _ = split(carry.variables)
-        updates, state = optimizer.update(gradients, carry.optimizer, weights)
-        weights = optax.apply_updates(weights, updates)
-        variables = method.project(masks, carry.variables | changed | weights)
-        seen = jnp.sum(batch.valid, dtype=jnp.float32)
-        new = _Carry(variables, state, memory, carry.loss + value * seen)
-        return trees.where((seen > 0) & made, new, carry)
+    step_on = _step_on(loss, optimizer, method, trained)
 
     def train(
         key: Key,
@@ -188,41 +254,25 @@ def local_training(
         memory: PyTree | None = None,
         effort: jax.Array | None = None,
     ) -> Trained:
-        length = data.y.shape[0]
-        steps = -(-length // batch_size)
-        own = -(-data.count // batch_size)  # steps in an epoch of this client
-        most = None if effort is None else steps_made(effort, own * epochs)
-        slots = jnp.arange(steps * batch_size).reshape(steps, batch_size)
+        limit = None
+        if effort is not None:
+            limit = step_limit(effort, -(-data.sizes // batch_size) * epochs)
+        update = step_on(masks, context)
 
         def epoch(carry: _Carry, number: jax.Array) -> tuple[_Carry, None]:
-            order_key, step_key = epoch_keys(key, number)
-            order = epoch_order(order_key, data.count, length)
-
-            def step(carry: _Carry, slot: jax.Array) -> tuple[_Carry, None]:
-                valid = slot < data.count
-                # Padding repeats a real example, so whatever fills the padded rows
-                # never enters a computation; `valid` takes the repeats out again.
-                index = order[jnp.where(valid, slot, 0)]
-                batch = Batch(data.x[index], data.y[index], valid)
-                noise = jax.random.fold_in(step_key, slot[0])
-                done = number * own + slot[0] // batch_size  # steps before this one
-                made = True if most is None else done < most
-                return update(carry, batch, noise, masks, context, made), None
-
-            return jax.lax.scan(step, carry, slots)[0], None
+            new = _epoch(update, data, batch_size, limit, carry, key, number)
+            return new, None
 
         start = method.project(masks, variables)
-        memory = method.memory(start) if memory is None else memory
+        memory = method.gradient.init(start) if memory is None else memory
         carry = _Carry(start, optimizer_state, memory, jnp.float32(0))
         carry, _ = jax.lax.scan(epoch, carry, jnp.arange(epochs))
-        seen = data.count * epochs
-        if most is not None:
-            whole = most // jnp.maximum(own, 1)
-            rest = jnp.minimum((most - whole * own) * batch_size, data.count)
-            seen = whole * data.count + rest
-        seen = jnp.maximum(seen, 1).astype(jnp.float32)
+        seen = _examples_seen(data.sizes, epochs, batch_size, limit)
         return Trained(
-            carry.variables, carry.optimizer, carry.memory, carry.loss / seen
+            variables=carry.variables,
+            optimizer=carry.optimizer,
+            memory=carry.memory,
+            loss=carry.loss / seen,
         )
 
     return train

@@ -20,7 +20,7 @@ def cross_entropy(outputs: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def correct(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """Whether the largest logit is the class's: float32 ``[B]`` of zeros and ones.
+    """Returns whether the largest logit is the class's: float32 ``[B]`` of 0 and 1.
 
     >>> correct(jnp.array([[0.0, 2.0], [0.0, 2.0]]), jnp.array([1, 0]))
     Array([1., 0.], dtype=float32)
@@ -33,7 +33,7 @@ def _error(outputs: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """Squared error of answers ``[B]`` or ``[B, 1]`` and targets ``[B]``: ``[B]``.
+    """Returns the squared error of answers ``[B]`` or ``[B, 1]`` and targets: ``[B]``.
 
     >>> squared_error(jnp.array([[3.0]]), jnp.array([1.0]))
     Array([4.], dtype=float32)
@@ -42,7 +42,7 @@ def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def absolute_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    """Absolute error of answers ``[B]`` or ``[B, 1]`` and targets ``[B]``: ``[B]``.
+    """Returns the absolute error of answers ``[B]`` or ``[B, 1]`` and targets: ``[B]``.
 
     >>> absolute_error(jnp.array([[3.0]]), jnp.array([4.0]))
     Array([1.], dtype=float32)

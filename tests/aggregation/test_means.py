@@ -56,7 +56,7 @@ def test_nonzero_mean(cohort):
 
 
 @given(cohorts, st.sampled_from(["authors", "strict"]))
-def test_majority_vote_means(cohort, rule):
+def test_majority_vote_mean(cohort, rule):
     values, kept, weights = draw_cohort(*cohort)
     stacked, stacked_masks = as_trees(values, kept)
     jweights = jnp.asarray(weights)
@@ -75,22 +75,11 @@ def test_majority_vote_means(cohort, rule):
         mean["params"]["w"], np.where(elected, with_zeros, 0), atol=1e-6
     )
 
-    mean, masks = aggregation.majority_vote_nonzero_mean(
-        stacked, stacked_masks, jweights, rule=rule
-    )
-    share = np.where(kept, shares, 0).sum(axis=0)
-    over_holders = np.where(share > 0, with_zeros / np.where(share > 0, share, 1), 0)
-    np.testing.assert_array_equal(masks["params"]["w"], elected)
-    np.testing.assert_allclose(
-        mean["params"]["w"], np.where(elected, over_holders, 0), atol=1e-5
-    )
-
 
 MERGES = {
     "mean": lambda w, m, n: aggregation.weighted_mean(w, n),
     "nonzero": aggregation.nonzero_mean,
     "vote": lambda w, m, n: aggregation.majority_vote_mean(w, m, n)[0],
-    "vote+nonzero": lambda w, m, n: aggregation.majority_vote_nonzero_mean(w, m, n)[0],
 }
 
 

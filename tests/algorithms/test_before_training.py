@@ -115,7 +115,7 @@ def test_one_client_that_has_examples(builder: Any, scores: Any) -> None:
 
 def test_the_random_client_is_never_an_empty_one() -> None:
     keys = jax.random.split(jax.random.key(0), 200)
-    chosen = jax.vmap(lambda key: client_scores.random_client(key, CLIENTS.count))(keys)
+    chosen = jax.vmap(lambda key: client_scores.random_client(key, CLIENTS.sizes))(keys)
     assert set(np.asarray(chosen).tolist()) == {0, 2}
 
 

@@ -148,7 +148,7 @@ def test_contract(method: Any, clients: Any) -> None:
 
     # Every seed at once, and the clients one after another over the devices' mesh.
     # Batch statistics of a single example amplify rounding by up to 1 / sqrt(eps).
-    spread = build(cohort=sharded(device_mesh(), chunked(1)))
+    spread = build(client_map=sharded(device_mesh(), chunked(1)))
     seeds = jnp.arange(2)
     keys = jax.vmap(jax.random.key)(seeds)
     state = jax.vmap(lambda key: spread.init(key, MODEL.init(key)))(keys)

@@ -16,7 +16,7 @@ def test_stack_pads_with_zeros_and_keeps_the_dtype(dtype):
     parts = [np.array([5]), np.array([0, 2, 4]), np.array([3, 1])]
     clients = data.stack(examples, parts)
     assert clients.x.dtype == dtype and clients.x.shape == (3, 3, 2)
-    assert clients.count.tolist() == [1, 3, 2]
+    assert clients.sizes.tolist() == [1, 3, 2]
     assert clients.y.tolist() == [[6, 0, 0], [1, 3, 5], [4, 2, 0]]
     for client, part in enumerate(parts):
         assert np.array_equal(clients.x[client, : len(part)], examples.x[part])

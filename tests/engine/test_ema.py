@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax import algorithms, models
-from fedsparsify_jax.aggregation.streaming import weighted_mean
-from fedsparsify_jax.engine.round import engine
+from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.engine import engine
 from fedsparsify_jax.engine.wrappers import ema
-from fedsparsify_jax.method import Method
+from fedsparsify_jax.method import Method, ServerTransform
 from fedsparsify_jax.types import nothing_more
 
 ROUNDS, DECAY = 3, 0.7
@@ -92,23 +92,24 @@ def test_own_model_and_post_training_see_the_average(clients):
     """A method that keeps server state, doubles its model and ends by adding one."""
 
     def finish(key, state, data):
-        del key, data
-        assert state.server.shape == ()  # its own, without the average
+        assert state.server.shape == ()  # without the average
         raised = jax.tree.map(lambda leaf: leaf + 1, state.variables)
         return state._replace(variables=raised)
 
-    method = Method(
-        aggregate=weighted_mean(),
-        server_state=lambda variables, masks: jnp.float32(0),
-        server_update=lambda key, variables, masks, uploads, context: (
-            variables,
-            masks,
-            context.server + 1,
-        ),
-        model=lambda state: jax.tree.map(lambda leaf: 2 * leaf, state.variables),
-        finish=finish,
+    def count(key, variables, masks, uploads, context):
+        return variables, masks, context.server + 1
+
+    server = ServerTransform(lambda variables, masks: jnp.float32(0), count)
+    algorithm = engine(
+        MODEL.apply, Method(aggregate=aggregate("mean"), server=server), **ENGINE
     )
-    algorithm = engine(MODEL.apply, method, server_ema=DECAY, **ENGINE)
+    algorithm = ema.with_ema(
+        DECAY,
+        algorithm._replace(
+            model=lambda state: jax.tree.map(lambda leaf: 2 * leaf, state.variables),
+            finish=finish,
+        ),
+    )
     states = play(algorithm, clients)
     assert float(states[-1].server.method) == ROUNDS
     expected = oracle(states)

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from fedsparsify_jax import algorithms, masks, trees
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.client_map import chunked, device_mesh, sharded, vmapped
-from fedsparsify_jax.engine.round import engine
+from fedsparsify_jax.engine import engine
 from fedsparsify_jax.engine.wrappers import faults
 from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.method import Method, Upload
+from fedsparsify_jax.method import Method, ServerTransform, Upload, Uploader
 from fedsparsify_jax.runner.display.progress import failures
 from fedsparsify_jax.runner.display.summary import summarize
-from fedsparsify_jax.runner.options import fault_options
-from fedsparsify_jax.types import ClientData
+from fedsparsify_jax.runner.options import grammars
+from fedsparsify_jax.types import ClientData, Cohort
 
 RATE, CLIENTS = 0.5, 6
 START = {"params": {"w": jnp.array([4.0, -2.0, 1.0, 0.5])}}
@@ -66,7 +66,7 @@ def steps_of(effort, total):
 def expected_round(start, ids, steps):
     """The mean of the clients' models after so many steps, and the mean loss."""
     clients = federation()
-    count, models, losses = np.asarray(clients.count), [], []
+    count, models, losses = np.asarray(clients.sizes), [], []
     for client, made in zip(ids, steps, strict=True):
         target = np.asarray(clients.y)[client, 0].astype(np.float64)
         w, total = start.astype(np.float64), 0.0
@@ -98,9 +98,9 @@ def test_rounds_go_on_with_those_who_are_left(strategy):
     slow = np.zeros(CLIENTS)
     slow[2] = 1.0
     chosen = Faults(dropout=jnp.asarray(TABLE), straggle=jnp.asarray(slow), effort=0.3)
-    state, infos = play(algorithm(faults=chosen, cohort=strategy), rounds=3)
+    state, infos = play(algorithm(faults=chosen, client_map=strategy), rounds=3)
     w = np.asarray(START["params"]["w"])
-    count = np.asarray(federation().count)
+    count = np.asarray(federation().sizes)
     for t, info in enumerate(infos):
         gone = TABLE[t] > 0 if t < 2 else np.zeros(CLIENTS, bool)
         left = EVERYBODY[~gone]
@@ -141,22 +141,24 @@ def test_a_client_that_diverges_is_left_out_without_any_faults(merge):
     assert not trace[3].any() and trace[2].any()
 
 
+def zero(variables, masks):
+    return jnp.int32(0)
+
+
 def remembering(**options):
     """A method that counts its rounds on the server and prunes, whatever it is sent."""
 
-    def upload(key, local, context, client):
+    def send(key, local, context, client):
         return Upload(local.variables, local.masks), client.state + 1
 
-    def server_update(key, variables, kept, uploads, context):
+    def purge(key, variables, kept, uploads, context):
         kept = {"params": {"w": jnp.abs(variables["params"]["w"]) > 0.5}}
         return masks.apply(kept, variables), kept, context.server + 1
 
     method = Method(
         aggregate=aggregate("mean", "strict"),
-        client_state=lambda variables, masks: jnp.int32(0),
-        server_state=lambda variables, masks: jnp.int32(0),
-        upload=upload,
-        server_update=server_update,
+        upload=Uploader(zero, send),
+        server=ServerTransform(zero, purge),
     )
     return algorithm(
         lambda apply_fn, **options: engine(apply_fn, method, **options),
@@ -189,7 +191,7 @@ def test_faults_that_never_happen_leave_every_bit():
         chex.assert_trees_all_equal(others, infos)
 
 
-def test_play_is_step_and_faults_may_be_swept():
+def test_run_is_step_and_faults_may_be_swept():
     """Traced chances under vmap; gathered clients; a cohort of some."""
     ids = jnp.array([1, 2, 5])
 
@@ -199,10 +201,10 @@ def test_play_is_step_and_faults_may_be_swept():
         )
         state = made.init(jax.random.key(0), START)
         key = jax.random.key(4)
-        chosen = made.cohort(key, CLIENTS)
-        data = trees.take(federation(), chosen)
+        ids = made.cohorts.sample(key, CLIENTS)
+        cohort = Cohort(ids, trees.take(federation(), ids))
         stepped = made.step(jax.random.clone(key), state, federation())
-        return stepped, made.play(jax.random.clone(key), state, chosen, data)
+        return stepped, made.cohorts.run(jax.random.clone(key), state, cohort)
 
     with jax.debug_nans(False):
         stepped, played = jax.jit(jax.vmap(of))(jnp.array([0.0, 0.5, 1.0]))
@@ -214,26 +216,26 @@ def test_play_is_step_and_faults_may_be_swept():
 def test_chances_strike_as_often_as_they_say():
     ids = jnp.arange(4000)
     with jax.debug_nans(False):  # it draws them
-        struck = faults.strike(
+        drawn = faults.sample_faults(
             Faults(dropout=0.1, straggle=0.3, effort=0.25, broken=0.05),
             jax.random.key(0),
             jnp.int32(1),
             ids,
         )
-    dropped, slow = np.asarray(struck.dropped), np.asarray(struck.slow)
-    garbage = np.asarray(struck.garbage)
+    dropped, slow = ~np.asarray(drawn.participating), np.asarray(drawn.straggling)
+    garbage = np.asarray(drawn.corruption)
     np.testing.assert_allclose(dropped.mean(), 0.1, atol=0.015)
     np.testing.assert_allclose(slow[~dropped].mean(), 0.3, atol=0.025)
     np.testing.assert_allclose((garbage != 0)[~dropped].mean(), 0.05, atol=0.012)
     assert np.isnan(garbage).any() and np.isinf(garbage).any()
     assert not (dropped & (slow | (garbage != 0))).any()
-    assert set(np.asarray(struck.effort)[~dropped]) == {0.25, 1.0}
-    # Who is struck does not depend on who else is there.
+    assert set(np.asarray(drawn.effort)[~dropped]) == {0.25, 1.0}
+    # A client's faults do not depend on the rest of the cohort.
     with jax.debug_nans(False):
-        some = faults.strike(
+        some = faults.sample_faults(
             Faults(dropout=0.1), jax.random.key(0), jnp.int32(1), ids[7:9]
         )
-    np.testing.assert_array_equal(some.dropped, dropped[7:9])
+    np.testing.assert_array_equal(~some.participating, dropped[7:9])
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_chances_of_impossible_shapes_are_refused():
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1), st.floats(0, 1))
 def test_what_is_written_is_what_is_parsed(dropout, straggle, effort, nan):
     text = f"dropout={dropout:f}, straggle={straggle:f}:{effort:f},nan={nan:f}"
-    found = fault_options.parse(text)
+    found = grammars.faults(text)
     np.testing.assert_allclose(found, (dropout, straggle, effort, nan), atol=1e-6)
 
 
@@ -274,7 +276,7 @@ def test_what_is_written_is_what_is_parsed(dropout, straggle, effort, nan):
 )
 def test_any_text_is_faults_or_one_clear_line(text):
     try:
-        found = fault_options.parse(text)
+        found = grammars.faults(text)
     except InputError as error:
         said = str(error)
         assert said.startswith("--faults is ") and "dropout=P" in said
@@ -298,11 +300,11 @@ def test_any_text_is_faults_or_one_clear_line(text):
 )
 def test_what_is_wrong_is_named(text, said):
     with pytest.raises(InputError, match=re.escape(said)):
-        fault_options.parse(text)
+        grammars.faults(text)
 
 
 def test_entries_may_be_confined_to_rounds():
-    found = fault_options.parse("dropout=0.5@2-3,nan=1@7")
+    found = grammars.faults("dropout=0.5@2-3,nan=1@7")
     ids = jnp.arange(2)
     for t, dropout, nan in ((1, 0, 0), (2, 0.5, 0), (3, 0.5, 0), (4, 0, 0), (7, 0, 1)):
         assert faults.chances(found.dropout, jnp.int32(t), ids)[0] == dropout

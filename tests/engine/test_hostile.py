@@ -10,12 +10,14 @@ import pytest
 
 from fedsparsify_jax import algorithms
 from fedsparsify_jax.aggregation import merges, robust
+from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.client_map import chunked, device_mesh, sharded
 from fedsparsify_jax.engine.wrappers import attacks
+from fedsparsify_jax.engine.wrappers.clipping import clipped
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.method import Context, Upload
 from fedsparsify_jax.runner.options.config import TrainConfig
-from fedsparsify_jax.runner.options.registry import ALGORITHMS, takers
+from fedsparsify_jax.runner.options.registry import takers
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.types import ClientData
 
@@ -140,7 +142,7 @@ def test_clipping_is_of_the_update_and_keeps_pruned_entries_zero(norm):
     update = np.where(kept, sent - start, 0.0)
     scale = min(1.0, norm / np.linalg.norm(update))
     wanted = np.where(kept, start + scale * update, 0.0)
-    found = robust.clipped(
+    found = clipped(
         {"params": jnp.asarray(sent), "stats": jnp.ones(1)},
         {"params": jnp.asarray(kept)},
         {"params": jnp.asarray(start)},
@@ -150,7 +152,7 @@ def test_clipping_is_of_the_update_and_keeps_pruned_entries_zero(norm):
     assert scale < 1 or np.array_equal(found["params"], sent)
     np.testing.assert_array_equal(found["stats"], [1.0])
     far = {"params": jnp.asarray(sent * 1e30), "stats": jnp.ones(1)}
-    far = robust.clipped(
+    far = clipped(
         far, {"params": jnp.asarray(kept)}, {"params": jnp.asarray(start)}, norm
     )
     gap = np.asarray(far["params"]) - np.where(kept, start, 0)
@@ -269,8 +271,8 @@ def test_defences_hold_where_the_mean_breaks(merge):
 def test_clipping_bounds_what_scaling_can_do(strategy):
     """Streamed too: ten million times the update, ten clients, seven honest."""
     attack = attacks.scaling(0.3, scale=-1e7)
-    assert error_after_ten_rounds(attack=attack, cohort=strategy) > 1e3
-    held = error_after_ten_rounds(attack=attack, clip_norm=0.5, cohort=strategy)
+    assert error_after_ten_rounds(attack=attack, client_map=strategy) > 1e3
+    held = error_after_ten_rounds(attack=attack, clip_norm=0.5, client_map=strategy)
     assert held < 0.9
 
 

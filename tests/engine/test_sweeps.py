@@ -51,7 +51,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_cells_are_single_runs(way, clients):
     """Three cells on two devices: sharding has to fill up."""
-    step = jax.jit(sweeps.over_cells(one_round, WAYS[way]()))
+    step = jax.jit(sweeps.over_trials(one_round, WAYS[way]()))
     states = sweeps.stack_states([first_state(number) for number in range(3)])
     for t in (1, 2):
         states, info = step(states, clients, grid(t))
@@ -60,7 +60,7 @@ def test_cells_are_single_runs(way, clients):
     alone, single = first_state(2), jax.jit(build(RATES[2]).step)
     for t in (1, 2):
         alone, expected = single(grid(t)["key"][2], alone, clients)
-    last = sweeps.cell_state(states, 2)
+    last = sweeps.trial_state(states, 2)
     assert jax.tree.structure(last) == jax.tree.structure(alone)
     for found, wanted in zip(
         jax.tree.leaves(last), jax.tree.leaves(alone), strict=True
@@ -73,7 +73,7 @@ def test_cells_are_single_runs(way, clients):
 def test_the_round_keeps_its_branches(clients):
     """SNIP looks for its masks in round 1 alone; a plain vmap would in every round."""
     states = sweeps.stack_states([first_state(number) for number in range(3)])
-    ours = jax.make_jaxpr(sweeps.over_cells(one_round))(states, clients, grid(1))
+    ours = jax.make_jaxpr(sweeps.over_trials(one_round))(states, clients, grid(1))
     assert "cond[" in str(ours)
     everything = states._replace(round=jnp.zeros(3, jnp.int32))
     plain = jax.vmap(one_round, in_axes=(0, None, 0))

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.studies import mask_agreement
 from fedsparsify_jax import algorithms, schedules
-from fedsparsify_jax.engine.round import engine
+from fedsparsify_jax.engine import engine
 
 ROUNDS = 3
 

@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from fedsparsify_jax import cli
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options import schema
-from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.rules import Choice, flag
 from fedsparsify_jax.runner.options.sweep_config import OPTIONS, SweepConfig, values
-from fedsparsify_jax.runner.options.sweep_grid import cells
+from fedsparsify_jax.runner.options.sweep_grid import trials
 
 EVERY = schema.read(TrainConfig)
 
 
 def names():
     known = {name for found in EVERY.values() for rule in found.rules
-             if isinstance(rule, schema.Choice) for name in rule.names}  # fmt: skip
+             if isinstance(rule, Choice) for name in rule.names}  # fmt: skip
     return st.sampled_from(sorted(known))
 
 
@@ -72,7 +73,8 @@ def test_a_configuration_resolves_or_one_line_says_why(given):
         assert resolve(found[0]) == found[0]
         for field, known in EVERY.items():
             value = getattr(found[0], field)
-            assert value is None or isinstance(value, known.type)
+            kind = tuple if known.several else known.kind
+            assert value is None or isinstance(value, kind)
         to_json(found[0])
     elif len(given) == 1:
         # Together with the defaults a rule about several options may name another.
@@ -94,7 +96,7 @@ def test_a_configuration_resolves_or_one_line_says_why(given):
     )
 )
 def test_a_sweep_has_cells_or_one_line_says_why(given):
-    refused(lambda: cells(values(SweepConfig(**given))))
+    refused(lambda: trials(values(SweepConfig(**given))))
 
 
 WORDS = st.one_of(
@@ -116,11 +118,11 @@ WORDS = st.one_of(
 def test_a_command_line_parses_or_one_line_says_why(command, pairs):
     arguments = [command]
     for field, word in pairs:
-        arguments += [f"{option(field)}={word}"]
+        arguments += [f"{flag(field)}={word}"]
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(cli, "train", resolve),
-        mock.patch.object(cli, "sweep", lambda config: cells(values(config))),
+        mock.patch.object(cli, "sweep", lambda config: trials(values(config))),
         redirect_stdout(out),
         redirect_stderr(err),
     ):
@@ -136,7 +138,7 @@ def test_every_number_has_a_rule_and_every_option_a_help():
     for field, known in EVERY.items():
         assert known.help, field
         if known.kind in (int, float):
-            assert known.rules, f"{option(field)} takes any number: give it a rule"
+            assert known.rules, f"{flag(field)} takes any number: give it a rule"
 
 
 def test_rules_hold_for_the_defaults():
@@ -209,4 +211,4 @@ def test_numbers_of_numpy_and_paths_as_text_are_taken():
     ],
 )  # fmt: skip
 def test_a_sweep_names_what_is_no_word_of_its_option(given, message):
-    assert message in refused(lambda: cells(values(SweepConfig(**given))))
+    assert message in refused(lambda: trials(values(SweepConfig(**given))))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import TrainConfig, option, to_json
+from fedsparsify_jax.runner.options import rules, schema
+from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.resolve import resolve
 
 
@@ -72,66 +73,41 @@ def test_unknown_names_meet_the_known_ones(field, given, message):
 
 
 NAN, INF = float("nan"), float("inf")
-AT_LEAST_1 = "it must be at least 1 and below 2^31"
-POSITIVE = "it must be above 0 and finite"
-SHARE = "it must be at least 0 and below 1"
+NUMBERS = {
+    field: option
+    for field, option in schema.read(TrainConfig).items()
+    if option.kind in (int, float)
+}
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+def test_range_errors_name_option_value_and_range(field):
+    (rule,) = NUMBERS[field].rules
+    tried = (-3, 0, 2**32) if NUMBERS[field].kind is int else (-0.5, 1.5, NAN, INF)
+    outside = [value for value in tried if not rule.holds(value)]
+    assert outside
+    for value in outside:
+        with pytest.raises(InputError) as caught:
+            resolve(TrainConfig(**{field: value}))
+        message = f"{rules.flag(field)} is {value}: it must be {rule.allowed}"
+        assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "allowed"),
+    ("rule", "inside", "outside"),
     [
-        *(
-            (field, value, AT_LEAST_1)
-            for field in (
-                "num_clients",
-                "classes_per_client",
-                "rounds",
-                "local_epochs",
-                "batch_size",
-                "frequency",
-                "checkpoint_every",
-            )
-            for value in (0, -3)
-        ),
-        ("seed", -1, "it must be at least 0 and below 2^32"),
-        ("seed", 2**32, "it must be at least 0 and below 2^32"),
-        *(
-            (field, value, POSITIVE)
-            for field in ("learning_rate", "alpha", "exponent")
-            for value in (0.0, -0.5, NAN, INF)
-        ),
-        *(
-            (field, value, SHARE)
-            for field in ("final_sparsity", "momentum")
-            for value in (1.0, -0.1, 1.5, NAN)
-        ),
-        *(
-            ("participation", value, "it must be above 0 and at most 1")
-            for value in (0.0, -0.1, 1.1, NAN)
-        ),
+        (rules.at_least(1), (1, 2**31 - 1), (0, -3, 2**31)),
+        (rules.at_least(0, below=2**32), (0, 2**32 - 1), (-1, 2**32)),
+        (rules.above(0), (1e-30, 1e30), (0.0, -0.5, NAN, INF)),
+        (rules.from_up(0), (0.0, 1e30), (-0.5, NAN, INF)),
+        (rules.between(0, 1), (0.0, 1.0), (-0.1, 1.1, NAN)),
+        (rules.BELOW_ONE, (0.0, 0.999), (1.0, -0.1, 1.5, NAN)),
+        (rules.HALF, (0.0, 0.499), (0.5, -0.1, NAN)),
+        (rules.SHARE, (0.1, 1.0), (0.0, -0.1, 1.1, NAN)),
     ],
 )
-def test_range_errors_name_option_value_and_range(field, value, allowed):
-    with pytest.raises(InputError) as caught:
-        resolve(TrainConfig(**{field: value}))
-    assert str(caught.value) == f"{option(field)} is {value}: {allowed}"
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("num_clients", 1),
-        ("rounds", 1),
-        ("seed", 0),
-        ("seed", 2**32 - 1),
-        ("final_sparsity", 0.0),
-        ("momentum", 0.999),
-        ("participation", 1.0),
-        ("participation", 0.1),
-    ],
-)
-def test_the_ends_of_the_ranges_are_allowed(field, value):
-    assert getattr(resolve(TrainConfig(**{field: value})), field) == value
+def test_the_ends_of_the_ranges(rule, inside, outside):
+    assert all(map(rule.holds, inside)) and not any(map(rule.holds, outside))
 
 
 def test_a_participation_that_selects_nobody_is_refused():

@@ -2,14 +2,14 @@
 
 import json
 import re
+from unittest import mock
 
 import pytest
 
-from fedsparsify_jax.cli import _parse, main
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax import cli
+from fedsparsify_jax.algorithms.registry import ALGORITHMS
+from fedsparsify_jax.cli import main
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
-from fedsparsify_jax.runner.options.config_file import expanded
-from fedsparsify_jax.runner.options.registry import ALGORITHMS
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.sweep_config import values
 
@@ -27,8 +27,10 @@ def write(tmp_path):
 
 def read_back(*words):
     """The configuration that a command line stands for."""
-    (config,) = _parse(words).args
-    return config
+    configs = []
+    with mock.patch.multiple(cli, train=configs.append, sweep=configs.append):
+        assert main(words) == 0
+    return configs[0]
 
 
 @pytest.mark.parametrize("dataset", ["digits", "fashion_mnist", "cifar100"])
@@ -111,16 +113,21 @@ def test_what_no_file_may_say(content, said, write, tmp_path, monkeypatch, capsy
     assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_files_that_are_not_there(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
-        expanded(["train", "--config", str(tmp_path / "none.json")])
-    with pytest.raises(InputError, match="Is a directory"):
-        expanded(["train", "--config", str(tmp_path)])
-    for words in (["--config"], ["--config="], ["--config", "--rounds", "3"]):
-        with pytest.raises(InputError, match="expected the path"):
-            expanded(["train", *words])
-    with pytest.raises(InputError, match="given 2 times"):
-        expanded(["sweep", "--config", "a", "--config=b"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "none.json"], "--config none.json: No such file"),
+        (["--config", "."], "--config .: Is a directory"),
+        (["--config"], "--config: expected FILE (see --help)"),
+        (["--config="], "--config is '': it must be text that is not empty"),
+        (["--config", "--rounds", "3"], "--config: expected FILE (see --help)"),
+        (["--config", "a", "--config=b"], "--config specified multiple times"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_files_that_are_not_there(command, words, message, capsys):
+    assert main([command, *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_repeats(tmp_path, monkeypatch):

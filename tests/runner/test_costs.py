@@ -79,20 +79,16 @@ def test_every_model_has_costs(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     {
-        "--model mpl": "unknown model 'mpl': did you mean 'mlp'?",
+        "--model mpl": "--model: unknown model 'mpl': did you mean 'mlp'?",
         "--rounds 0": "--rounds is 0: it must be at least 1",
         "--num-clients -3": "--num-clients is -3: it must be at least 1",
         "--final-sparsity 0.5 1": "--final-sparsity is 1.0: it must be at least 0",
         "--final-sparsity nan": "--final-sparsity is nan: it must be at least 0",
-        "--final-sparsity": "--final-sparsity is empty: give at least one number",
+        "--final-sparsity": "--final-sparsity: expected FLOAT (see --help)",
         "--exponent 0": "--exponent is 0.0: it must be above 0 and finite",
         "--exponent inf": "--exponent is inf: it must be above 0 and finite",
-        "--exponent": "--exponent is empty: give at least one number",
-        "--ronds 3": "Unrecognized options: --ronds, 3: did you mean --rounds? (see",
-        "--participation 1": (
-            "Unrecognized options: --participation, 1: "
-            "an option of fedsparsify train (see --help)"
-        ),
+        "--ronds 3": "unknown option --ronds: did you mean --rounds? (see --help)",
+        "--participation 1": "costs has no option --participation: it is one of train",
     }.items(),
 )
 def test_bad_options_are_one_line(options, message, capsys):
@@ -105,21 +101,13 @@ def test_bad_options_are_one_line(options, message, capsys):
 def test_an_option_of_costs_is_none_of_training(capsys):
     assert main(["train", "--json"]) == 2
     assert capsys.readouterr().err == (
-        "fedsparsify: error: Unrecognized options: --json: "
-        "an option of fedsparsify costs (see --help)\n"
+        "fedsparsify: error: train has no option --json: it is one of costs "
+        "(see --help)\n"
     )
-
-
-def test_help_names_the_options(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["costs", "--help"])
-    assert stopped.value.code == 0
-    text = capsys.readouterr().out
-    for option in ("model", "rounds", "num-clients", "final-sparsity", "exponent"):
-        assert f"--{option} " in text
-    assert "--json" in text
 
 
 def test_from_code_too():
     with pytest.raises(InputError, match="--rounds is 0"):
         costs(CostsConfig(rounds=0))
+    with pytest.raises(InputError, match="--exponent is empty: give at least one"):
+        costs(CostsConfig(exponent=()))

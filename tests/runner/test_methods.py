@@ -1,16 +1,16 @@
 """Algorithms by name: which options reach them, and what the paper's defaults are."""
 
 import dataclasses
-import inspect
 
 import jax
 import pytest
 
 from fedsparsify_jax import algorithms, data, models
+from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options import defaults, registry
-from fedsparsify_jax.runner.options.config import PARTITIONS, TrainConfig
+from fedsparsify_jax.runner.options import defaults, registry, schema
+from fedsparsify_jax.runner.options.config import PARTITIONS, TrainConfig, having
 from fedsparsify_jax.runner.options.grammars import client_sizes
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.programs.federation import load, partition
@@ -21,16 +21,21 @@ def options(**changes):
     return dataclasses.asdict(resolve(TrainConfig(**changes)))
 
 
-def test_every_algorithm_of_the_library_is_on_the_command_line():
-    names = {name.replace("-", "_") for name in registry.ALGORITHMS}
-    assert names == set(algorithms.__all__)
+def test_every_algorithm_of_the_library_has_a_row():
+    builders = [getattr(algorithms, name) for name in algorithms.__all__]
+    assert {row.build for row in ALGORITHMS.values()} == set(builders)
 
 
 def test_every_data_set_has_defaults():
-    assert set(data.NAMES) | {"hf"} == set(defaults.BY_DATASET)
-    for row in defaults.BY_DATASET.values():
-        assert row["model"] in models.NAMES
-        assert row.keys() == defaults.BY_DATASET["digits"].keys()
+    assert set(defaults.BY_DATASET) <= set(data.NAMES)
+    for name in data.NAMES:
+        assert defaults.of(name, "fedavg")["model"] in models.NAMES
+
+
+def test_what_is_left_to_the_data_set_has_a_default():
+    assert having(schema.BY_DATASET) == tuple(
+        field for field in schema.read(TrainConfig) if field in defaults.USUAL
+    )
 
 
 def test_the_papers_settings():
@@ -55,36 +60,30 @@ def test_the_papers_settings():
 
 
 def test_every_option_of_an_algorithm_belongs_to_one():
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
-    for field in (*registry._SHARED, *registry._OWN):
-        assert field in known
-        assert registry.takers(field), f"nobody takes {field}"
+    for field in registry.KEYWORDS:
+        assert registry.takers(field), f"no algorithm takes {field}"
 
 
 def test_every_keyword_of_a_builder_can_be_reached():
-    reached = {
-        registry._KEYWORDS.get(field, field)
-        for field in (*registry._SHARED, *registry._OWN)
-    }
-    reached |= {"schedule", "prunable", "apply_fn", "options"}
-    # What only code can give: functions and arrays, and fine points of one method.
+    reached = {*registry.KEYWORDS.values(), "schedule", "prunable"}
+    # Functions, arrays and fine points of one method are for code alone.
     code_only = {"layer_time", "fixed_time", "example", "max_density", "droppable"}
     code_only |= {"half_life", "initial_adjustments", "initial_epochs", "iterations"}
     code_only |= {"temperature", "score_batch_size", "adjust_until", "purge_until"}
-    for name, build in registry._BUILDERS.items():
-        missing = set(inspect.signature(build).parameters) - reached - code_only
+    for name, row in ALGORITHMS.items():
+        missing = set(row.parameters) - reached - code_only
         assert not missing, f"{name}: {missing}"
 
 
 def test_what_an_algorithm_has_no_use_for_is_named():
     untouched = options()
-    given = options(algorithm="fedavg", mu=0.5, final_sparsity=0.5, rounds=7)
-    assert registry.unused(given, untouched) == ["final_sparsity", "mu"]
-    given = options(algorithm="fedprox", mu=0.5, rounds=7)
-    assert registry.unused(given, untouched) == []
+    dense = options(algorithm="fedavg", mu=0.5, final_sparsity=0.5, rounds=7)
+    assert registry.unused(dense, untouched) == ["final_sparsity", "mu"]
+    proximal = options(algorithm="fedprox", mu=0.5, rounds=7)
+    assert registry.unused(proximal, untouched) == []
 
 
-@pytest.mark.parametrize("algorithm", registry.ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_is_built_from_the_options(algorithm):
     model = models.build("mlp", input_shape=(8, 8), num_classes=10)
     built = registry.build_algorithm(
@@ -101,12 +100,12 @@ def test_every_algorithm_is_built_from_the_options(algorithm):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "multiplicative"])
 def test_other_schedules_reach_the_target_in_the_last_purge(schedule):
-    found = registry._schedule(
+    target = registry.schedule(
         options(schedule=schedule, rounds=20, purge_share=0.5, fine_tune_rounds=5)
     )
-    assert found is not None
-    assert found(1) == 0.0
-    assert found(15) == pytest.approx(0.9)
+    assert target is not None
+    assert target(1) == 0.0
+    assert target(15) == pytest.approx(0.9)
 
 
 def test_client_sizes():
@@ -146,8 +145,6 @@ def test_a_subset_is_balanced():
     [
         ({"prune_at": 99}, "--prune-at is 99: there are only 50 rounds"),
         ({"fine_tune_rounds": 50}, "--fine-tune-rounds is 50: it must be below the 50"),
-        ({"mu": -1.0}, "--mu is -1.0: it must be at least 0"),
-        ({"replace_share": 2.0}, "--replace-share is 2.0: it must be between 0 and 1"),
         ({"dataset": "hf:nothing"}, "not of the form"),
     ],
 )

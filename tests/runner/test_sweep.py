@@ -22,7 +22,7 @@ from fedsparsify_jax.runner.display.sweep_progress import (
 )
 from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig
 from fedsparsify_jax.runner.options.sweep_config import OPTIONS, SweepConfig, values
-from fedsparsify_jax.runner.options.sweep_grid import cells, groups, traced
+from fedsparsify_jax.runner.options.sweep_grid import program_groups, traced, trials
 from fedsparsify_jax.runner.storage.lock import locked
 from fedsparsify_jax.runner.storage.model_files import load_model
 
@@ -184,7 +184,7 @@ def test_words_become_values():
 
 def test_cells_leave_out_what_their_algorithm_has_no_use_for():
     grid = {"algorithm": ["fedavg", "snip"], "final_sparsity": [0.5, 0.8]}
-    found = cells(grid | {"seed": [0, 1]})
+    found = trials(grid | {"seed": [0, 1]})
     assert [cell.name for cell in found] == [
         "algorithm=fedavg_seed=0",
         "algorithm=fedavg_seed=1",
@@ -193,7 +193,7 @@ def test_cells_leave_out_what_their_algorithm_has_no_use_for():
         "algorithm=snip_final_sparsity=0.8_seed=0",
         "algorithm=snip_final_sparsity=0.8_seed=1",
     ]
-    together = groups(found)
+    together = program_groups(found)
     assert [len(group) for group in together] == [2, 4]
     assert traced(together[0]) == {}
     assert traced(together[1]) == {"final_sparsity": [0.5, 0.5, 0.8, 0.8]}
@@ -201,7 +201,7 @@ def test_cells_leave_out_what_their_algorithm_has_no_use_for():
 
 def test_names_are_fit_for_a_file_system():
     grid = {"data_dir": [Path("a/b"), Path("a-b"), Path("c" * 150, "d" * 150)]}
-    names = [cell.name for cell in cells(grid | {"dataset": ["npz"]})]
+    names = [cell.name for cell in trials(grid | {"dataset": ["npz"]})]
     assert len(set(names)) == 3
     assert names[1] == "data_dir=a-b" and names[0].startswith("data_dir=a-b-")
     assert max(map(len, names)) < 250
@@ -220,7 +220,7 @@ def test_names_are_fit_for_a_file_system():
     ],
 )
 def test_groups_are_what_shares_a_program(grid, sizes):
-    assert [len(group) for group in groups(cells(grid))] == sizes
+    assert [len(group) for group in program_groups(trials(grid))] == sizes
 
 
 REFUSED = {
@@ -275,7 +275,7 @@ def record(t, accuracy, **more):
 
 
 def shown(terminal):
-    every = cells({"final_sparsity": [0.5, 0.8], "seed": [0, 1], "rounds": [10]})
+    every = trials({"final_sparsity": [0.5, 0.8], "seed": [0, 1], "rounds": [10]})
     grid = Grid(every, {0: record(10, 0.75)})
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=80, color_system=None)
@@ -295,7 +295,7 @@ def test_progress_as_lines_and_as_a_grid():
 
 
 def test_the_table_is_by_hand():
-    every = cells({"final_sparsity": [0.5, 0.8], "seed": [0, 1]})
+    every = trials({"final_sparsity": [0.5, 0.8], "seed": [0, 1]})
     bytes_ = {"bytes_up": 1_000_000, "bytes_down": 500_000}
     summaries = [
         record(10, accuracy, sparsity=sparsity, **bytes_)

@@ -12,7 +12,7 @@ from fedsparsify_jax.cli import main
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.options.sweep_grid import cells, groups
+from fedsparsify_jax.runner.options.sweep_grid import program_groups, trials
 from fedsparsify_jax.runner.storage.model_files import load_model
 
 OPTIONS = ["train", "--rounds", "2", "--num-clients", "4", "--local-epochs", "1"]
@@ -83,5 +83,5 @@ def test_a_store_has_no_validation_set(tmp_path):
 
 def test_seeds_of_a_sweep_hold_out_their_own():
     grid = {"seed": [0, 1], "server_ema": [0.5, 0.9], "validation_fraction": [0.1]}
-    assert [len(group) for group in groups(cells(grid))] == [2, 2]
+    assert [len(group) for group in program_groups(trials(grid))] == [2, 2]
     assert data.hold_out(data.load("digits"), 0.1, 1).validation is not None

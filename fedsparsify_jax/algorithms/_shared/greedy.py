@@ -32,7 +32,7 @@ _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 def ratios(importance: Scores, times: PyTree) -> Scores:
-    """``a_j / t_j``; ``times`` has one number a leaf."""
+    """Returns ``a_j / t_j``; ``times`` has one number a leaf."""
     return jax.tree.map(lambda a, t: a / t, importance, times)
 
 
@@ -45,7 +45,7 @@ def most_efficient(
     within: Masks | None = None,
     prunable: Prunable | None = None,
 ) -> Masks:
-    """What stays, and the candidates that raise Gamma.
+    """Keeps what stays, and the candidates that raise Gamma.
 
     Exact up to the rounding of the sums: candidates within that of G may go either way.
 
@@ -122,7 +122,7 @@ def most_important(
     within: Masks | None = None,
     prunable: Prunable | None = None,
 ) -> Masks:
-    """What stays and the best others, of exactly the sparsity asked for.
+    """Keeps what stays and the best others, at exactly the given sparsity.
 
     If more stays than the sparsity allows, the best of that are kept and nothing else;
     if ``within`` has fewer, all of it is.

@@ -1,24 +1,23 @@
-"""What methods add to the clients' training loss, as `Method.objective` hooks."""
+"""The proximal term, a `Method.objective` hook."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from fedsparsify_jax.method import Batch, BatchLoss, Context
-from fedsparsify_jax.types import Key, Variables
+from fedsparsify_jax.method import Batch, BatchLoss, Context, ObjectiveFn
+from fedsparsify_jax.types import Anchor, Key, Variables
 
 
-def proximal(mu: ArrayLike, anchor: str = "global") -> Callable[..., Any]:
-    """The ``objective`` hook that adds ``mu/2 ||w - anchor||^2``, for any method.
+def proximal(mu: ArrayLike, anchor: Anchor = "global") -> ObjectiveFn:
+    """Builds the objective with ``mu/2 ||w - anchor||^2`` added, for any method.
 
     Args:
       mu: at least 0; may be traced.
       anchor: ``"global"``, the model the round started from, or ``"zero"``.
     """
-    if anchor not in ("global", "zero"):
+    if anchor not in get_args(Anchor):
         raise ValueError(f"unknown anchor {anchor!r}: 'global' or 'zero'")
     if isinstance(mu, int | float) and mu < 0:
         raise ValueError(f"mu is {mu}: it must be at least 0")

@@ -1,39 +1,36 @@
-"""What methods that purge on the server after every merge share."""
+"""The purge on the server after every merge."""
 
 from collections.abc import Callable
 
 from fedsparsify_jax.masks import apply
-from fedsparsify_jax.method import Context, Uploads
+from fedsparsify_jax.method import Context, ServerTransform, Uploads, no_state
 from fedsparsify_jax.pruning.selection import prune
-from fedsparsify_jax.types import Key, Masks, Prunable, PyTree, Scores, Variables
-
-ServerUpdate = Callable[
-    [Key, Variables, Masks, Uploads, Context], tuple[Variables, Masks, PyTree]
-]
+from fedsparsify_jax.types import Key, Masks, Prunable, PyTree, Scope, Scores, Variables
 
 
 def purge_by(
     importance: Callable[[Variables, Context], Scores],
     *,
-    scope: str = "global",
+    scope: Scope = "global",
     prunable: Prunable | None = None,
-) -> ServerUpdate:
-    """`hooks.Method.server_update` that keeps the most important weights.
+    init: Callable[[Variables, Masks], PyTree] = no_state,
+) -> ServerTransform:
+    """Builds the server's step that keeps the most important weights.
 
-    As many as the round's target sparsity leaves, within the masks so far; the
-    method's state on the server stays as it is.
+    As many as the round's target sparsity leaves, within the masks so far.
 
     Args:
       importance: of the merged model in a round: scores of its structure.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
+      init: what the importance needs in ``context.server``; it never changes.
 
     Example:
       >>> import jax.numpy as jnp
       >>> w, kept = {"w": jnp.array([1.0, -3.0])}, {"w": jnp.array([True, True])}
       >>> context = Context(2, jnp.float32(0.5), w, kept, (), ())
       >>> purge = purge_by(lambda model, context: model)
-      >>> purge(None, w, kept, None, context)[0]
+      >>> purge.update(None, w, kept, None, context)[0]
       {'w': Array([1., 0.], dtype=float32)}
     """
 
@@ -50,4 +47,4 @@ def purge_by(
         )
         return apply(masks, variables), masks, context.server
 
-    return purge
+    return ServerTransform(init, purge)

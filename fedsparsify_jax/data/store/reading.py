@@ -101,7 +101,7 @@ class Population:
           ...     parts = [np.array([2]), np.array([0, 1])]
           ...     population = write_population(directory, toy, parts)
           ...     data = population.gather([1, 0])
-          >>> data.count.tolist(), data.y.tolist()
+          >>> data.sizes.tolist(), data.y.tolist()
           ([2, 1], [[0, 1], [1, 0]])
         """
         chosen = np.asarray(ids, np.int64)
@@ -115,7 +115,7 @@ class Population:
         x = _gathered(self.dataset.train.x, spans, self.longest)
         y = _gathered(self.dataset.train.y, spans, self.longest)
         count: Any = self.count[chosen]
-        return ClientData(x=x, y=y, count=count)
+        return ClientData(x=x, y=y, sizes=count)
 
     def _compare(self, clients: list[int]) -> None:
         for client in clients:

@@ -1,1 +1,1 @@
-"""What may surround a round: faults, attacks, clipping, a moving average, a set-up."""
+"""Surroundings of a round: faults, attacks, clipping, a moving average, a setup."""

@@ -20,46 +20,58 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
-from fedsparsify_jax.method import Client, Context, Upload
+from fedsparsify_jax.engine.records import ClientHalf, ClientResult, ClientTask
+from fedsparsify_jax.method import Client, Context, Local, Method, Upload
 from fedsparsify_jax.pruning.selection import prune
-from fedsparsify_jax.types import ClientData, Masks, Prunable, Variables
+from fedsparsify_jax.types import ClientData, Key, Masks, Prunable, PyTree, Variables
 
 # (upload, what the client started from, its masks then, context) -> upload
 Forge = Callable[[Upload, Variables, Masks, Context], Upload]
 
 
 class Attack(NamedTuple):
-    """What hostile clients do; the parts that are None they do honestly."""
+    """The behaviour of hostile clients; what is None they do honestly."""
 
     attackers: ArrayLike  # share of the clients, or bool [N]; see `hostile`
     poison: Callable[[ClientData], ClientData] | None = None  # one client's data
     forge: Forge | None = None  # what it sends
 
-    def data(self, client: Client) -> Client:
-        """The client with the data that it trains on."""
-        if self.poison is None:
-            return client
-        bad = hostile(self.attackers, client.id)
-        mine = trees.where(bad, self.poison(client.data), client.data)
-        return client._replace(data=mine)
 
-    def upload(
-        self,
-        upload: Upload,
-        start: Variables,
-        masks: Masks,
-        context: Context,
-        client: Client,
-    ) -> Upload:
-        """What the client sends."""
-        if self.forge is None:
-            return upload
-        bad = hostile(self.attackers, client.id)
-        return trees.where(bad, self.forge(upload, start, masks, context), upload)
+def poisoned(attack: Attack | None, clients: ClientHalf) -> ClientHalf:
+    """Poisons the data of hostile clients before their part of the round."""
+    if attack is None or attack.poison is None:
+        return clients
+    poison = attack.poison
+
+    def client_round(context: Context, task: ClientTask) -> ClientResult:
+        client = task.client
+        is_hostile = hostile(attack.attackers, client.id)
+        data = trees.where(is_hostile, poison(client.data), client.data)
+        return clients(context, task._replace(client=client._replace(data=data)))
+
+    return client_round
+
+
+def forging(attack: Attack | None, method: Method) -> Method:
+    """Forges the uploads of hostile clients."""
+    if attack is None or attack.forge is None:
+        return method
+    forge = attack.forge
+
+    def send(
+        key: Key, local: Local, context: Context, client: Client
+    ) -> tuple[Upload, PyTree]:
+        upload, state = method.upload.send(key, local, context, client)
+        start, masks = method.receive(context, client)
+        is_hostile = hostile(attack.attackers, client.id)
+        forged = forge(upload, start, masks, context)
+        return trees.where(is_hostile, forged, upload), state
+
+    return method._replace(upload=method.upload._replace(send=send))
 
 
 def hostile(attackers: ArrayLike, id: jax.Array) -> jax.Array:
-    """Whether a client is hostile: a bool scalar.
+    """Returns whether a client is hostile: a bool scalar.
 
     Args:
       attackers: bool ``[N]``; or a share, of which ``floor(share N)`` clients are
@@ -87,7 +99,7 @@ def check_attackers(attackers: ArrayLike) -> None:
 
 
 def _moved(attackers: ArrayLike, factor: ArrayLike) -> Attack:
-    """The update times a factor."""
+    """Multiplies the update by a factor."""
     check_attackers(attackers)
 
     def forge(
@@ -157,10 +169,10 @@ def mask_poisoning(attackers: ArrayLike, *, prunable: Prunable | None = None) ->
 
 
 NAMES = ("sign-flip", "scaling", "label-flip", "mask-poisoning")
-"""What `named` knows."""
+"""The attacks that `named` builds."""
 
 SCALED = ("sign-flip", "scaling")
-"""Those that have a scale."""
+"""The attacks that have a scale."""
 
 
 def named(
@@ -171,7 +183,7 @@ def named(
     num_classes: int | None = None,
     prunable: Prunable | None = None,
 ) -> Attack:
-    """An attack by name.
+    """Builds an attack by name.
 
     Args:
       name: one of `NAMES`.
@@ -183,14 +195,14 @@ def named(
     Raises:
       ValueError: for an unknown name, or what does not go with it.
     """
-    given = {} if scale is None else {"scale": scale}
-    if given and name not in SCALED:
+    scaled = {} if scale is None else {"scale": scale}
+    if scaled and name not in SCALED:
         raise ValueError(f"the attack {name} has no scale: sign-flip and scaling do")
     match name:
         case "sign-flip":
-            return sign_flip(attackers, **given)
+            return sign_flip(attackers, **scaled)
         case "scaling":
-            return scaling(attackers, **given)
+            return scaling(attackers, **scaled)
         case "label-flip":
             if num_classes is None or num_classes < 2:
                 raise ValueError("the attack label-flip needs classes")

@@ -21,11 +21,11 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import masks, trees
 from fedsparsify_jax.types import (
     ClientData,
+    Cohort,
     FederatedAlgorithm,
     Key,
     PyTree,
     RoundInfo,
-    Scouts,
     State,
     Variables,
     nothing_more,
@@ -42,7 +42,7 @@ class Averaged(NamedTuple):
 def moving_average(
     average: Variables, variables: Variables, decay: ArrayLike, t: ArrayLike
 ) -> Variables:
-    """One step of the bias-corrected average; the masks come after it.
+    """Takes one step of the bias-corrected average; the masks come after it.
 
     Leaves that are not floats (counters) are taken as they are.
 
@@ -69,15 +69,18 @@ def moving_average(
     return mixed
 
 
-def averaged(algorithm: FederatedAlgorithm, decay: ArrayLike) -> FederatedAlgorithm:
-    """The algorithm with the average of its global model as its ``model``.
+def with_ema(
+    decay: ArrayLike | None, algorithm: FederatedAlgorithm
+) -> FederatedAlgorithm:
+    """Makes the average of the global model the algorithm's ``model``.
 
     Its own ``model`` hook is applied to the average of what it trains, and its
     ``finish`` starts from the average: post-training works on what is taken away.
 
     Args:
+      decay: d in [0, 1); 0 averages nothing, None leaves the algorithm as it is. May be
+        traced.
       algorithm: any.
-      decay: d in [0, 1); 0 is the algorithm as it is. May be traced.
 
     Raises:
       ValueError: for a decay outside [0, 1), if it is not traced.
@@ -87,59 +90,60 @@ def averaged(algorithm: FederatedAlgorithm, decay: ArrayLike) -> FederatedAlgori
       >>> digits = data.load("digits")
       >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
       >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
-      >>> smooth = averaged(algorithms.fedavg(model.apply, local_epochs=1), 0.9)
+      >>> smooth = with_ema(0.9, algorithms.fedavg(model.apply, local_epochs=1))
       >>> state = smooth.init(jax.random.key(0), model.init(jax.random.key(1)))
       >>> state, info = jax.jit(smooth.step)(jax.random.key(2), state, clients)
       >>> jax.tree.structure(smooth.model(state)) == jax.tree.structure(state.variables)
       True
     """
+    if decay is None:
+        return algorithm
     if isinstance(decay, int | float) and not 0 <= decay < 1:
         raise ValueError(f"server_ema is {decay}: it must be at least 0 and below 1")
 
-    def own(state: State) -> State:
-        """The state as the algorithm itself knows it."""
+    cohorts = algorithm.cohorts
+
+    def unwrapped(state: State) -> State:
         return state._replace(server=state.server.method)
 
     def on_average(state: State) -> State:
-        return own(state)._replace(variables=state.server.average)
+        return unwrapped(state)._replace(variables=state.server.average)
+
+    def wrapped(state: State, average: Variables) -> State:
+        return state._replace(server=Averaged(state.server, average))
 
     def init(key: Key, variables: Variables) -> State:
         state = algorithm.init(key, variables)
         # Copied: a donated state may not hold an array twice.
-        average = jax.tree.map(jnp.copy, state.variables)
-        return state._replace(server=Averaged(state.server, average))
+        return wrapped(state, jax.tree.map(jnp.copy, state.variables))
 
-    def after(state: State, new: State, info: RoundInfo) -> State:
-        old = state.server.average
-        mixed = moving_average(old, new.variables, decay, new.round)
-        # A round that nobody's upload survived changes nothing.
-        average = trees.where(info.merged > 0, masks.apply(new.masks, mixed), old)
-        return new._replace(server=Averaged(new.server, average))
+    def averaged(old: State, new: State, info: RoundInfo) -> tuple[State, RoundInfo]:
+        mixed = moving_average(old.server.average, new.variables, decay, new.round)
+        average = trees.where(
+            info.merged > 0,  # else the round changes nothing
+            masks.apply(new.masks, mixed),
+            old.server.average,
+        )
+        return wrapped(new, average), info
 
     def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
-        new, info = algorithm.step(key, own(state), clients)
-        return after(state, new, info), info
+        return averaged(state, *algorithm.step(key, unwrapped(state), clients))
 
-    def play(
-        key: Key,
-        state: State,
-        cohort: jax.Array,
-        data: ClientData,
-        scouts: Scouts | None = None,
+    def run(
+        key: Key, state: State, cohort: Cohort, setup_clients: Cohort | None = None
     ) -> tuple[State, RoundInfo]:
-        assert algorithm.play is not None
-        new, info = algorithm.play(key, own(state), cohort, data, scouts)
-        return after(state, new, info), info
+        assert cohorts is not None
+        new, info = cohorts.run(key, unwrapped(state), cohort, setup_clients)
+        return averaged(state, new, info)
 
     def finish(key: Key, state: State, clients: ClientData) -> State:
-        done = algorithm.finish(key, on_average(state), clients)
-        average = jax.tree.map(jnp.copy, done.variables)
-        return done._replace(server=Averaged(done.server, average))
+        last = algorithm.finish(key, on_average(state), clients)
+        return wrapped(last, jax.tree.map(jnp.copy, last.variables))
 
     return algorithm._replace(
         init=init,
         step=step,
         model=lambda state: algorithm.model(on_average(state)),
         finish=algorithm.finish if algorithm.finish is nothing_more else finish,
-        play=None if algorithm.play is None else play,
+        cohorts=cohorts and cohorts._replace(run=run),
     )

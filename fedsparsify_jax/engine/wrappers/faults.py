@@ -1,6 +1,6 @@
 """Clients that fail in a round: they drop out, straggle, or send broken numbers.
 
-A round goes on with those that are left, re-weighted; `rounds.engine` does the rest:
+A round goes on with those that are left, re-weighted; the engine does the rest:
 
 * who **drops out** sends nothing: weight 0, no vote, 0 bytes, its state as it was;
 * who **straggles** makes only a share of its local steps, and counts with its n_k all
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from fedsparsify_jax import trees
+from fedsparsify_jax.trees import Tree
 from fedsparsify_jax.types import Key, PyTree
 
 Chance = ArrayLike | Callable[[jax.Array, jax.Array], ArrayLike]
@@ -34,7 +34,7 @@ round t and the ids ``[K]``. Of zeros and ones it is a schedule."""
 
 
 class Faults(NamedTuple):
-    """What goes wrong, client by client and round by round; numbers may be traced."""
+    """Chances of faults, by client and by round; numbers may be traced."""
 
     dropout: Chance = 0.0  # sends nothing
     straggle: Chance = 0.0  # makes only `effort` of its steps
@@ -42,17 +42,17 @@ class Faults(NamedTuple):
     broken: Chance = 0.0  # sends NaN, or infinities
 
 
-class Struck(NamedTuple):
-    """What became of the clients of a cohort; leaves ``[K]``."""
+class ClientFaults(NamedTuple):
+    """The faults of the clients of a cohort in one round; leaves ``[K]``."""
 
-    dropped: jax.Array  # bool
-    slow: jax.Array  # bool; False where it dropped out
-    effort: jax.Array  # float32: share of its local steps; 0 where it dropped out
-    garbage: jax.Array  # float32: what its upload is overwritten with; 0 for nothing
+    participating: jax.Array  # bool; False for a dropout
+    straggling: jax.Array  # bool; False for a dropout
+    effort: jax.Array  # float32: share of its local steps; 0 for a dropout
+    corruption: jax.Array  # float32: what its upload is overwritten with; 0 for nothing
 
 
 def within(chance: ArrayLike, first: int, last: int) -> Chance:
-    """A chance in the rounds ``first`` to ``last`` alone.
+    """Returns a chance that holds in the rounds ``first`` to ``last`` alone.
 
     >>> burst = within(0.5, 2, 3)
     >>> [float(burst(t, jnp.arange(4))) for t in (1, 2, 3, 4)]
@@ -67,7 +67,7 @@ def within(chance: ArrayLike, first: int, last: int) -> Chance:
 
 
 def chances(chance: Chance, t: jax.Array, ids: jax.Array) -> jax.Array:
-    """The probabilities of a round's clients: float32 ``[K]``.
+    """Returns the probabilities of a round's clients: float32 ``[K]``.
 
     Args:
       chance: see `Chance`.
@@ -115,10 +115,12 @@ def check(faults: Faults) -> None:
         )
 
 
-def strike(faults: Faults, key: Key, t: jax.Array, ids: jax.Array) -> Struck:
-    """Draws what becomes of the clients of a round.
+def sample_faults(
+    faults: Faults, key: Key, t: jax.Array, ids: jax.Array
+) -> ClientFaults:
+    """Draws what befalls the clients of a round.
 
-    What strikes a client depends on the key and its id, not on the rest of the cohort.
+    It depends on the key and a client's id, not on the other clients of the cohort.
 
     Args:
       faults: how likely what is.
@@ -127,55 +129,49 @@ def strike(faults: Faults, key: Key, t: jax.Array, ids: jax.Array) -> Struck:
       ids: of the clients, int32 ``[K]``.
 
     Example:
-      >>> jitted = jax.jit(strike)  # the NaN that it may draw are no error in there
-      >>> struck = jitted(Faults(dropout=1.0), jax.random.key(0), 1, jnp.arange(3))
-      >>> struck.dropped.tolist(), struck.effort.tolist()
-      ([True, True, True], [0.0, 0.0, 0.0])
+      >>> jitted = jax.jit(sample_faults)  # its NaN are no error in there
+      >>> fault = jitted(Faults(dropout=1.0), jax.random.key(0), 1, jnp.arange(3))
+      >>> fault.participating.tolist(), fault.effort.tolist()
+      ([False, False, False], [0.0, 0.0, 0.0])
     """
 
-    def drawn(id: jax.Array) -> jax.Array:
+    def draw(id: jax.Array) -> jax.Array:
         return jax.random.uniform(jax.random.fold_in(key, id), (4,))
 
-    luck = jax.vmap(drawn)(ids)
-    dropped = luck[:, 0] < chances(faults.dropout, t, ids)
-    slow = ~dropped & (luck[:, 1] < chances(faults.straggle, t, ids))
-    broken = ~dropped & (luck[:, 2] < chances(faults.broken, t, ids))
-    effort = jnp.where(slow, jnp.asarray(faults.effort, jnp.float32), 1.0)
-    kind = jnp.where(luck[:, 3] < 0.5, jnp.nan, jnp.inf)
-    return Struck(
-        dropped,
-        slow,
-        jnp.where(dropped, 0.0, effort),
-        jnp.where(broken, kind, 0.0),
+    draws = jax.vmap(draw)(ids)
+    participating = ~(draws[:, 0] < chances(faults.dropout, t, ids))
+    straggling = participating & (draws[:, 1] < chances(faults.straggle, t, ids))
+    broken = participating & (draws[:, 2] < chances(faults.broken, t, ids))
+    effort = jnp.where(straggling, jnp.asarray(faults.effort, jnp.float32), 1.0)
+    kind = jnp.where(draws[:, 3] < 0.5, jnp.nan, jnp.inf)
+    return ClientFaults(
+        participating=participating,
+        straggling=straggling,
+        effort=jnp.where(participating, effort, 0.0),
+        corruption=jnp.where(broken, kind, 0.0),
     )
 
 
-def spoiled(tree: PyTree, garbage: jax.Array) -> PyTree:
-    """A tree whose floats are overwritten with garbage, unless that is 0."""
+def corrupted(tree: Tree, corruption: jax.Array) -> Tree:
+    """Overwrites the floats of a tree, unless the corruption is 0."""
 
-    def spoil(leaf: jax.Array) -> jax.Array:
+    def overwrite(leaf: jax.Array) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
-        return jnp.where(garbage == 0, leaf, garbage.astype(leaf.dtype))
+        return jnp.where(corruption == 0, leaf, corruption.astype(leaf.dtype))
 
-    return jax.tree.map(spoil, tree)
+    return jax.tree.map(overwrite, tree)
 
 
-def sound(tree: PyTree) -> jax.Array:
-    """Whether every number of a tree is finite: a bool scalar.
+def is_finite(tree: PyTree) -> jax.Array:
+    """Returns whether every number of a tree is finite: a bool scalar.
 
-    >>> bool(sound({"w": jnp.ones(2)})), bool(sound({"w": jnp.array([1.0, jnp.inf])}))
+    >>> bool(is_finite({"w": jnp.ones(2)})), bool(is_finite({"w": jnp.array(jnp.inf)}))
     (True, False)
     """
-    floats = [
-        leaf
+    finite = [
+        jnp.all(jnp.isfinite(leaf))
         for leaf in jax.tree.leaves(tree)
         if jnp.issubdtype(leaf.dtype, jnp.inexact)
     ]
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in floats]
     return jnp.all(jnp.stack(finite)) if finite else jnp.bool_(True)
-
-
-def where_some(chosen: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
-    """Of the chosen clients ``[K]`` the one tree, of the others the other."""
-    return jax.tree.map(lambda a, b: jnp.where(trees.align(chosen, a), a, b), yes, no)

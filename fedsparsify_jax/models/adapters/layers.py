@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedsparsify_jax.models.networks.batch_norm import BatchNorm
+from fedsparsify_jax.models.ops.batch_norm import BatchNorm
 from fedsparsify_jax.types import ApplyFn, Variables
 
 LayerCall = Callable[[jax.Array], jax.Array]

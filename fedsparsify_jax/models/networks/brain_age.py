@@ -8,13 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedsparsify_jax.models.networks.batch_norm import InstanceNorm
 from fedsparsify_jax.models.networks.layers import (
     conv,
     max_pool,
     mean_pool,
     with_channels,
 )
+from fedsparsify_jax.models.ops.batch_norm import InstanceNorm
 
 
 class BrainAgeCNN(nn.Module):

@@ -3,8 +3,8 @@
 import flax.linen as nn
 import jax
 
-from fedsparsify_jax.models.networks.batch_norm import BatchNorm
 from fedsparsify_jax.models.networks.layers import conv, dense, max_pool, with_channels
+from fedsparsify_jax.models.ops.batch_norm import BatchNorm
 
 
 class CNN(nn.Module):

@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedsparsify_jax.models.networks.batch_norm import BatchNorm
 from fedsparsify_jax.models.networks.layers import conv, dense, mean_pool, with_channels
+from fedsparsify_jax.models.ops.batch_norm import BatchNorm
 
 
 class ResNet(nn.Module):

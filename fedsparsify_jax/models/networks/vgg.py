@@ -8,8 +8,8 @@ dense layers are a single one.
 import flax.linen as nn
 import jax
 
-from fedsparsify_jax.models.networks.batch_norm import BatchNorm
 from fedsparsify_jax.models.networks.layers import conv, dense, max_pool, with_channels
+from fedsparsify_jax.models.ops.batch_norm import BatchNorm
 
 
 class VGG16(nn.Module):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from fedsparsify_jax.errors import InputError, unknown
+from fedsparsify_jax.errors import InputError
 
 Record = dict[str, Any]
 Write = Callable[[Record], None]
@@ -118,18 +118,14 @@ _LOGGERS = {
     "wandb": _Logger(_wandb, package="wandb", extra="wandb"),
 }
 
-LOGGERS = tuple(_LOGGERS)
-
 
 def check(names: Sequence[str]) -> None:
     """Complains of loggers that cannot be, before anything is trained.
 
     Raises:
-      InputError: for an unknown name, or a package that is not installed.
+      InputError: for a package that is not installed.
     """
     for name in names:
-        if name not in _LOGGERS:
-            raise unknown("logger", name, LOGGERS)
         needed = _LOGGERS[name]
         if needed.package and importlib.util.find_spec(needed.package) is None:
             raise InputError(

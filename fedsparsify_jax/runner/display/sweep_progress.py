@@ -11,16 +11,16 @@ from rich.table import Table
 
 from fedsparsify_jax import text_table
 from fedsparsify_jax.runner.display.progress import duration, measured
-from fedsparsify_jax.runner.options.config import option
-from fedsparsify_jax.runner.options.sweep_grid import Cell
+from fedsparsify_jax.runner.options.rules import flag
+from fedsparsify_jax.runner.options.sweep_grid import Trial
 
 Record = dict[str, Any]
 
 
-def label(trial: Cell) -> str:
+def label(trial: Trial) -> str:
     """Returns the options that distinguish a trial, less its seed, for people."""
     setting = trial.setting.items()
-    return " ".join(f"{option(field)} {value}" for field, value in setting) or "all"
+    return " ".join(f"{flag(field)} {value}" for field, value in setting) or "all"
 
 
 class Grid:
@@ -31,7 +31,7 @@ class Grid:
       finished: the number of a trial to the summary it has already.
     """
 
-    def __init__(self, trials: Sequence[Cell], finished: dict[int, Record]):
+    def __init__(self, trials: Sequence[Trial], finished: dict[int, Record]):
         self.trials = list(trials)
         self._latest: dict[int, Record] = dict(finished)
         self._finished = set(finished)
@@ -118,7 +118,7 @@ def spread(values: Sequence[float | None], scale: float, digits: int) -> str:
     return text
 
 
-def results(trials: Sequence[Cell], summaries: Sequence[Record]) -> str:
+def results(trials: Sequence[Trial], summaries: Sequence[Record]) -> str:
     """Returns the closing table: a line a setting, means and spreads over its seeds.
 
     Args:

@@ -1,4 +1,4 @@
-"""``--config FILE``: options from a file, as words of the command line.
+"""``--config FILE``: options from a file, as words that the command line could have.
 
 The file is JSON or TOML: options by name, with ``_`` or ``-``, or such a table under
 ``options``, which is what ``config.json`` of a run and ``sweep.json`` of a sweep have.
@@ -7,118 +7,81 @@ Words on the command line win over the file's.
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedsparsify_jax.errors import InputError, shown, unknown
-from fedsparsify_jax.runner.options.config import TrainConfig
-from fedsparsify_jax.runner.options.schema import flag, read
-from fedsparsify_jax.runner.options.sweep_config import OPTIONS, SINGLE
+from fedsparsify_jax.runner.options.config import TrainConfig, having
+from fedsparsify_jax.runner.options.schema import OF_ONE_START, Option, read
 
-FLAG = "--config"
-COMMANDS = ("train", "sweep")
+Words = bool | str | list[str]
 
 _LARGEST = 1 << 20  # bytes; a configuration has some three thousand
-_OF_A_START = (
-    "out",
-    "resume",
-    "allow_changes",
-    "coordinator",
-    "num_processes",
-    "process_id",
-)
-"""Options that say where and how one start runs, and nothing of the next one."""
-_RIVALS = {"seed": "--seeds", "seeds": "--seed"}
+_RIVALS = {"seed": "seeds", "seeds": "seed"}
 """Options that give way to another one on the command line."""
 
 
-def expanded(arguments: Sequence[str]) -> list[str]:
-    """The words of a command line with those of its file in front.
+def beneath(
+    words: Mapping[str, Any], path: str, options: Mapping[str, Option]
+) -> dict[str, Any]:
+    """Returns the words of a command line with a file's options beneath them.
 
     Args:
-      arguments: the words after the program's name.
+      words: switches and words by option.
+      path: of the file.
+      options: those of the command. Others of ``train`` are left out, and so is what
+        says how one start runs.
 
     Raises:
-      InputError: for a file that cannot be read or has no such options.
-
-    Example:
-      >>> expanded(["train", "--rounds", "9"])
-      ['train', '--rounds', '9']
+      InputError: for a file that cannot be read or has other options.
     """
-    words = list(arguments)
-    if not words or words[0] not in COMMANDS:
-        return words
-    command, rest = words[0], words[1:]
-    there = [n for n, word in enumerate(rest) if word.partition("=")[0] == FLAG]
-    if not there:
-        return words
-    if len(there) > 1:
-        raise InputError(f"{FLAG} is given {len(there)} times: give one file")
-    (at,) = there
-    name, given, path = rest[at].partition("=")
-    after = rest[at + 1 :]
-    if not given and after:
-        path, *after = after
-    if not path or path.startswith("--"):
-        raise InputError(f"{name}: expected the path of a JSON or TOML file")
-    beside = [*rest[:at], *after]
-    return [command, *_words(Path(path), command, beside), *beside]
-
-
-def _words(path: Path, command: str, beside: Sequence[str]) -> list[str]:
-    known = {"seeds", *OPTIONS} if command == "sweep" else set(read(TrainConfig))
-    given = {word.partition("=")[0] for word in beside}
-    left_out = {*_OF_A_START, *(SINGLE if command == "sweep" else ())}
-    left_out |= {field for field, other in _RIVALS.items() if other in given}
-    words = []
-    for name, value in _options(path).items():
+    merged: dict[str, Any] = {}
+    for name, value in _table(path).items():
         field = name.replace("-", "_")
-        if field in left_out:
+        if field in having(OF_ONE_START) or _RIVALS.get(field) in words:
             continue
-        if field not in known:
-            raise InputError(f"{FLAG} {path}: {unknown('option', name, known)}")
-        words += _word(path, field, value, one=command == "train")
-    return words
+        if field in options:
+            merged[field] = _words(path, options[field], value)
+        elif field not in read(TrainConfig):
+            raise InputError(f"--config {path}: {unknown('option', name, options)}")
+    return {name: value for name, value in merged.items() if value} | {**words}
 
 
-def _word(path: Path, field: str, value: Any, one: bool) -> list[str]:
-    """An option as words; none for what is not given or is switched off."""
-    if value is None or value is False:
-        return []
-    if value is True:
-        return [flag(field)]
+def _words(path: str, option: Option, value: Any) -> Words | None:
+    """Returns a value as words; nothing for what is not set or is switched off."""
+    if value is None or isinstance(value, bool):
+        return value
     values = value if isinstance(value, list) else [value]
-    one = one and not read(TrainConfig)[field].several
-    if one and len(values) > 1:
+    if len(values) > 1 and not option.several:
         raise InputError(
-            f"{FLAG} {path}: {field} has {len(values)} values: train takes one"
+            f"--config {path}: {option.field} has {len(values)} values: train takes one"
         )
-    for each in values:
-        if isinstance(each, bool) or not isinstance(each, str | int | float):
+    for entry in values:
+        if isinstance(entry, bool) or not isinstance(entry, str | int | float):
             raise InputError(
-                f"{FLAG} {path}: {field} is {shown(value)}: it must be text, a number, "
-                "true, false or a list"
+                f"--config {path}: {option.field} is {shown(value)}: it must be text, "
+                "a number, true, false or a list"
             )
-    texts = [str(each) for each in values]
-    # With "=" a value may start with a hyphen.
-    return [f"{flag(field)}={texts[0]}"] if len(texts) == 1 else [flag(field), *texts]
+    words = [str(entry) for entry in values]
+    return words if option.several else "".join(words)
 
 
-def _options(path: Path) -> Mapping[str, Any]:
-    """The table of options that a file has."""
+def _table(path: str) -> Mapping[str, Any]:
+    """Returns the table of options that a file has."""
+    file = Path(path)
     try:
-        if path.stat().st_size > _LARGEST:
-            raise InputError(f"{FLAG} {path}: too large for a configuration")
-        text = path.read_text(encoding="utf-8")
-        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        if file.stat().st_size > _LARGEST:
+            raise InputError(f"--config {path}: too large for a configuration")
+        text = file.read_text(encoding="utf-8")
+        table = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
     except OSError as error:
-        raise InputError(f"{FLAG} {path}: {error.strerror or error}") from None
+        raise InputError(f"--config {path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        kind = "TOML" if path.suffix == ".toml" else "JSON"
-        raise InputError(f"{FLAG} {path}: no {kind}: {error}") from None
-    if isinstance(found, dict) and isinstance(found.get("options"), dict):
-        found = found["options"]
-    if not isinstance(found, dict):
-        raise InputError(f"{FLAG} {path}: it must be a table of options")
-    return found
+        kind = "TOML" if file.suffix == ".toml" else "JSON"
+        raise InputError(f"--config {path}: no {kind}: {error}") from None
+    if isinstance(table, dict) and isinstance(table.get("options"), dict):
+        table = table["options"]
+    if not isinstance(table, dict):
+        raise InputError(f"--config {path}: it must be a table of options")
+    return table

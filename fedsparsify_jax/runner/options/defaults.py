@@ -1,9 +1,10 @@
-"""What the paper uses on each data set (reference: its section on settings)."""
+"""Settings of the paper on each data set (reference: its section on settings)."""
 
 from typing import Any
 
-# digits and the user's own data have no paper to follow.
-_OWN: dict[str, Any] = {
+from fedsparsify_jax.algorithms.registry import ALGORITHMS
+
+USUAL: dict[str, Any] = {
     "model": "mlp",
     "num_clients": 10,
     "rounds": 50,
@@ -13,14 +14,18 @@ _OWN: dict[str, Any] = {
     "nesterov": "off",
     "client_data": "memory",
 }
+"""Defaults where there is no paper to follow: digits and the user's data."""
 
 BY_DATASET: dict[str, dict[str, Any]] = {
-    "digits": _OWN | {"learning_rate": 0.1},
-    "fashion_mnist": _OWN | {"rounds": 200, "learning_rate": 0.02},
-    "cifar10": _OWN
-    | {"model": "cnn", "rounds": 200, "learning_rate": 0.005, "momentum": 0.75},
-    "cifar100": _OWN
-    | {
+    "digits": {"learning_rate": 0.1},
+    "fashion_mnist": {"rounds": 200, "learning_rate": 0.02},
+    "cifar10": {
+        "model": "cnn",
+        "rounds": 200,
+        "learning_rate": 0.005,
+        "momentum": 0.75,
+    },
+    "cifar100": {
         "model": "vgg16_bn",
         "rounds": 100,
         "batch_size": 128,
@@ -28,39 +33,34 @@ BY_DATASET: dict[str, dict[str, Any]] = {
         "momentum": 0.9,
         "nesterov": "on",
     },
-    "brain_age": _OWN
-    | {
+    "brain_age": {
         "model": "brain_age_cnn",
         "num_clients": 8,
         "rounds": 40,
         "batch_size": 1,
         "learning_rate": 5e-5,
     },
-    "imdb": _OWN | {"model": "lstm", "rounds": 200, "learning_rate": 0.01},
-    "npz": _OWN,
-    "store": _OWN | {"client_data": "disk"},
-    "hf": _OWN,
+    "imdb": {"model": "lstm", "rounds": 200, "learning_rate": 0.01},
+    "store": {"client_data": "disk"},
 }
-
-BY_ALGORITHM: dict[str, dict[str, Any]] = {"fedsparsify-plus": {"momentum": 0.9}}
-"""What an algorithm of ours wants instead, whatever the data set."""
+"""Defaults of a data set, as far as they are not the usual ones."""
 
 
-def of(dataset: str) -> dict[str, Any]:
-    """The defaults for a data set; all ``hf:`` names share one row.
+def of(dataset: str, algorithm: str) -> dict[str, Any]:
+    """Returns the defaults for a data set and an algorithm; the algorithm's win.
 
-    >>> of("hf:owner/name")["rounds"]
-    50
+    >>> of("hf:owner/name", "fedsparsify-plus")["momentum"]
+    0.9
     """
-    return BY_DATASET["hf" if dataset.startswith("hf:") else dataset]
+    return {**USUAL, **BY_DATASET.get(dataset, {}), **ALGORITHMS[algorithm].defaults}
 
 
 def hint(field: str) -> str:
-    """``(default: 50; fashion_mnist 200, ...)`` for the help text."""
-    others = (
-        f"{name} {row[field]}"
-        for name, row in (BY_DATASET | BY_ALGORITHM).items()
-        if row.get(field, _OWN[field]) != _OWN[field]
-    )
-    listed = ", ".join(others)
-    return f"(default: {_OWN[field]}{'; ' if listed else ''}{listed})"
+    """Returns ``default: 50; fashion_mnist 200, ...`` for the help.
+
+    >>> hint("num_clients")
+    'default: 10; brain_age 8'
+    """
+    rows = BY_DATASET | {name: row.defaults for name, row in ALGORITHMS.items()}
+    others = [f"{name} {row[field]}" for name, row in rows.items() if field in row]
+    return "; ".join([f"default: {USUAL[field]}", *filter(None, [", ".join(others)])])

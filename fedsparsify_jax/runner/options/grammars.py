@@ -1,14 +1,22 @@
 """Options whose values are texts of some form."""
 
+import re
+
 from fedsparsify_jax import data
 from fedsparsify_jax.data.sources.hub import PREFIX
+from fedsparsify_jax.engine.wrappers.faults import Chance, Faults, within
 from fedsparsify_jax.errors import InputError, shown
-from fedsparsify_jax.runner.options import fault_options
-from fedsparsify_jax.runner.options.schema import Choice, Grammar
+from fedsparsify_jax.runner.options.rules import Choice, Grammar
+
+_FAULTS = "dropout=P,straggle=P:SHARE,nan=P"
+_FAULTS_FORM = f"{_FAULTS}, each may end in @ROUND or @FROM-TO"
+_FAULT_KINDS = ("dropout", "straggle", "nan")
+_PROBABILITY = re.compile(r"[0-9]*\.?[0-9]+([eE]-?[0-9]+)?")
+_ROUNDS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 def data_set(name: str) -> str:
-    """The known spelling of a data set's name; of the hub's, they are as they are.
+    """Returns the usual spelling of a data set's name; names of the hub stay.
 
     Raises:
       InputError: if there is no such data set.
@@ -23,7 +31,7 @@ def data_set(name: str) -> str:
 
 
 def client_sizes(text: str) -> list[int]:
-    """Proportions of client sizes from ``--client-sizes``.
+    """Returns the proportions of client sizes that ``--client-sizes`` names.
 
     Raises:
       InputError: if it is no list of them.
@@ -48,11 +56,78 @@ def _sizes(text: str) -> str:
     return text
 
 
+def _refusal(text: str, why: str) -> InputError:
+    return InputError(f"--faults is {text!r}: {why} (expected {_FAULTS_FORM})")
+
+
+def _probability(text: str, word: str, what: str, *, above_zero: bool = False) -> float:
+    if not _PROBABILITY.fullmatch(word):
+        raise _refusal(text, f"{what} is {word!r}, not a number")
+    value = float(word)
+    if value > 1 or (above_zero and value == 0):
+        allowed = "above 0 and at most 1" if above_zero else "between 0 and 1"
+        raise _refusal(text, f"{what} is {word}, it must be {allowed}")
+    return value
+
+
+def _confined(text: str, probability: float, word: str) -> Chance:
+    """Returns a probability that holds in the rounds of ``5`` or ``5-9`` alone."""
+    match = _ROUNDS.fullmatch(word)
+    if not match:
+        raise _refusal(text, f"{word!r} is neither a round nor rounds FROM-TO")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not 1 <= first <= last:
+        raise _refusal(text, f"the rounds {word} do not count up from 1")
+    return within(probability, first, last)
+
+
+def faults(text: str) -> Faults:
+    """Returns the faults that ``--faults`` describes.
+
+    Args:
+      text: entries with commas between them, each ``dropout=P``, ``straggle=P`` or
+        ``straggle=P:SHARE`` (of the local steps that are made, 0.5 by default), or
+        ``nan=P``, where P is the probability for one client in one round. ``@5`` or
+        ``@5-9`` behind an entry confines it to these rounds.
+
+    Raises:
+      InputError: one line that says what is wrong and what is expected.
+
+    Example:
+      >>> faults("dropout=0.1,straggle=0.2:0.25")
+      Faults(dropout=0.1, straggle=0.2, effort=0.25, broken=0.0)
+    """
+    chances: dict[str, Chance] = {}
+    effort = Faults().effort
+    for entry in text.replace(" ", "").split(","):
+        kind, equals, value = entry.partition("=")
+        if kind not in _FAULT_KINDS or not equals:
+            kinds = ", ".join(_FAULT_KINDS)
+            raise _refusal(text, f"{entry!r} is none of {kinds} with a probability")
+        if kind in chances:
+            raise _refusal(text, f"{kind} is there twice")
+        value, at, rounds = value.partition("@")
+        value, colon, share = value.partition(":")
+        if colon and kind != "straggle":
+            raise _refusal(text, f"{kind} takes no share of steps")
+        if colon:
+            what = "the share of a straggler's steps"
+            effort = _probability(text, share, what, above_zero=True)
+        probability = _probability(text, value, f"the probability of {kind}")
+        chances[kind] = _confined(text, probability, rounds) if at else probability
+    return Faults(
+        dropout=chances.get("dropout", 0.0),
+        straggle=chances.get("straggle", 0.0),
+        effort=effort,
+        broken=chances.get("nan", 0.0),
+    )
+
+
 def _faults(text: str) -> str:
-    fault_options.parse(text)
+    faults(text)
     return text
 
 
 DATA_SET = Grammar(data_set, "|".join([*data.NAMES, "hf:OWNER/NAME"]))
 CLIENT_SIZES = Grammar(_sizes, "INT,INT,...|skewed|uniform")
-FAULTS = Grammar(_faults, "dropout=P,straggle=P:SHARE,nan=P")
+FAULTS = Grammar(_faults, _FAULTS)

@@ -1,118 +1,70 @@
-"""Algorithms by name, and which options of the command line each of them takes.
+"""Options of the command line as keywords of the algorithms' builders.
 
-An option belongs to an algorithm if its builder has a keyword of that name, so a new
-algorithm is one line in `_BUILDERS` and an option for every keyword that is new.
+An option with a `schema.Keyword` goes to every algorithm whose builder has it. A new
+algorithm is a row of `algorithms.registry`, and an option for every new keyword.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from fedsparsify_jax import algorithms, masks, schedules
+from fedsparsify_jax import masks, schedules
 from fedsparsify_jax.aggregation.merges import withstanding
-from fedsparsify_jax.client_map import CohortMap
+from fedsparsify_jax.algorithms.registry import ALGORITHMS
+from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.engine.wrappers import attacks
 from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.models import Model
-from fedsparsify_jax.runner.options import fault_options
-from fedsparsify_jax.training.compact.wrapper import SmallForm
+from fedsparsify_jax.runner.options import grammars
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.schema import read
+from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import Task
 from fedsparsify_jax.types import FederatedAlgorithm, Prunable, Schedule
 
-_BUILDERS: dict[str, Callable[..., FederatedAlgorithm]] = {
-    "fedavg": algorithms.fedavg,
-    "fedprox": algorithms.fedprox,
-    "fedopt": algorithms.fedopt,
-    "fedsparsify-global": algorithms.fedsparsify_global,
-    "fedsparsify-local": algorithms.fedsparsify_local,
-    "fedsparsify-plus": algorithms.fedsparsify_plus,
-    "random-pruning": algorithms.random_pruning,
-    "one-shot": algorithms.one_shot,
-    "snip": algorithms.snip,
-    "grasp": algorithms.grasp,
-    "synflow": algorithms.synflow,
-    "prunefl": algorithms.prunefl,
-    "feddst": algorithms.feddst,
+KEYWORDS = {
+    field: option.keyword
+    for field, option in read(TrainConfig).items()
+    if option.keyword is not None
 }
-
-ALGORITHMS = tuple(_BUILDERS)
-
-# Options that are called otherwise in the builders.
-_KEYWORDS = {"frequency": "every", "prune_at": "at", "replace_share": "alpha"}
-
-# Options that all algorithms of the kind take; given or not, they have a value.
-_SHARED = (
-    "final_sparsity",
-    "rounds",
-    "exponent",
-    "frequency",
-    "begin",
-    "initial_sparsity",
-)
-# Options that are left to the algorithm unless they are given.
-_OWN = (
-    "fine_tune_rounds",
-    "fine_tune_epochs",
-    "scope",
-    "vote_rule",
-    "merge",
-    "mu",
-    "anchor",
-    "server_optimizer",
-    "server_learning_rate",
-    "prune_at",
-    "source",
-    "freeze_zero_initialized",
-    "variant",
-    "interval",
-    "replace_share",
-    "allocation",
-)
-
-
-@functools.cache
-def _keywords(algorithm: str) -> frozenset[str]:
-    return frozenset(inspect.signature(_BUILDERS[algorithm]).parameters)
+"""Options that are keywords of builders, with the builders' names for them."""
 
 
 def takes(algorithm: str, field: str) -> bool:
-    """Whether an algorithm has an option.
+    """Returns whether an algorithm has an option.
 
     >>> takes("fedprox", "mu"), takes("fedavg", "mu")
     (True, False)
     """
-    return _KEYWORDS.get(field, field) in _keywords(algorithm)
+    return KEYWORDS.get(field) in ALGORITHMS[algorithm].keywords
 
 
 def takers(field: str) -> list[str]:
-    """The algorithms that have an option.
+    """Returns the algorithms that have an option.
 
     >>> takers("anchor")
     ['fedprox']
     """
-    return [name for name in _BUILDERS if takes(name, field)]
+    return [name for name in ALGORITHMS if takes(name, field)]
 
 
 def unused(options: Mapping[str, Any], untouched: Mapping[str, Any]) -> list[str]:
-    """The algorithms' options that were changed and that this algorithm does not take.
+    """Returns the options that were changed and that the algorithm does not take.
 
     Args:
       options: all options of a run.
       untouched: what they are when nobody sets them.
     """
-    algorithm = options["algorithm"]
     return [
         field
-        for field in (*_SHARED, *_OWN)
+        for field in KEYWORDS
         if options[field] != untouched[field]
-        and field != "rounds"
-        and not takes(algorithm, field)
+        and field != "rounds"  # every run has those
+        and not takes(options["algorithm"], field)
     ]
 
 
-def _schedule(options: Mapping[str, Any]) -> Schedule | None:
-    """The schedule, unless it is the polynomial one that builders make themselves."""
+def schedule(options: Mapping[str, Any]) -> Schedule | None:
+    """Returns the schedule; None for the polynomial one, which builders make."""
     final, end = options["final_sparsity"], options["rounds"]
     end -= options["fine_tune_rounds"] or 0
     start = {"begin": options["begin"], "initial": options["initial_sparsity"]}
@@ -132,7 +84,7 @@ def _schedule(options: Mapping[str, Any]) -> Schedule | None:
 
 
 def prunable(options: Mapping[str, Any]) -> Prunable | None:
-    """Which leaves may be pruned; None for all parameters."""
+    """Returns the rule for the leaves that may be pruned; None for all parameters."""
     return masks.kernels_only if options["prunable"] == "kernels" else None
 
 
@@ -148,63 +100,64 @@ def _attack(options: Mapping[str, Any], num_classes: int | None) -> Attack | Non
     )
 
 
+def _is_outcome(options: Mapping[str, Any]) -> bool:
+    """Returns whether the algorithm is to find its sparsity, as some can."""
+    sparsity = ALGORITHMS[options["algorithm"]].parameters.get("final_sparsity")
+    if sparsity is None or sparsity.default is not None:
+        return False
+    return options["pin_sparsity"] == "off" or options["variant"] == "authors"
+
+
+def _plain(value: Any) -> Any:
+    """Returns a switch as a bool, and other values as they are."""
+    return value == "on" if isinstance(value, str) and value in ("on", "off") else value
+
+
 def build_algorithm(
     options: Mapping[str, Any],
     model: Model,
     task: Task,
-    cohort: CohortMap,
-    small_form: SmallForm | None = None,
+    client_map: ClientMap,
+    compact_form: Form | None = None,
     num_classes: int | None = None,
 ) -> FederatedAlgorithm:
-    """The algorithm that the options of a run describe.
+    """Returns the algorithm that the options of a run describe.
 
     Args:
       options: all options, resolved.
-      model: what it trains.
-      task: what for.
-      cohort: how the clients of a round are run.
-      small_form: what clients train on where it fits, see `sparse`.
-      num_classes: of a classification task, which flipped labels need.
+      model: the network.
+      task: the kind of problem.
+      client_map: how the clients of a round are run.
+      compact_form: the form that clients train where it fits, see `training.compact`.
+      num_classes: of a classification task, for flipped labels.
 
     Raises:
       ValueError: from the builder, for values that do not go together.
     """
-    algorithm = options["algorithm"]
-    chosen: dict[str, Any] = {
-        "learning_rate": options["learning_rate"],
-        "momentum": options["momentum"],
-        "nesterov": options["nesterov"] == "on",
-        "optimizer_state": options["optimizer_state"],
-        "num_clients": options["num_clients"],
-        "local_epochs": options["local_epochs"],
-        "batch_size": options["batch_size"],
-        "participation": options["participation"],
+    row = ALGORITHMS[options["algorithm"]]
+    keywords: dict[str, Any] = {
+        keyword: _plain(options[field])
+        for field, keyword in KEYWORDS.items()
+        if options[field] is not None and keyword in row.keywords
+    }
+    # What is no number or name: functions and records.
+    keywords |= {
         "loss_fn": task.loss_fn,
-        "cohort": cohort,
-        "small_form": small_form,
-        "clip_norm": options["clip_norm"],
+        "client_map": client_map,
+        "compact_form": compact_form,
         "attack": _attack(options, num_classes),
-        "server_ema": options["server_ema"],
     }
     if options["faults"] is not None:
-        chosen["faults"] = fault_options.parse(options["faults"])
-    for field in (*_SHARED, *_OWN):
-        value = options[field]
-        if value is not None and takes(algorithm, field):
-            if isinstance(value, str) and value in ("on", "off"):
-                value = value == "on"
-            chosen[_KEYWORDS.get(field, field)] = value
-    if options["assumed_attackers"] is not None and takes(algorithm, "merge"):
-        assumed = options["assumed_attackers"]
-        chosen["merge"] = withstanding(options["merge"], assumed)
-    if algorithm == "prunefl" and (
-        options["pin_sparsity"] == "off" or options["variant"] == "authors"
-    ):
-        del chosen["final_sparsity"]  # its sparsity is an outcome
-    if takes(algorithm, "schedule"):
-        chosen["schedule"] = _schedule(options)
-        if chosen["schedule"] is not None:  # which ends before those rounds already
-            chosen.pop("fine_tune_rounds", None)
-    if takes(algorithm, "prunable"):
-        chosen["prunable"] = prunable(options)
-    return _BUILDERS[algorithm](model.apply, **chosen)
+        keywords["faults"] = grammars.faults(options["faults"])
+    if options["assumed_attackers"] is not None and "merge" in row.keywords:
+        share = options["assumed_attackers"]
+        keywords["merge"] = withstanding(options["merge"], share)
+    if "prunable" in row.keywords:
+        keywords["prunable"] = prunable(options)
+    if "schedule" in row.keywords:
+        keywords["schedule"] = schedule(options)
+        if keywords["schedule"] is not None:  # which ends before those rounds already
+            keywords.pop("fine_tune_rounds", None)
+    if _is_outcome(options):
+        del keywords["final_sparsity"]
+    return row.build(model.apply, **keywords)

@@ -12,6 +12,7 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options import defaults, schema
 from fedsparsify_jax.runner.options.config import STORED, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
+from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.process import distributed
 
 
@@ -61,8 +62,7 @@ def _check_schedule(config: TrainConfig) -> None:
     for field, number in rounds.items():
         if number > config.rounds:
             raise InputError(
-                f"{schema.flag(field)} is {number}: there are only {config.rounds} "
-                "rounds"
+                f"{flag(field)} is {number}: there are only {config.rounds} rounds"
             )
     first, last = config.initial_sparsity, config.final_sparsity
     if first > last:
@@ -91,13 +91,11 @@ def _check_hostile(config: TrainConfig) -> None:
 
 
 def _of_store(config: TrainConfig) -> dict[str, Any]:
-    """What a store of clients settles; its clients are as they are."""
+    """Returns the options that a store of clients settles."""
     settled: dict[str, Any] = {}
     for field in ("train_subset", "validation_fraction"):
         if getattr(config, field) != getattr(TrainConfig, field):
-            raise InputError(
-                f"{schema.flag(field)} does not go with the clients of a store"
-            )
+            raise InputError(f"{flag(field)} does not go with the clients of a store")
     if config.partition == TrainConfig.partition:
         settled["partition"] = STORED
     if config.data_dir is not None:
@@ -127,8 +125,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         changes["num_clients"] = len(client_sizes(sizes))
     if dataset == "store":
         changes |= _of_store(dataclasses.replace(config, **changes))
-    usual = defaults.of(dataset) | defaults.BY_ALGORITHM.get(changes["algorithm"], {})
-    for field, value in usual.items():
+    for field, value in defaults.of(dataset, changes["algorithm"]).items():
         if changes[field] is None:
             changes[field] = value
     resolved = dataclasses.replace(config, **changes)

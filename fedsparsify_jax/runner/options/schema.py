@@ -1,8 +1,10 @@
-"""Rules beside the fields of a configuration, and one place that applies them.
+"""One field says everything of an option, and one place applies it.
 
-A field says what its values may be, ``rounds: Annotated[int, at_least(1)] = 50``, and
-`read` collects name, type, default, help and rules of all fields. The command line,
-sweeps, configurations made in Python and files all go through `Option.check`.
+A field is ``rounds: Annotated[int, at_least(1), CHANGEABLE] = 50``, and its help is the
+string below. Beside the type stand the `Rule`, `Choice` or `Grammar` of its values, its
+traits, and the `Heading` of the fields from there on. `read` collects all of it as an
+`Option`. The command line, sweeps, configurations made in Python and files go through
+`Option.check`, and every list of options is derived from a `Trait`.
 """
 
 import ast
@@ -14,123 +16,71 @@ import math
 import os
 import textwrap
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 from typing import get_type_hints as hints_of
 
 import numpy as np
 
-from fedsparsify_jax.errors import InputError, shown, unknown
+from fedsparsify_jax.errors import InputError, shown
+from fedsparsify_jax.runner.options.rules import Choice, Grammar, Rule, flag
 
 
-class Rule(NamedTuple):
-    """One condition on an option's values.
+class Trait(NamedTuple):
+    """A fact about an option that some part of the shell asks for."""
 
-    Attributes:
-      holds: whether a value is allowed; it has the option's type.
-      allowed: completes "it must be ...".
-    """
-
-    holds: Callable[[Any], bool]
-    allowed: str
+    meaning: str
+    implied: tuple["Trait", ...] = ()
 
 
-class Choice(NamedTuple):
-    """Values that are names; ``-`` and ``_``, capitals and small letters are the same.
-
-    Attributes:
-      names: what may be chosen.
-      unlisted: other names that are taken, but not offered.
-    """
-
-    names: tuple[str, ...]
-    unlisted: tuple[str, ...] = ()
-
-    def canonical(self, field: str, name: str, kind: str = "") -> str:
-        """The known spelling of a name that was given for an option.
-
-        Args:
-          field: the option's.
-          name: what was given.
-          kind: what people call such names; the field, in words.
-
-        Raises:
-          InputError: with the nearest name, if there is none.
-        """
-        known = (*self.names, *self.unlisted)
-        spellings = {entry.lower().replace("_", "-"): entry for entry in known}
-        wanted = name.strip().lower().replace("_", "-")
-        if wanted not in spellings:
-            error = unknown(kind or field.replace("_", " "), name, self.names)
-            raise InputError(f"{flag(field)}: {error}")
-        return spellings[wanted]
+TRACED = Trait("trials of one program may differ in it: it enters as a traced number")
+ABSENT_AT_ZERO = Trait("at 0 it leaves its part of the program out")
+CHANGEABLE = Trait("a resumed run may change it: the state fits, the clients stay")
+NEUTRAL = Trait("it does not change what is computed")
+TRAIN_ONLY = Trait("a sweep has no use for it", (NEUTRAL,))
+ONE_VALUE = Trait("a sweep takes one value of it, as train does", (NEUTRAL,))
+WITH_COMMAS = Trait("its values may have commas: only spaces divide a sweep's")
+OF_ONE_START = Trait("it says where and how one start runs, and nothing of the next")
+BY_DATASET = Trait("its default depends on the data set")
+POSITIONAL = Trait("the command line takes its values without a name before them")
 
 
-class Grammar(NamedTuple):
-    """Values that are texts of some form.
+class Heading(NamedTuple):
+    """The title of the options from this field on, for the help."""
 
-    Attributes:
-      canonical: the text as it is kept; raises `InputError` for another form.
-      metavar: the form, for the help.
-    """
-
-    canonical: Callable[[str], str]
-    metavar: str
+    title: str
 
 
-def at_least(low: int, *, below: int = 2**31) -> Rule:
-    """Whole numbers from ``low`` and below a power of two.
+class Keyword(NamedTuple):
+    """A keyword of builders of algorithms, which the option is for."""
 
-    >>> at_least(1).allowed, at_least(1).holds(0)
-    ('at least 1 and below 2^31', False)
-    """
-    allowed = f"at least {low} and below 2^{below.bit_length() - 1}"
-    return Rule(lambda value: low <= value < below, allowed)
+    name: str = ""  # the field's own if empty
 
 
-def above(low: float) -> Rule:
-    """Finite numbers above ``low``."""
-    return Rule(lambda value: low < value < math.inf, f"above {low:g} and finite")
+class Shown(NamedTuple):
+    """Text of the help in place of what type and default say."""
+
+    metavar: str | None = None
+    hint: str | None = None  # in brackets behind the help
 
 
-def from_up(low: float) -> Rule:
-    """Finite numbers from ``low``."""
-    return Rule(lambda value: low <= value < math.inf, f"at least {low:g} and finite")
+class _Kind(NamedTuple):
+    name: str  # completes "it must be ..."
+    metavar: str | None
 
 
-def between(low: float, high: float) -> Rule:
-    """Numbers from ``low`` to ``high``, both included."""
-    return Rule(lambda value: low <= value <= high, f"between {low:g} and {high:g}")
-
-
-BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
-HALF = Rule(lambda value: 0 <= value < 0.5, "at least 0 and below 0.5")
-SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
-
-_KINDS = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "True or False",
-    Path: "a path",
+_KINDS: dict[type, _Kind] = {
+    int: _Kind("a whole number", "INT"),
+    float: _Kind("a number", "FLOAT"),
+    str: _Kind("text", "NAME"),
+    bool: _Kind("True or False", None),
+    Path: _Kind("a path", "PATH"),
 }
-_METAVARS: dict[type, str | None] = {
-    int: "INT",
-    float: "FLOAT",
-    str: "NAME",
-    bool: None,
-    Path: "PATH",
-}
-
-
-def flag(field: str) -> str:
-    """``batch_size`` to ``--batch-size``."""
-    return "--" + field.replace("_", "-")
 
 
 def _number(kind: type, value: Any) -> Any:
-    """The number as Python's int or float; None for anything else."""
+    """Returns the number as Python's int or float; None for anything else."""
     if isinstance(value, bool | np.bool_):
         return None
     if isinstance(value, int | np.integer):
@@ -156,7 +106,7 @@ def _fits_a_file_system(path: Path) -> bool:
     return max(map(len, parts), default=0) <= 255 and sum(map(len, parts)) < 2048
 
 
-# What goes for all values of a type.
+# Rules of all values of a type.
 _OF_KIND: dict[type, tuple[Rule, ...]] = {
     str: (
         Rule(bool, "text that is not empty"),
@@ -170,33 +120,35 @@ _OF_KIND: dict[type, tuple[Rule, ...]] = {
 
 
 class Option(NamedTuple):
-    """What is known of one field of a configuration."""
+    """Everything that one field of a configuration says."""
 
     field: str
     kind: type  # int, float, str, bool or Path
-    optional: bool  # None means: not given
     default: Any
-    help: str
-    rules: tuple[Rule | Choice | Grammar, ...]
+    help: str = ""
+    rules: tuple[Rule | Choice | Grammar, ...] = ()
+    optional: bool = False  # None means: not set
     several: bool = False  # a tuple of such values
+    traits: frozenset[Trait] = frozenset()
+    keyword: str | None = None  # of the algorithms' builders
+    shown: Shown = Shown()
+    group: str = "Options"
+    raw: bool = False  # words of it are taken as they are: a sweep reads them
 
     @property
     def metavar(self) -> str | None:
-        """What stands for its value in the help."""
+        """Returns the word for its value in the help."""
+        if self.shown.metavar is not None:
+            return self.shown.metavar
         for rule in self.rules:
             if isinstance(rule, Choice):
                 return "|".join(rule.names)
             if isinstance(rule, Grammar):
                 return rule.metavar
-        return _METAVARS[self.kind]
-
-    @property
-    def type(self) -> type:
-        """That of its values, once they are checked."""
-        return tuple if self.several else self.kind
+        return _KINDS[self.kind].metavar
 
     def check(self, value: Any) -> Any:
-        """The value in the option's type and known spelling.
+        """Returns the value in the option's type and its usual spelling.
 
         Args:
           value: anything.
@@ -205,7 +157,7 @@ class Option(NamedTuple):
           InputError: naming the option, the value and what is allowed.
 
         Example:
-          >>> Option("rounds", int, True, None, "", (at_least(1),)).check("3")
+          >>> Option("rounds", int, 50).check("3")
           Traceback (most recent call last):
           ...
           fedsparsify_jax.errors.InputError: --rounds is '3': it must be a whole number
@@ -216,6 +168,8 @@ class Option(NamedTuple):
             return self._one(value)
         if not isinstance(value, tuple | list):
             raise self.refusal(value, "a list of values")
+        if self.default and not value:
+            raise InputError(f"{flag(self.field)} is empty: give at least one value")
         return tuple(dict.fromkeys(self._one(entry) for entry in value))
 
     def _one(self, value: Any) -> Any:
@@ -229,35 +183,43 @@ class Option(NamedTuple):
                 checked = rule.canonical(checked)
         return checked
 
-    def _obey(self, rule: Rule, given: Any, checked: Any) -> None:
+    def _obey(self, rule: Rule, value: Any, checked: Any) -> None:
         if not rule.holds(checked):
-            raise self.refusal(given, rule.allowed)
+            raise self.refusal(value, rule.allowed)
         # JAX computes in 32 bits, where 1 - 1e-9 is 1 and 1e-50 is 0.
         with np.errstate(over="ignore"):
             if self.kind is float and not rule.holds(float(np.float32(checked))):
-                raise self.refusal(given, f"{rule.allowed}, in 32 bits")
+                raise self.refusal(value, f"{rule.allowed}, in 32 bits")
 
-    def parse(self, word: str) -> Any:
-        """The value that a word of the command line stands for.
+    def parse(self, words: bool | str | Sequence[str]) -> Any:
+        """Returns the value that a switch, a word or words of a command line stand for.
 
         Raises:
-          InputError: if it stands for none.
+          InputError: if they stand for none.
         """
+        if isinstance(words, bool) or self.raw:
+            return words
+        if isinstance(words, str):
+            return self.check(self._converted(words))
+        return self.check(tuple(map(self._converted, words)))
+
+    def _converted(self, word: str) -> Any:
+        if self.kind is bool:
+            raise self.refusal(word, _KINDS[bool].name)
         try:
-            value = self.kind(word)
+            return self.kind(word)
         except ValueError:
             raise InputError(
-                f"{flag(self.field)}: expected {_METAVARS[self.kind]}, not "
+                f"{flag(self.field)}: expected {_KINDS[self.kind].metavar}, not "
                 f"{shown(word)}"
             ) from None
-        return self.check(value)
 
     def refusal(self, value: Any, allowed: str) -> InputError:
-        """The error for a value; ``allowed`` completes "it must be ..."."""
+        """Returns the error for a value; ``allowed`` completes "it must be ..."."""
         return InputError(f"{flag(self.field)} is {shown(value)}: it must be {allowed}")
 
     def _typed(self, value: Any) -> Any:
-        """The value in the option's type."""
+        """Returns the value in the option's type."""
         typed: Any = None
         if self.kind in (int, float):
             typed = _number(self.kind, value)
@@ -266,25 +228,57 @@ class Option(NamedTuple):
         elif isinstance(value, self.kind):
             typed = value
         if typed is None:
-            raise self.refusal(value, _KINDS[self.kind])
+            raise self.refusal(value, _KINDS[self.kind].name)
         return typed
 
 
-def _helps(cls: type) -> dict[str, str]:
-    """The strings below the fields of a dataclass, which are their help."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    found = {}
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            assert isinstance(field.target, ast.Name)
-            found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
-    return found
+def _texts(cls: type) -> dict[str, str]:
+    """Returns the strings below the fields of a dataclass, which are their help."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        field.target.id: " ".join(ast.literal_eval(text.value).split())
+        for field, text in itertools.pairwise(tree.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr)
+    }
+
+
+def _option(field: str, hint: Any, default: Any, **shared: Any) -> Option:
+    """Returns what one field's annotation says."""
+    extras: tuple[Any, ...] = ()
+    if get_origin(hint) is Annotated:
+        hint, extras = hint.__origin__, hint.__metadata__
+    optional = get_origin(hint) in (Union, types.UnionType)
+    if optional:
+        (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
+    several = get_origin(hint) is tuple
+    if several:
+        hint = get_args(hint)[0]
+    if get_origin(hint) is Literal:
+        hint, extras = str, (*extras, Choice(get_args(hint)))
+
+    def of(kind: Any) -> list[Any]:
+        return [extra for extra in extras if isinstance(extra, kind)]
+
+    keywords = [extra.name or field for extra in of(Keyword)]
+    return Option(
+        field=field,
+        kind=hint,
+        default=default,
+        rules=tuple(of((Rule, Choice, Grammar))),
+        optional=optional,
+        several=several,
+        traits=frozenset(t for trait in of(Trait) for t in (trait, *trait.implied)),
+        keyword=keywords[0] if keywords else None,
+        shown=(*of(Shown), Shown())[0],
+        **shared,
+    )
 
 
 @functools.cache
 def read(cls: Any) -> Mapping[str, Option]:
-    """The options that the fields of a dataclass are, by name.
+    """Returns the options that the fields of a dataclass are, by name.
 
     Args:
       cls: a dataclass whose fields all have defaults.
@@ -294,31 +288,20 @@ def read(cls: Any) -> Mapping[str, Option]:
       >>> read(TrainConfig)["seed"].kind, read(TrainConfig)["seed"].metavar
       (<class 'int'>, 'INT')
     """
-    helps, hints = _helps(cls), hints_of(cls, include_extras=True)
-    found = {}
+    hints, texts, group = hints_of(cls, include_extras=True), _texts(cls), "Options"
+    options = {}
     for field in dataclasses.fields(cls):
-        hint: Any = hints[field.name]
-        extras: tuple[Any, ...] = ()
-        if get_origin(hint) is Annotated:
-            hint, extras = hint.__origin__, hint.__metadata__
-        several = get_origin(hint) is tuple
-        kinds = [get_args(hint)[0] if several else hint]
-        if get_origin(hint) in (Union, types.UnionType):
-            kinds = [kind for kind in get_args(hint) if kind is not type(None)]
-        found[field.name] = Option(
-            field.name,
-            kinds[0],
-            kinds[0] is not hint and not several,
-            field.default,
-            helps.get(field.name, ""),
-            tuple(x for x in extras if isinstance(x, Rule | Choice | Grammar)),
-            several,
+        hint, text = hints[field.name], texts.get(field.name, "")
+        for extra in getattr(hint, "__metadata__", ()):
+            group = extra.title if isinstance(extra, Heading) else group
+        options[field.name] = _option(
+            field.name, hint, field.default, help=text, group=group
         )
-    return found
+    return options
 
 
 def check(config: Any) -> dict[str, Any]:
-    """All values of a configuration, each checked by itself.
+    """Returns all values of a configuration, each checked by itself.
 
     Args:
       config: an instance of a dataclass that `read` reads.

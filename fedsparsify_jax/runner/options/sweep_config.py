@@ -1,133 +1,90 @@
 """The options of ``fedsparsify sweep``: those of ``train``, with any number of values.
 
 ``--final-sparsity 0.9,0.95`` and ``--final-sparsity 0.9 0.95`` mean the same. An option
-that is not given has the value that ``train`` gives it.
+that is not set has the value that ``train`` gives it.
 """
 
 import dataclasses
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, get_type_hints
-
-import tyro
+from typing import Any
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig, option
-from fedsparsify_jax.runner.options.schema import Option, at_least, read
-
-Words = tuple[str, ...]
-
-# Options of `train` that a sweep has no use for, or only one value of.
-SINGLE = (
-    "out",
-    "resume",
-    "allow_changes",
-    "checkpoint_every",
-    "keep_last",
-    "keep_best",
-    "show_partition",
-    "verbose",
-    "logger",
-    "devices",
-    "compilation_cache",
-    # Examples are in memory, training is dense, and one process does it all.
-    "client_data",
-    "sparse_training",
-    "coordinator",
-    "num_processes",
-    "process_id",
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.rules import at_least, flag
+from fedsparsify_jax.runner.options.schema import (
+    NEUTRAL,
+    ONE_VALUE,
+    TRAIN_ONLY,
+    WITH_COMMAS,
+    Option,
+    Shown,
+    read,
 )
-# Of these, the ones that a sweep takes as `train` does.
-_AS_IN_TRAIN = ("devices", "compilation_cache")
-# Values of these have commas of their own: they are told apart by spaces alone.
-_WHOLE = ("data_dir", "client_sizes", "faults")
-
 
 OPTIONS = {
-    field: found for field, found in read(TrainConfig).items() if field not in SINGLE
+    field: option
+    for field, option in read(TrainConfig).items()
+    if not option.traits & {TRAIN_ONLY, ONE_VALUE}
 }
 """Options that may have several values."""
 
-
+_OUT = read(TrainConfig)["out"]._replace(
+    help="Directory to write, or to continue.",
+    shown=Shown(metavar="DIR", hint="default: one in runs/ that the options name"),
+)
 _SEEDS = Option(
-    "seeds",
-    int,
-    optional=True,
+    field="seeds",
+    kind=int,
     default=None,
     help="So many seeds from 0, in place of --seed.",
     rules=(at_least(1, below=2**20),),
+    optional=True,
+    group=OPTIONS["seed"].group,
 )
-_OWN: dict[str, Any] = {
-    "seeds": Annotated[
-        int | None,
-        tyro.conf.arg(
-            metavar="INT",
-            help=_SEEDS.help,
-            help_behavior_hint="(optional)",
-        ),
-    ],
-    "out": Annotated[
-        Path | None,
-        tyro.conf.arg(
-            metavar="DIR",
-            help="Directory to write, or to continue.",
-            help_behavior_hint="(default: one in runs/ that the options name)",
-        ),
-    ],
-}
+_SINGLE = {
+    field: option
+    for field, option in read(TrainConfig).items()
+    if ONE_VALUE in option.traits
+} | {"out": _OUT, "seeds": _SEEDS}
+
+COMMAND_LINE = {
+    field: option._replace(several=True, raw=True) for field, option in OPTIONS.items()
+} | _SINGLE
+"""Options as the command line and files give them: several words, or one value."""
+
+SweepConfig: Any = dataclasses.make_dataclass(
+    "SweepConfig",
+    [(field, tuple[str, ...], dataclasses.field(default=())) for field in OPTIONS]
+    + [(field, Any, dataclasses.field(default=None)) for field in _SINGLE],
+    frozen=True,
+)
+SweepConfig.__module__ = __name__
+SweepConfig.__doc__ = """\
+Train every combination of the options' values, as few compiled programs.
+
+Options are those of train, each with one value or more:
+--seeds 3 --final-sparsity 0.9,0.95. Every run has a directory as train
+writes it. The same command started again goes on with what is not finished.
+"""
 
 
-def _make() -> type:
-    """`SweepConfig`: for every field of `TrainConfig` one that takes many words."""
-    every, hints = read(TrainConfig), get_type_hints(TrainConfig, include_extras=True)
-    fields: list[Any] = []
-    for field, known in OPTIONS.items():
-        hint = tyro.conf.arg(
-            help=known.help, help_behavior_hint=f"(default: {known.default})"
-        )
-        annotated: Any = Annotated[(Words, hint, *hints[field].__metadata__)]
-        fields.append((field, annotated, dataclasses.field(default=())))
-    shared = {
-        name: Annotated[hints[name], tyro.conf.arg(help=every[name].help)]
-        for name in _AS_IN_TRAIN
-    }
-    for name, own in (shared | _OWN).items():
-        fields.append((name, own, dataclasses.field(default=None)))
-    made = dataclasses.make_dataclass("SweepConfig", fields, frozen=True)
-    made.__doc__ = "Train every combination of the options' values."
-    made.__module__ = __name__
-    return made
-
-
-SweepConfig: Any = _make()
-"""What the command line gives: words for `OPTIONS`, ``seeds``, ``out`` and others."""
-
-
-def _words(field: str, given: Any) -> list[str]:
-    """The words that an option was given, however they were divided."""
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise OPTIONS[field].refusal(given, "a tuple of words")
-    words = list(given)
+def _words(field: str, value: Any) -> list[str]:
+    """Returns the words of an option, however they were divided."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise OPTIONS[field].refusal(value, "a tuple of words")
+    words = list(value)
     for word in words:
         if not isinstance(word, str):
             raise OPTIONS[field].refusal(word, "a word, as on the command line")
-    if field not in _WHOLE:
-        words = [word for listed in words for word in listed.split(",") if word]
-    if given and not words:
-        raise InputError(f"{option(field)} has no value")
+    if WITH_COMMAS not in OPTIONS[field].traits:
+        words = [part for word in words for part in word.split(",") if part]
+    if value and not words:
+        raise InputError(f"{flag(field)} has no value")
     return words
 
 
-def _check_single(config: Any) -> None:
-    """Checks what has one value."""
-    every = read(TrainConfig)
-    for field in (*_AS_IN_TRAIN, "out"):
-        every[field].check(getattr(config, field))
-    _SEEDS.check(config.seeds)
-
-
 def values(config: Any) -> dict[str, list[Any]]:
-    """The values of every option that was given, in order and without repeats.
+    """Returns the values of every option that has some, in order, without repeats.
 
     Args:
       config: a `SweepConfig`.
@@ -139,23 +96,24 @@ def values(config: Any) -> dict[str, list[Any]]:
       >>> values(SweepConfig(final_sparsity=("0.9,0.95",), seeds=2))
       {'final_sparsity': [0.9, 0.95], 'seed': [0, 1]}
     """
-    _check_single(config)
-    given: dict[str, list[Any]] = {}
-    for field, known in OPTIONS.items():
+    for field, option in _SINGLE.items():
+        option.check(getattr(config, field))
+    axes: dict[str, list[Any]] = {}
+    for field, option in OPTIONS.items():
         words = _words(field, getattr(config, field))
         if words:
-            given[field] = list(dict.fromkeys(map(known.parse, words)))
-        if field in NOT_COMPARED and len(given.get(field, ())) > 1:
+            axes[field] = list(dict.fromkeys(map(option.parse, words)))
+        if NEUTRAL in option.traits and len(axes.get(field, ())) > 1:
             raise InputError(
-                f"{option(field)} does not change what is computed: give one value"
+                f"{flag(field)} does not change what is computed: give one value"
             )
-    if "store" in given.get("dataset", ()):
+    if "store" in axes.get("dataset", ()):
         raise InputError(
             "--dataset store is for populations that do not fit into memory, where a "
             "sweep has all examples: use train"
         )
     if config.seeds is not None:
-        if "seed" in given:
+        if "seed" in axes:
             raise InputError("--seeds and --seed exclude each other: give one of them")
-        given["seed"] = list(range(config.seeds))
-    return given
+        axes["seed"] = list(range(config.seeds))
+    return axes

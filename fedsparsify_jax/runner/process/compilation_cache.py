@@ -10,7 +10,7 @@ from fedsparsify_jax.errors import InputError
 
 
 def default_directory() -> Path:
-    """``$XDG_CACHE_HOME/fedsparsify_jax/compiled``, or the same under ``~/.cache``."""
+    """Returns ``fedsparsify_jax/compiled`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fedsparsify_jax" / "compiled"
 

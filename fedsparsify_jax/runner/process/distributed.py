@@ -109,17 +109,17 @@ def join(
 
 
 def alone() -> bool:
-    """Whether this is the only process."""
+    """Returns whether this is the only process."""
     return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 def is_first() -> bool:
-    """Whether this is process 0, the one that writes and prints."""
+    """Returns whether this is process 0, the one that writes and prints."""
     return alone() or jax.process_index() == 0
 
 
 def first_decides(ask: Callable[[], int | None]) -> int:
-    """What ``ask`` answers in process 0, in all of them.
+    """Returns what ``ask`` answers in process 0, in all of them.
 
     Args:
       ask: called in process 0 alone; answers with a number of at least 0, or nothing.
@@ -161,7 +161,7 @@ def from_first(tree: PyTree) -> PyTree:
 
 
 def largest(number: int) -> int:
-    """The largest of the processes' numbers, in all of them; they call it together.
+    """Returns the largest of the processes' numbers, in all of them at once.
 
     >>> largest(3)
     3
@@ -191,7 +191,7 @@ def to_host(tree: PyTree) -> PyTree:
 
 
 def lost(error: Exception) -> str:
-    """What to tell a person about an error that one of several processes ran into."""
+    """Explains an error that one of several processes ran into."""
     reason = str(error).strip().splitlines()[0] if str(error) else repr(error)
     return (
         f"process {jax.process_index()} of {jax.process_count()} stopped "

@@ -19,7 +19,7 @@ from fedsparsify_jax.training.compact import (
     stages_of,
     step_cost,
 )
-from fedsparsify_jax.training.compact.wrapper import SmallForm, UnsuitableError
+from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
 from fedsparsify_jax.types import FederatedAlgorithm, Masks
 
 MOST_PROGRAMS = 6
@@ -48,7 +48,7 @@ class CompactTraining:
 
     def __init__(
         self,
-        build: Callable[[SmallForm | None], FederatedAlgorithm],
+        build: Callable[[Form | None], FederatedAlgorithm],
         model: Model,
         x: Any,
         *,

@@ -12,7 +12,6 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -75,12 +74,12 @@ class Placement(NamedTuple):
 
     @property
     def everywhere(self) -> NamedSharding:
-        """The sharding of what every device holds."""
+        """Returns the sharding of what every device holds."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def by_client(self) -> NamedSharding:
-        """The sharding of what clients have: divided, where that is possible."""
+        """Returns the sharding of clients' data: divided, where that is possible."""
         return NamedSharding(self.mesh, PartitionSpec(AXIS if self.divided else None))
 
     def of_state(self, state: State) -> State:
@@ -109,16 +108,11 @@ class Placement(NamedTuple):
 
     def repeat(self, tree: Any) -> Any:
         """Puts anything else on every device."""
-        return jax.tree.map(self._repeated, tree)
-
-    def _repeated(self, leaf: Any) -> jax.Array:
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.device_put(leaf, self.everywhere)
         # Keys cannot be put on other processes' devices, the numbers in them can.
-        bits = np.asarray(jax.random.key_data(leaf))
-        impl = jax.random.key_impl(leaf)
-        bits = jax.device_put(bits, self.everywhere)
-        return jax.random.wrap_key_data(bits, impl=impl)
+        numbers, with_keys = trees.hide_keys(tree)
+        return with_keys(
+            [jax.device_put(np.asarray(leaf), self.everywhere) for leaf in numbers]
+        )
 
 
 def place(clients: ClientData, participation: float, devices: list[Any]) -> Placement:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from fedsparsify_jax import data, models
-from fedsparsify_jax.client_map import CohortMap
+from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models import Model
@@ -18,7 +18,7 @@ from fedsparsify_jax.runner.options.registry import build_algorithm
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
 from fedsparsify_jax.runner.programs.placement import cohort_map
-from fedsparsify_jax.training.compact.wrapper import SmallForm, UnsuitableError
+from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
 from fedsparsify_jax.training.losses import TASKS, Task
 from fedsparsify_jax.types import ClientData, FederatedAlgorithm, Key
 
@@ -159,8 +159,8 @@ def algorithm_of(
     config: TrainConfig,
     model: Model,
     dataset: data.Dataset,
-    clients: CohortMap,
-    form: SmallForm | None = None,
+    clients: ClientMap,
+    form: Form | None = None,
     **changed: Any,
 ) -> FederatedAlgorithm:
     """Builds the algorithm of a run.
@@ -224,7 +224,7 @@ def assemble(
     options = dataclasses.asdict(config)
     client_map = cohort_map(options, model, placement.mesh)
 
-    def build(form: SmallForm | None = None) -> FederatedAlgorithm:
+    def build(form: Form | None = None) -> FederatedAlgorithm:
         return algorithm_of(config, model, dataset, client_map, form)
 
     federation = Federation(
@@ -245,7 +245,7 @@ def assemble(
 def _compact(
     config: TrainConfig,
     federation: Federation,
-    build: Callable[[SmallForm | None], FederatedAlgorithm],
+    build: Callable[[Form | None], FederatedAlgorithm],
 ) -> CompactTraining:
     """Returns what may make the clients' training smaller between rounds."""
     batch_size, devices = config.batch_size or 1, federation.placement.mesh.devices

@@ -6,13 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from fedsparsify_jax.client_map import (
-    CohortMap,
-    chunked,
-    device_mesh,
-    sharded,
-    vmapped,
-)
+from fedsparsify_jax.client_map import ClientMap, chunked, device_mesh, sharded, vmapped
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.trees import size
@@ -58,7 +52,7 @@ def clients_at_once(
     return chunk_size(size(shapes), int(memory) // 4)
 
 
-def cohort_map(options: Mapping[str, Any], model: Model, mesh: Mesh) -> CohortMap:
+def cohort_map(options: Mapping[str, Any], model: Model, mesh: Mesh) -> ClientMap:
     """Returns the client map that the options of a run name.
 
     Clients are divided over the devices of the mesh. A device takes its share all at
@@ -108,7 +102,7 @@ def sharded_by_trial(
     return _filled(trials, len(devices)) <= shared
 
 
-def trial_map(devices: list[Any], inner: CohortMap | None) -> CohortMap:
+def trial_map(devices: list[Any], inner: ClientMap | None) -> ClientMap:
     """Returns how trials that are divided over devices are run.
 
     Args:
@@ -125,7 +119,7 @@ def trial_map(devices: list[Any], inner: CohortMap | None) -> CohortMap:
 
 def client_map_of_trial(
     options: Mapping[str, Any], model: Model, devices: list[Any]
-) -> CohortMap:
+) -> ClientMap:
     """Returns how one device runs the clients of a round, all of them.
 
     Where nothing else is asked for, a CPU core adds them up in parts of as many as

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedsparsify_jax.client_map import CohortMap, chunked, sharded
+from fedsparsify_jax.client_map import ClientMap, chunked, sharded
 from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.metrics import Evaluation, evaluate
 from fedsparsify_jax.runner.programs.federation import Federation, round_key
@@ -39,7 +39,7 @@ def evaluate_sets(
     federation: Federation,
     variables: Variables,
     sets: EvaluationSets,
-    batches: CohortMap,
+    batches: ClientMap,
 ) -> Evaluations:
     """Evaluates on every set, at most 1000 examples or 2^18 inputs at a time."""
     return {

@@ -23,6 +23,8 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.programs.federation import Federation, round_key
 from fedsparsify_jax.types import (
     ClientData,
+    Cohort,
+    Cohorts,
     FederatedAlgorithm,
     Key,
     PyTree,
@@ -30,7 +32,6 @@ from fedsparsify_jax.types import (
     State,
     nothing_more,
 )
-from fedsparsify_jax.types import Scouts as Cohort
 
 Step = TypeVar("Step", bound=Hashable)
 Result = TypeVar("Result")
@@ -78,24 +79,14 @@ class InMemory:
         yield lambda completed, rounds, following: RoundData(self.clients)
 
 
-class Cohorts(NamedTuple):
-    """Sampling and running as two steps, for data that the caller gathers."""
-
-    sample: Callable[[Key, int], jax.Array]
-    run: Callable[..., tuple[State, RoundInfo]]
-    setup_clients: Callable[[Key, jax.Array], jax.Array]
-
-
 def _cohorts(algorithm: FederatedAlgorithm) -> Cohorts:
-    """Returns the steps of an algorithm that makes do with a cohort's data."""
-    sample, run, setup = algorithm.cohort, algorithm.play, algorithm.scouts
-    in_parts = algorithm.finish is nothing_more
-    if not in_parts or sample is None or run is None or setup is None:
+    """Returns the parts of an algorithm that makes do with a cohort's data."""
+    if algorithm.cohorts is None or algorithm.finish is not nothing_more:
         raise InputError(
             "this algorithm needs the data of all clients at a time: use "
             "--client-data memory"
         )
-    return Cohorts(sample, run, setup)
+    return algorithm.cohorts
 
 
 def run_round(
@@ -104,7 +95,7 @@ def run_round(
     """Runs a round on an entry of `RoundData`, inside a compiled program."""
     if cohort == ():
         return algorithm.step(key, state, fixed)
-    return _cohorts(algorithm).run(key, state, cohort.ids, cohort.data, fixed)
+    return _cohorts(algorithm).run(key, state, cohort, fixed)
 
 
 def _sampling_device() -> Any:
@@ -143,11 +134,8 @@ class OnDisk:
         self._draw = jax.jit(draw, static_argnums=2)
         drawn = jax.eval_shape(lambda key: draw(key, jnp.int32(0), 1), key)
         self._cohort_size = drawn.shape[1]
-        try:
-            first = round_key(self._key, jnp.int32(0))
-            self._setup_clients: Any = np.asarray(cohorts.setup_clients(first, sizes))
-        except ValueError as error:
-            raise InputError(f"{error}: use --client-data memory") from error
+        first = round_key(self._key, jnp.int32(0))
+        self._setup_clients: Any = np.asarray(cohorts.setup_clients(first, sizes))
         even = self._cohort_size % mesh.size == 0
         spec = PartitionSpec(None, AXIS) if even else PartitionSpec()
         self._by_client = NamedSharding(mesh, spec)

@@ -11,9 +11,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fedsparsify_jax import client_map
+from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.engine import sweeps
 from fedsparsify_jax.models import Model
-from fedsparsify_jax.runner.options.sweep_grid import Cell, traced
+from fedsparsify_jax.runner.options.sweep_grid import Trial, traced
 from fedsparsify_jax.runner.programs.federation import (
     Federation,
     Keys,
@@ -47,9 +48,6 @@ from fedsparsify_jax.types import (
 AT_MOST = 10
 """Rounds in one call of the program."""
 
-LOOKS_AT_EXAMPLES = ("synflow",)
-"""Algorithms that look at the examples themselves, not only through the model."""
-
 
 class TrialData(NamedTuple):
     """Data of one trial in the program; stacked ``[S, ...]``."""
@@ -69,7 +67,7 @@ class Shared(NamedTuple):
 
 
 def partitions(
-    group: Sequence[Cell], targets: np.ndarray
+    group: Sequence[Trial], targets: np.ndarray
 ) -> dict[int, list[np.ndarray]]:
     """Returns the partition of every seed; within a group it depends on nothing else.
 
@@ -80,7 +78,7 @@ def partitions(
     return {seed: partition(config, targets) for seed, config in configs.items()}
 
 
-def _trial_data(federation: Federation, group: Sequence[Cell]) -> TrialData:
+def _trial_data(federation: Federation, group: Sequence[Trial]) -> TrialData:
     """Returns partitions, keys and traced options of a group.
 
     Clients are as long as the longest of all trials; what a client draws does not
@@ -124,9 +122,9 @@ class GroupProgram:
     def __init__(
         self,
         federation: Federation,
-        group: Sequence[Cell],
+        group: Sequence[Trial],
         devices: list[Any],
-        inner: client_map.CohortMap | None = None,
+        inner: client_map.ClientMap | None = None,
     ):
         # Who shares the hardware how.
         config, mesh = group[0].config, client_map.device_mesh(devices)
@@ -141,7 +139,8 @@ class GroupProgram:
             self._batches = client_map.sharded(mesh, one_by_one)
             trials = inner or one_by_one
         # Where devices share clients, each gets the examples of its clients.
-        self._by_row = by_trial and config.algorithm not in LOOKS_AT_EXAMPLES
+        row = ALGORITHMS[config.algorithm]
+        self._by_row = by_trial and not row.reads_examples
         # Copies of the last trial fill the devices up; their results are ignored.
         missing = -len(group) % len(devices) if by_trial else 0
         self._federation, self._trials = federation, list(group)
@@ -170,14 +169,14 @@ class GroupProgram:
         states = states._replace(round=number)
         self._places = jax.tree.map(lambda leaf: leaf.sharding, states)
         jitted = jax.jit(
-            sweeps.over_cells(self._run, trials),
+            sweeps.over_trials(self._run, trials),
             donate_argnums=0,
             out_shardings=(self._places, divided),
         )
         self._compiled = jitted.lower(states, self._shared, self._data).compile()
         self.compile_seconds = time.perf_counter() - start
 
-    def _first_state(self, trial: Cell) -> State:
+    def _first_state(self, trial: Trial) -> State:
         keys = Keys.from_seed(trial.config.seed)
         model = self._federation.model
         return self._algorithm(trial, model).init(keys.state, model.init(keys.model))
@@ -188,7 +187,7 @@ class GroupProgram:
         return jax.device_put(states, self._places)
 
     def _algorithm(
-        self, trial: Cell, model: Model, **changed: Any
+        self, trial: Trial, model: Model, **changed: Any
     ) -> FederatedAlgorithm:
         dataset = self._federation.dataset
         return algorithm_of(trial.config, model, dataset, self._clients, **changed)
@@ -275,5 +274,5 @@ class GroupProgram:
         data: TrialData = jax.tree.map(lambda leaf: leaf[number], self._data)
         model, clients = self._clients_of(data, self._shared.train)
         key = Keys.from_seed(trial.config.seed).of_finish()
-        alone = sweeps.cell_state(state, number)
+        alone = sweeps.trial_state(state, number)
         return self._algorithm(trial, model).finish(key, alone, clients)

@@ -1,13 +1,13 @@
-"""The files of a run's checkpoints: which are whole, which stay.
+"""The files of checkpoints: which are whole, which stay.
 
 checkpoints/
   20/               the checkpoint after round 20, there as a whole or not at all
     state/          arrays, see `checkpoints`
-    config.json     the run's own, as it was then
+    config.json     that of the run, as it was then
     metrics.jsonl   all rounds up to it
     manifest.json   checksums, see `manifest`
   saving-30/        on its way, or what a kill left of it: removed at the next start
-  damaged-20/       did not stand its check and was set aside; never removed
+  damaged-20/       failed its check and was set aside; never removed
 """
 
 import itertools
@@ -15,8 +15,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fedsparsify_jax.errors import InputError
@@ -29,10 +30,10 @@ _SAVING, _REMOVING, _DAMAGED = "saving-", "removing-", "damaged-"
 
 
 class Saved(NamedTuple):
-    """What a checkpoint has beside the arrays.
+    """Contents of a checkpoint beside the arrays.
 
     Attributes:
-      round: completed ones.
+      round: the last completed one.
       config: the content of ``config.json``.
       records: of all rounds up to it.
     """
@@ -42,13 +43,56 @@ class Saved(NamedTuple):
     records: list[Record]
 
 
+class Inventory(NamedTuple):
+    """The checkpoints in a directory, judged by their checksums.
+
+    Attributes:
+      directory: of all of them.
+      newest: the newest whole one, None if there is none.
+      damaged: newer ones by round, with what is wrong in a few words.
+      set_aside: names of those that were set aside before.
+    """
+
+    directory: Path
+    newest: Saved | None = None
+    damaged: Mapping[int, str] = MappingProxyType({})
+    set_aside: frozenset[str] = frozenset()
+
+    def newest_or_refuse(self) -> Saved | None:
+        """Returns the newest whole checkpoint, None if none was ever finished.
+
+        Raises:
+          InputError: if all are damaged: beginning again in silence would be wrong.
+        """
+        if self.newest is None and (self.damaged or self.set_aside):
+            which = [f"round {number}: {why}" for number, why in self.damaged.items()]
+            raise InputError(
+                f"no checkpoint in {self.directory} is whole "
+                f"({'; '.join(which) or 'all are set aside'}): put back a copy of one, "
+                "remove that directory to begin again with round 1, or name another "
+                "--out"
+            )
+        return self.newest
+
+    def renames(self) -> dict[str, str]:
+        """Returns new names for damaged checkpoints, so that their places are free."""
+        names = {}
+        for completed in self.damaged:
+            aside, number = f"{_DAMAGED}{completed}", 1
+            while aside in self.set_aside:
+                number += 1
+                aside = f"{_DAMAGED}{completed}-{number}"
+            names[str(completed)] = aside
+        return names
+
+
 def place_of(directory: Path, completed: int) -> Path:
-    """Where the checkpoint after so many rounds is written before it is whole."""
+    """Returns where a checkpoint is written until it is whole."""
     return directory / f"{_SAVING}{completed}"
 
 
 def rounds(directory: Path) -> list[int]:
-    """The rounds of which there is a checkpoint, good or not, in order."""
+    """Returns the rounds of all checkpoints, whole or not, in order."""
     if not directory.is_dir():
         return []
     names = [path.name for path in directory.iterdir() if path.is_dir()]
@@ -68,9 +112,9 @@ def finish(
     Args:
       directory: of all checkpoints.
       completed: rounds.
-      config: the content of ``config.json``.
+      config: content of ``config.json``.
       records: of all rounds.
-      value: what the round is judged by, None if it was not evaluated.
+      value: that the round is judged by, None if it was not evaluated.
       layout: the arrays of the state with their dtypes and shapes.
     """
     place = place_of(directory, completed)
@@ -84,7 +128,7 @@ def finish(
 
 
 def _complaints(directory: Path, completed: int, run: str | None) -> list[str]:
-    """What is wrong with a checkpoint; nothing if it is good."""
+    """Returns what is wrong with a checkpoint, nothing if it is whole."""
     path = directory / str(completed)
     content = manifest.read(path)
     if isinstance(content, str):
@@ -97,74 +141,41 @@ def _complaints(directory: Path, completed: int, run: str | None) -> list[str]:
     return manifest.damage(path)
 
 
-def newest(
-    directory: Path, run: str | None = None
-) -> tuple[Saved | None, dict[int, list[str]]]:
-    """Looks for the newest good checkpoint; changes nothing.
+def _shortened(complaints: list[str]) -> str:
+    more = f" and {len(complaints) - 3} more" if len(complaints) > 3 else ""
+    return ", ".join(complaints[:3]) + more
+
+
+def read(directory: Path, run: str | None = None) -> Inventory:
+    """Reads checkpoints from the newest to the first whole one; changes nothing.
 
     Args:
-      directory: of all checkpoints.
-      run: the run's name for itself, None if that is not known.
-
-    Returns:
-      It, None if there is none; and what is wrong with each newer one.
+      directory: of all checkpoints; need not exist.
+      run: the run's name for itself, None if that is unknown.
     """
-    damaged: dict[int, list[str]] = {}
+    newest, damaged = None, {}
     for completed in reversed(rounds(directory)):
         complaints = _complaints(directory, completed, run)
         if not complaints:
             path = directory / str(completed)
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
             lines = (path / METRICS).read_text(encoding="utf-8").splitlines()
-            records = [json.loads(line) for line in lines]
-            return Saved(completed, config, records), damaged
-        damaged[completed] = complaints
-    return None, damaged
+            newest = Saved(completed, config, [json.loads(line) for line in lines])
+            break
+        damaged[completed] = _shortened(complaints)
+    aside = directory.glob(f"{_DAMAGED}*") if directory.is_dir() else ()
+    return Inventory(directory, newest, damaged, frozenset(path.name for path in aside))
 
 
-def _told(complaints: list[str]) -> str:
-    more = f" and {len(complaints) - 3} more" if len(complaints) > 3 else ""
-    return ", ".join(complaints[:3]) + more
+def tidy(directory: Path, renames: Mapping[str, str]) -> None:
+    """Sets damaged checkpoints aside, and removes what a kill left of saving.
 
-
-def newest_or_refuse(
-    directory: Path, run: str | None = None
-) -> tuple[Saved | None, dict[int, str]]:
-    """`newest`, where damage is no reason to begin from the start without a word.
-
-    Returns:
-      The newest good checkpoint, None if none was ever finished; and what is wrong
-      with each newer one, in a few words.
-
-    Raises:
-      InputError: if there are checkpoints, but no good one.
+    Args:
+      directory: of all checkpoints; need not exist.
+      renames: see `Inventory.renames`.
     """
-    found, damaged = newest(directory, run)
-    told = {completed: _told(wrong) for completed, wrong in damaged.items()}
-    aside = directory.is_dir() and any(directory.glob(f"{_DAMAGED}*"))
-    if found is None and (told or aside):
-        which = "; ".join(f"round {number}: {wrong}" for number, wrong in told.items())
-        raise InputError(
-            f"no checkpoint in {directory} is whole ({which or 'all are set aside'}): "
-            "put back a copy of one, remove that directory to begin again with round "
-            "1, or name another --out"
-        )
-    return found, told
-
-
-def set_aside(directory: Path, completed: int) -> Path:
-    """Renames a damaged checkpoint, so that its place is free; says to what."""
-    aside = directory / f"{_DAMAGED}{completed}"
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = directory / f"{_DAMAGED}{completed}-{number}"
-    os.rename(directory / str(completed), aside)
-    return aside
-
-
-def clean(directory: Path) -> None:
-    """Removes what a kill has left of saving and removing."""
+    for name, aside in renames.items():
+        os.rename(directory / name, directory / aside)
     if directory.is_dir():
         for path in directory.iterdir():
             if path.name.startswith((_SAVING, _REMOVING)):
@@ -174,13 +185,13 @@ def clean(directory: Path) -> None:
 def kept(
     values: dict[int, float | None], last: int, best: int, higher_is_better: bool
 ) -> set[int]:
-    """The rounds whose checkpoints stay.
+    """Returns the rounds whose checkpoints stay.
 
     Args:
-      values: of every round with a checkpoint what it is judged by, if it is.
-      last: how many of the latest stay.
-      best: how many of the best stay, whether or not they are among those; the
-        earlier one of two that are equal.
+      values: that rounds with a checkpoint are judged by, None if not evaluated.
+      last: number of the latest that stay.
+      best: number of the best that stay, be they among the latest or not; of two
+        that are equal the earlier one.
       higher_is_better: which values are best.
 
     Example:
@@ -194,7 +205,7 @@ def kept(
 
 
 def other_layout(directory: Path, completed: int, layout: Sequence[str]) -> str:
-    """The first array in which a checkpoint differs from ``layout``; "" if none does.
+    """Returns the first array that differs from ``layout``; "" if none does.
 
     Args:
       directory: of all checkpoints.
@@ -204,9 +215,8 @@ def other_layout(directory: Path, completed: int, layout: Sequence[str]) -> str:
     content = manifest.read(directory / str(completed))
     if isinstance(content, str):
         return content
-    has = content["about"].get("state", [])
-    both = itertools.zip_longest(has, layout, fillvalue="nothing")
-    for one, other in both:
+    saved = content["about"].get("state", [])
+    for one, other in itertools.zip_longest(saved, layout, fillvalue="nothing"):
         if one != other:
             return f"has {one} where this run has {other}"
     return ""
@@ -218,9 +228,9 @@ def _value(path: Path) -> float | None:
 
 
 def thin_out(directory: Path, last: int, best: int, higher_is_better: bool) -> None:
-    """Removes the checkpoints that `kept` does not name; none is ever there in part."""
+    """Removes the checkpoints that `kept` does not name, each in one step."""
     values = {number: _value(directory / str(number)) for number in rounds(directory)}
     for number in values.keys() - kept(values, last, best, higher_is_better):
-        going = directory / f"{_REMOVING}{number}"
-        os.rename(directory / str(number), going)
-        shutil.rmtree(going, ignore_errors=True)
+        removing = directory / f"{_REMOVING}{number}"
+        os.rename(directory / str(number), removing)
+        shutil.rmtree(removing, ignore_errors=True)

@@ -1,15 +1,15 @@
 """Checkpoints through Orbax; the only module that imports it.
 
-A checkpoint is the whole `State` after a completed round, and what `checkpoint_files`
-puts beside it. Random numbers of a round depend on the seed and the round's number
-alone, so state and configuration decide everything that follows.
+A checkpoint is the whole `State` after a completed round, and the files that
+`checkpoint_files` puts beside it. Random numbers of a round depend on the seed and the
+round's number alone, so state and configuration decide everything that follows.
 
-Saving goes on while the next rounds run. What is copied before `save` returns is the
-state itself, so the next round may have it by donation.
+Saving continues while the next rounds run. The state is copied before `save` returns,
+so it may be donated to the next round.
 
-Several processes save and restore together, in a directory that all of them see; what
-is there twice is written once, and the first process does the rest. A run resumes on
-any number of processes and devices.
+Several processes save and restore together, in a directory that all of them see.
+Replicated arrays are written once, and the first process writes all other files. A run
+resumes on any number of processes and devices.
 """
 
 import errno
@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
 import jax
@@ -28,7 +27,7 @@ from fedsparsify_jax.runner.process import distributed
 from fedsparsify_jax.runner.storage import checkpoint_files as files
 from fedsparsify_jax.types import State
 
-# What a file system that cannot take a checkpoint says.
+# Errors of a file system that cannot take a checkpoint.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
@@ -37,20 +36,19 @@ def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def _layout(state: State) -> list[str]:
-    """Every array of a state: its place, dtype and shape."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    """Returns place, dtype and shape of every array of a state."""
     return [
         f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in leaves
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     ]
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in a few words; libraries say it in many."""
+    """Returns a few words of an error; the messages of libraries are long."""
     text = str(error)
-    for known in ("No space left on device", "Disk quota exceeded", "File too large"):
-        if known in text:
-            return known
+    for words in ("No space left on device", "Disk quota exceeded", "File too large"):
+        if words in text:
+            return words
     lines = text.splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
@@ -61,9 +59,9 @@ class Checkpoints:
     Args:
       directory: of all of them; made when the first is saved.
       config: the content of the run's ``config.json``, which goes into each.
-      keep_last: how many of the latest stay, at least 1.
-      keep_best: how many of the best stay besides.
-      higher_is_better: which are best.
+      keep_last: number of the latest that stay, at least 1.
+      keep_best: number of the best that stay besides.
+      higher_is_better: whether a larger value is better.
     """
 
     def __init__(
@@ -84,17 +82,12 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             if error is None:
                 self.wait()
         finally:
-            # Of a job that has lost a process, what is being saved may never end.
+            # In a job that has lost a process, saving may never end.
             self._thread.shutdown(wait=error is None or distributed.alone())
 
     def save(
@@ -110,7 +103,7 @@ class Checkpoints:
           completed: rounds, at least 1.
           state: may be donated as soon as this returns.
           records: of all rounds.
-          value: what the last one is judged by, None if it was not evaluated.
+          value: that the last one is judged by, None if it was not evaluated.
 
         Raises:
           InputError: if an earlier one could not be saved, or this one not begun.
@@ -134,19 +127,20 @@ class Checkpoints:
 
         self._pending = completed, self._thread.submit(finish)
         if not distributed.alone():
-            # Else the next save would wait for this one, and a process that was lost
-            # meanwhile would be noticed by JAX, which aborts, before it is by us.
+            # Otherwise the next save would wait for this one, and JAX would notice the
+            # loss of a process first, and abort.
             self.wait()
 
     def wait(self, *, only_if_done: bool = False) -> None:
-        """Waits for what is being saved.
+        """Waits for the checkpoint that is being saved.
 
         Args:
           only_if_done: do not wait, only complain.
 
         Raises:
-          InputError: if it could not be saved; the earlier ones are as they were. Of
-            several processes, whatever was raised if it does not come from a file.
+          InputError: if it could not be saved; the earlier ones are as they were. In
+            one of several processes other errors than those of files are raised as
+            they are.
         """
         if self._pending is None:
             return
@@ -162,8 +156,8 @@ class Checkpoints:
     def _give_up(self, completed: int, error: Exception) -> NoReturn:
         place = files.place_of(self._directory, completed)
         shutil.rmtree(place, ignore_errors=True)
-        good = files.rounds(self._directory)
-        after = f"after round {good[-1]}" if good else "with round 1"
+        saved = files.rounds(self._directory)
+        after = f"after round {saved[-1]}" if saved else "with round 1"
         if not distributed.alone() and getattr(error, "errno", None) not in _FULL:
             raise error  # most likely another process was lost: not about files
         raise InputError(
@@ -173,7 +167,11 @@ class Checkpoints:
         ) from error
 
     def restore(self, completed: int, like: State) -> State:
-        """The state after ``completed`` rounds, in the shapes and places of ``like``.
+        """Returns the state after ``completed`` rounds.
+
+        Args:
+          completed: rounds; of a whole checkpoint.
+          like: state with the shapes and places of the result.
 
         Raises:
           InputError: if it cannot be read or belongs to another model.

@@ -46,8 +46,30 @@ def _acquire(directory: Path) -> filelock.FileLock:
     return lock
 
 
+def unwritable(directory: Path, reason: str | None) -> str:
+    """Returns the complaint about a directory that cannot be written."""
+    return (
+        f"cannot write --out {directory}: {reason}; name a directory that can be "
+        "written"
+    )
+
+
+@contextlib.contextmanager
+def making(directory: Path) -> Iterator[None]:
+    """Makes a directory, to write the first files into it.
+
+    Raises:
+      InputError: if the directory, or a file inside, cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(unwritable(directory, error.strerror)) from error
+
+
 def refuse_if_locked(directory: Path) -> None:
-    """Complains if another process has the lock; changes nothing.
+    """Refuses a directory that another process has locked; changes nothing.
 
     Raises:
       InputError: naming that process and its host.
@@ -59,7 +81,7 @@ def refuse_if_locked(directory: Path) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds the lock of a directory, which is made if need be.
+    """Holds the lock of a directory, and makes it if it is missing.
 
     Raises:
       InputError: if another process has it, or the directory cannot be written.
@@ -71,14 +93,8 @@ def locked(directory: Path) -> Iterator[None]:
       Traceback (most recent call last):
       fedsparsify_jax.errors.InputError: --out ... is in use by process ...
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    with making(directory):
         lock = _acquire(directory)
-    except OSError as error:
-        raise InputError(
-            f"cannot write --out {directory}: {error.strerror}; name a directory that "
-            "can be written"
-        ) from error
     path = directory / LOCK
     try:
         with contextlib.suppress(OSError):  # a full disk, say: it is only for people

@@ -1,10 +1,11 @@
-"""Checksums of a directory's files, so that damage shows and has a name.
+"""Checksums of a directory's files, which detect damage and name it.
 
 ``manifest.json`` lists every other file below the directory with its size and digest,
 and carries a digest of itself. It is written last: a directory without one is not
 whole.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -14,39 +15,35 @@ from typing import Any
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "fedsparsify-checkpoint", 1
 
-_CHUNK = 2**20
-
 
 def _digest(path: Path) -> str:
-    """BLAKE2b of a file's bytes."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Returns BLAKE2b of a file's bytes."""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        new = functools.partial(hashlib.blake2b, digest_size=16)
+        return hashlib.file_digest(file, new).hexdigest()
 
 
 def own_digest(content: dict[str, Any]) -> str:
-    """A digest of JSON values, apart from the one under ``digest``."""
-    rest = {key: value for key, value in content.items() if key != "digest"}
-    text = json.dumps(rest, sort_keys=True)
+    """Returns a digest of JSON values, but for the one under ``digest``."""
+    values = {key: value for key, value in content.items() if key != "digest"}
+    text = json.dumps(values, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _files(directory: Path) -> dict[str, Path]:
-    """Everything below a directory that is not one, but the manifest."""
-    found = {}
-    for parent, links, names in os.walk(directory):
-        links = [name for name in links if (Path(parent) / name).is_symlink()]
+    """Returns all files and links below a directory, but the manifest, by name."""
+    files = {}
+    for parent, folders, names in os.walk(directory):
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
         for name in names + links:
             path = Path(parent) / name
-            found[path.relative_to(directory).as_posix()] = path
-    found.pop(MANIFEST, None)
-    return found
+            files[path.relative_to(directory).as_posix()] = path
+    files.pop(MANIFEST, None)
+    return files
 
 
 def to_disk(path: Path) -> None:
-    """Has the system write out what it still holds of a file or directory."""
+    """Flushes a file or directory from the system's memory to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -55,7 +52,7 @@ def to_disk(path: Path) -> None:
 
 
 def seal(directory: Path, about: dict[str, Any]) -> None:
-    """Writes the manifest of a directory; everything in there is on the disk then.
+    """Writes the manifest of a directory, and flushes all of it to the disk.
 
     Args:
       directory: complete but for the manifest.
@@ -76,7 +73,7 @@ def seal(directory: Path, about: dict[str, Any]) -> None:
 
 
 def read(directory: Path) -> dict[str, Any] | str:
-    """The content of a manifest, or what is wrong with it; looks at no other file."""
+    """Returns the content of a manifest, or what is wrong with it."""
     path = directory / MANIFEST
     if not path.is_file():
         return f"{MANIFEST} is missing"
@@ -94,7 +91,7 @@ def read(directory: Path) -> dict[str, Any] | str:
 
 
 def damage(directory: Path) -> list[str]:
-    """What is wrong with a directory that was sealed, file by file; nothing if whole.
+    """Returns what is wrong with a sealed directory, file by file.
 
     Example:
       >>> import tempfile
@@ -110,24 +107,22 @@ def damage(directory: Path) -> list[str]:
     content = read(directory)
     if isinstance(content, str):
         return [content]
-    there, listed = _files(directory), content["files"]
-    wrong = [f"{name} is missing" for name in listed if name not in there]
-    wrong += [f"{name} does not belong there" for name in there if name not in listed]
-    for name in sorted(set(there) & set(listed)):
-        complaint = _complaint(there[name], *listed[name])
-        if complaint:
-            wrong.append(f"{name} {complaint}")
-    return wrong
+    files, listed = _files(directory), content["files"]
+    wrong = [f"{name} is missing" for name in listed if name not in files]
+    wrong += [f"{name} does not belong there" for name in files if name not in listed]
+    both = sorted(files.keys() & listed.keys())
+    complaints = {name: _complaint(files[name], *listed[name]) for name in both}
+    return wrong + [f"{name} {why}" for name, why in complaints.items() if why]
 
 
 def _complaint(path: Path, size: int, digest: str) -> str:
-    """What is wrong with one file; "" if nothing is."""
+    """Returns what is wrong with a file; "" if nothing is."""
     if path.is_symlink() or not path.is_file():
         return "is no plain file"
     try:
-        found = path.stat().st_size
-        if found != size:
-            return f"has {found} of {size} bytes" if found < size else "is too long"
+        actual = path.stat().st_size
+        if actual != size:
+            return f"has {actual} of {size} bytes" if actual < size else "is too long"
         return "" if _digest(path) == digest else "has changed bytes"
     except OSError as error:
         return f"cannot be read ({error.strerror})"

@@ -1,7 +1,7 @@
 """The final model as files that anything can read.
 
 ``model.safetensors`` holds every array under its path (``params/Dense_0/kernel``), with
-pruned weights as exact zeros; ``model.json`` says what it is a model of.
+pruned weights as exact zeros; ``model.json`` describes the model.
 """
 
 import json
@@ -21,7 +21,7 @@ ARRAYS, DESCRIPTION = "model.safetensors", "model.json"
 def save_model(
     directory: Path, variables: Variables, description: dict[str, Any]
 ) -> None:
-    """Writes a model into a directory, which is made if need be."""
+    """Writes a model into a directory, and makes it if it is missing."""
     directory.mkdir(parents=True, exist_ok=True)
     # safetensors writes the memory of a strided view as it lies: copy to C order.
     arrays = {
@@ -33,7 +33,7 @@ def save_model(
 
 
 def load_model(directory: Path | str) -> tuple[Variables, dict[str, Any]]:
-    """Reads what `save_model` wrote: variables as NumPy arrays, and the description.
+    """Reads a saved model: variables as NumPy arrays, and the description.
 
     Raises:
       InputError: if a file is missing or damaged.

@@ -1,8 +1,8 @@
-"""The run directory: who may use it, and the small files in it.
+"""The run directory: its files, and reading and writing the small ones.
 
 config.json     the resolved options, the versions they ran with, fingerprints of the
-                data, and what a resumed run was allowed to change
-partition.json  what the clients hold, see `partition_file`
+                data, and changes that a resumed run was allowed
+partition.json  sizes and classes of the clients' examples, see `write_partition`
 metrics.jsonl   one JSON object a round
 summary.json    written at the end
 checkpoints/    see `checkpoint_files`
@@ -12,6 +12,7 @@ clients/        the clients' data, with --client-data disk, see `data.population
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -21,27 +22,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import TrainConfig, to_json
-from fedsparsify_jax.runner.storage.checkpoint_files import (
-    Saved,
-    clean,
-    newest_or_refuse,
-    set_aside,
-)
-from fedsparsify_jax.runner.storage.fingerprints import Fingerprints
-from fedsparsify_jax.runner.storage.lock import LOCK, locked, refuse_if_locked
-from fedsparsify_jax.runner.storage.manifest import own_digest
-from fedsparsify_jax.runner.storage.resume import (
-    Change,
-    changed_options,
-    refuse_data,
-    refuse_options,
-    told,
-    versions_note,
-)
+import numpy as np
 
-Record = dict[str, Any]
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.storage import checkpoint_files, resume
+from fedsparsify_jax.runner.storage.checkpoint_files import Record
+from fedsparsify_jax.runner.storage.lock import LOCK, making, unwritable
+from fedsparsify_jax.runner.storage.manifest import own_digest
 
 _PACKAGES = (
     "fedsparsify_jax",
@@ -53,9 +41,12 @@ _PACKAGES = (
     "numpy",
 )
 
+LISTED = 200
+"""Clients that ``partition.json`` lists; of a large federation the first."""
+
 
 def default_path(config: TrainConfig) -> Path:
-    """A new directory under ``runs``, named for the time and what is run."""
+    """Returns a new directory under ``runs``, named for the time and what is run."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     base = Path("runs") / f"{stamp}-{config.dataset}-{config.algorithm}"
     path, number = base, 1
@@ -66,229 +57,132 @@ def default_path(config: TrainConfig) -> Path:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """All of the text or the old file: never a torn one."""
+    """Writes a text file in one step: a kill leaves the old one or all of the new."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
-def _json(content: Any) -> str:
-    return json.dumps(content, indent=2) + "\n"
-
-
 def versions() -> dict[str, str]:
-    """What a run depends on, and in which version it is installed."""
-    found = {}
+    """Returns the installed versions of the packages that a run depends on."""
+    installed = {}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
-def _whole_config(path: Path) -> dict[str, Any] | None:
-    """The content of a ``config.json``, None if it is missing or damaged."""
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON object, for people to read, in one step."""
+    write_whole(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Returns a JSON object, None if there is no readable one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        whole = content.get("digest", own := own_digest(content)) == own
-        return content if whole and isinstance(content["options"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return None
+    return content if isinstance(content, dict) else None
 
 
+def _recorded(path: Path) -> dict[str, Any] | None:
+    """Returns the content of a ``config.json``, None if it is missing or damaged."""
+    content = read_json(path)
+    if content is None or not isinstance(content.get("options"), dict):
+        return None
+    digest = own_digest(content)
+    return content if content.get("digest", digest) == digest else None
+
+
+def random_name() -> str:
+    """Returns a name for a new run, which its checkpoints will carry."""
+    return secrets.token_hex(8)
+
+
+def names_in(path: Path, partial: str) -> set[str]:
+    """Returns names in a directory; a killed start's lock and ``partial`` are none."""
+    if not path.is_dir():
+        return set()
+    return {entry.name for entry in path.iterdir()} - {partial, LOCK}
+
+
+def obstacle(path: Path) -> str:
+    """Returns the complaint if no new directory can be written; "" if one can."""
+    if path.exists() and not path.is_dir():
+        return f"--out {path} is a file: name a directory"
+    nearest = path.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        return unwritable(path, f"{nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return unwritable(path, f"no permission to write in {nearest}")
+    return ""
+
+
+def read(path: Path) -> resume.Existing:
+    """Reads what a start has to know of a directory; changes nothing."""
+    empty = not names_in(path, "config.json.partial")
+    recorded = _recorded(path / "config.json")
+    run, metrics = (recorded or {}).get("run"), b""
+    with contextlib.suppress(OSError):
+        metrics = (path / "metrics.jsonl").read_bytes()
+    return resume.Existing(
+        path=path,
+        checkpoints=checkpoint_files.read(path / "checkpoints", run),
+        obstacle=obstacle(path) if empty else "",
+        empty=empty,
+        recorded=recorded,
+        metrics=metrics,
+        summary=read_json(path / "summary.json"),
+    )
+
+
+def plan(
+    path: Path, config: TrainConfig, fingerprints: resume.Fingerprints | None = None
+) -> resume.Plan:
+    """Returns `resume.plan` for a directory as it is now."""
+    return resume.plan(
+        read(path), config, fingerprints, versions=versions(), name=random_name()
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """One run's files.
+    """The files of a run."""
 
-    Nothing is touched before `claim`, so a run that fails its checks leaves no trace.
+    path: Path
 
-    Attributes:
-      path: where.
-      notes: what `check` found that people should know.
-      content: of ``config.json``, after `claim`.
-    """
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
 
-    def __init__(self, path: Path, config: TrainConfig):
-        self.path = path
-        self.notes: list[str] = []
-        self.content: dict[str, Any] = {}
-        self._config = to_json(config)
-        self._allow, self._mine = config.allow_changes, False
-        self._before: dict[str, Any] = {}
-        self._changes: dict[str, Change] = {}
-        self.model = path / "model"
-        self.checkpoints = path / "checkpoints"
-        self.clients = path / "clients"
-        self._metrics = path / "metrics.jsonl"
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
 
-    def check(self, *, resume: bool) -> bool:
-        """Whether there is a run to continue; touches nothing.
+    @property
+    def clients(self) -> Path:
+        return self.path / "clients"
 
-        Raises:
-          InputError: if the directory is used and not to be resumed, holds something
-            that is not a run, or a run with other options; if another process is at
-            work there; if all checkpoints are damaged.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--out {self.path} is a file: name a directory")
-        if not self._mine:
-            refuse_if_locked(self.path)
-        if not self._used():
-            self._check_writable()
-            return False
-        if not resume:
-            raise InputError(
-                f"--out {self.path} is not empty: add --resume to continue the run in "
-                "it, or name another directory"
-            )
-        self.notes.clear()
-        self._before = before = self._read_config()
-        self._changes = changed_options(before["options"], self._config)
-        refuse_options(self.path, self._changes, self._allow)
-        if self._changes:
-            self.notes.append(
-                f"changes allowed: {told(self._changes)}; this run is no longer the "
-                "one that either value alone would give"
-            )
-        other = versions_note(before.get("versions", {}), versions())
-        if other:
-            self.notes.append(other)
-        return True
-
-    def _used(self) -> bool:
-        """Whether more is there than a start that was killed inside its `claim`."""
-        if not self.path.is_dir():
-            return False
-        names = {path.name for path in self.path.iterdir()}
-        return bool(names - {"config.json.partial", LOCK})
-
-    def _read_config(self) -> dict[str, Any]:
-        """The content of ``config.json``, or of its copy in the newest checkpoint."""
-        content = _whole_config(self.path / "config.json")
-        if content is not None:
-            newest_or_refuse(self.checkpoints, content.get("run"))
-            return content
-        found, _ = newest_or_refuse(self.checkpoints)
-        if found is not None:
-            self.notes.append(
-                "config.json was damaged: taken from the checkpoint of round "
-                f"{found.round}"
-            )
-            return found.config
-        raise InputError(
-            f"--out {self.path} is not empty and holds no run to resume (no readable "
-            "config.json): name another directory"
-        )
-
-    def _check_writable(self) -> None:
-        """Complains early of what `claim` would trip over."""
-        nearest = self.path.absolute()
-        while not nearest.exists():
-            nearest = nearest.parent
-        if not nearest.is_dir():
-            raise self._unwritable(f"{nearest} is a file")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise self._unwritable(f"no permission to write in {nearest}")
-
-    def _unwritable(self, reason: str | None) -> InputError:
-        return InputError(
-            f"cannot write --out {self.path}: {reason}; name a directory that can be "
-            "written"
-        )
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps other processes out.
-
-        Raises:
-          InputError: if one is in there, or it cannot be written.
-        """
-        with locked(self.path):
-            self._mine = True
-            try:
-                yield
-            finally:
-                self._mine = False
-
-    def begin(
-        self, fingerprints: Fingerprints, *, resume: bool, rounds: int
-    ) -> Saved | None:
-        """Checks once more, now that nobody else is in here, and claims.
-
-        Sets damaged checkpoints aside, cleans up after a start that was killed, and
-        makes ``metrics.jsonl`` what the checkpoint has seen.
-
-        Args:
-          fingerprints: of the data.
-          resume: as for `check`.
-          rounds: of the whole run.
-
-        Returns:
-          The checkpoint to go on from, None to begin with round 1.
-
-        Raises:
-          InputError: see `check`; and if the run is past its end.
-        """
-        self.check(resume=resume)
-        self.refuse_other_data(fingerprints)
-        found, damaged = newest_or_refuse(self.checkpoints, self._before.get("run"))
-        if found is not None and found.round > rounds:
-            raise InputError(
-                f"--rounds is {rounds}: the run in {self.path} has completed "
-                f"{found.round}"
-            )
-        for completed, wrong in damaged.items():
-            aside = set_aside(self.checkpoints, completed)
-            self.notes.append(
-                f"the checkpoint of round {completed} is damaged ({wrong}): kept as "
-                f"{aside.name}"
-            )
-        clean(self.checkpoints)
-        self.claim(fingerprints, found.round if found else 0)
-        if self.rewind(found.records if found else []):
-            self.notes.append("metrics.jsonl was damaged: taken from the checkpoint")
-        return found
-
-    def refuse_other_data(self, fingerprints: Fingerprints) -> None:
-        """Complains of other data than the run to be continued had.
-
-        Raises:
-          InputError: naming what has changed.
-        """
-        refuse_data(self.path, self._before.get("fingerprints", {}), fingerprints)
-
-    def claim(
-        self, fingerprints: Fingerprints | None = None, completed: int = 0
-    ) -> None:
-        """Makes the directory and writes ``config.json``.
-
-        Args:
-          fingerprints: of the data.
-          completed: rounds, of a run that is continued.
+    def carry_out(self, plan: resume.Plan) -> None:
+        """Makes the directory that of the planned run, ready for its next round.
 
         Raises:
           InputError: if it cannot be written.
         """
-        history = list(self._before.get("changes", []))
-        if self._changes:
-            history.append({"after_round": completed, "options": self._changes})
-        self.content = {
-            "run": self._before.get("run") or secrets.token_hex(8),
-            "options": self._config,
-            "versions": versions(),
-            "fingerprints": fingerprints or {},
-            "changes": history,
-        }
-        self.content["digest"] = own_digest(self.content)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / "config.json", _json(self.content))
-        except OSError as error:
-            raise self._unwritable(error.strerror) from error
+        checkpoint_files.tidy(self.checkpoints, plan.renames)
+        with making(self.path):
+            write_json(self.path / "config.json", plan.content)
+        with self.writing():
+            write_whole(self.path / "metrics.jsonl", resume.lines(plan.records))
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Where files are written: a full disk is no reason for a traceback.
+        """Turns an error of the file system, such as a full disk, into one line.
 
         Raises:
           InputError: for an OSError.
@@ -301,31 +195,41 @@ class RunDirectory:
                 "the same command with --resume goes on from the last checkpoint"
             ) from error
 
-    def write_partition(self, content: dict[str, Any]) -> None:
+    def write_partition(self, targets: np.ndarray, parts: Sequence[np.ndarray]) -> None:
         """Writes ``partition.json``, on one line: it is a table."""
+        content = json.dumps(described(targets, parts)) + "\n"
         with self.writing():
-            write_whole(self.path / "partition.json", json.dumps(content) + "\n")
+            write_whole(self.path / "partition.json", content)
 
     def append(self, record: Record) -> None:
         """Adds a round to ``metrics.jsonl``."""
-        with self.writing(), self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def rewind(self, records: Sequence[Record]) -> bool:
-        """Makes ``metrics.jsonl`` the rounds that a checkpoint has seen.
-
-        Later rounds, torn lines and duplicates go; lost rounds come back.
-
-        Returns:
-          Whether any of these rounds had been lost or damaged.
-        """
-        wanted = "".join(json.dumps(record) + "\n" for record in records).encode()
-        with self.writing():
-            found = self._metrics.read_bytes() if self._metrics.is_file() else b""
-            write_whole(self._metrics, wanted.decode())
-        return not found.startswith(wanted)
+        path = self.path / "metrics.jsonl"
+        with self.writing(), path.open("a", encoding="utf-8") as file:
+            file.write(resume.lines([record]))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json``."""
         with self.writing():
-            write_whole(self.path / "summary.json", _json(summary))
+            write_json(self.path / "summary.json", summary)
+
+
+def described(targets: np.ndarray, parts: Sequence[np.ndarray]) -> dict[str, Any]:
+    """Returns the number of clients, and examples of the first: in all, and by class.
+
+    Args:
+      targets: ``[n]`` integer classes, or numbers, which are not counted by value.
+      parts: one index array a client.
+
+    Example:
+      >>> described(np.array([0, 1, 1]), [np.array([0, 1]), np.array([2])])
+      {'clients': 2, 'sizes': [2, 1], 'counts': [[1, 1], [0, 1]]}
+    """
+    listed = list(parts[:LISTED])
+    counts = None
+    if np.issubdtype(targets.dtype, np.integer) and targets.ndim == 1:
+        classes = int(targets.max()) + 1
+        counts = [
+            np.bincount(targets[part], minlength=classes).tolist() for part in listed
+        ]
+    sizes = [len(part) for part in listed]
+    return {"clients": len(parts), "sizes": sizes, "counts": counts}

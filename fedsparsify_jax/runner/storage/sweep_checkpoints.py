@@ -1,4 +1,4 @@
-"""Where a group of a sweep has got to, so that a pre-empted sweep loses a minute.
+"""Checkpoints of a program group, so that a pre-empted sweep loses a minute.
 
 SWEEP/groups/NAME/   checkpoints of a group's states, see `checkpoint_files`; NAME is
                      made of what decides them. Gone once its runs are finished.
@@ -10,18 +10,12 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from fedsparsify_jax.runner.storage.checkpoint_files import (
-    clean,
-    newest_or_refuse,
-    set_aside,
-)
+from fedsparsify_jax.runner.storage import checkpoint_files
+from fedsparsify_jax.runner.storage.checkpoint_files import Record
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.types import State
-
-Record = dict[str, Any]
 
 GROUPS = "groups"
 SAVE_SECONDS = 60.0
@@ -33,7 +27,7 @@ class GroupCheckpoints:
 
     Args:
       sweep: the sweep's directory.
-      decisive: JSON values that decide the states: options of the cells, data.
+      decisive: JSON values that decide the states: options of the trials, data.
     """
 
     def __init__(self, sweep: Path, decisive: Any):
@@ -46,31 +40,25 @@ class GroupCheckpoints:
     def __enter__(self) -> "GroupCheckpoints":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._files.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
 
     def restore(self, like: State) -> tuple[State, list[list[Record]]] | None:
-        """The newest state and every cell's records; None to begin with round 1.
+        """Returns the newest state and every trial's records; None before round 1.
 
         Sets damaged checkpoints aside.
 
         Raises:
-          InputError: if there are checkpoints, but no good one.
+          InputError: if there are checkpoints, but no whole one.
         """
-        found, damaged = newest_or_refuse(self._directory, self._name)
-        for completed in damaged:
-            set_aside(self._directory, completed)
-        clean(self._directory)
-        if found is None:
+        inventory = checkpoint_files.read(self._directory, self._name)
+        saved = inventory.newest_or_refuse()
+        checkpoint_files.tidy(self._directory, inventory.renames())
+        if saved is None:
             return None
-        rounds = [row["cells"] for row in found.records]
-        records = [list(cell) for cell in zip(*rounds, strict=True)]
-        return self._files.restore(found.round, like), records
+        rounds = [row["cells"] for row in saved.records]
+        records = [list(trial) for trial in zip(*rounds, strict=True)]
+        return self._files.restore(saved.round, like), records
 
     def save(
         self, state: State, records: Sequence[Sequence[Record]], *, now: bool = False
@@ -78,8 +66,8 @@ class GroupCheckpoints:
         """Starts to save, if it is time; waits until it is done if it has to be now.
 
         Args:
-          state: of all cells; may be donated afterwards.
-          records: of every cell, all rounds.
+          state: of all trials; may be donated afterwards.
+          records: of every trial, all rounds.
           now: whether the sweep is about to stop.
 
         Raises:
@@ -88,14 +76,14 @@ class GroupCheckpoints:
         self._files.wait(only_if_done=True)
         if not now and time.monotonic() - self._saved < SAVE_SECONDS:
             return
-        rows = [{"cells": list(cells)} for cells in zip(*records, strict=True)]
+        rows = [{"cells": list(trials)} for trials in zip(*records, strict=True)]
         self._files.save(len(rows), state, rows)
         if now:
             self._files.wait()
         self._saved = time.monotonic()
 
     def remove(self) -> None:
-        """Removes them: the group's runs are finished."""
+        """Removes all of them, once the group's runs are finished."""
         self._files.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
         parent = self._directory.parent

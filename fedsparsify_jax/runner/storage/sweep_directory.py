@@ -1,12 +1,12 @@
-"""The directory of a sweep: a run directory for every cell, and what sums them up.
+"""The directory of a sweep: a run directory for every trial, and a table of them.
 
-NAME/          the run of a cell, as ``fedsparsify train`` writes it
+NAME/          the run of a trial, as ``fedsparsify train`` writes it
 sweep.json     the options' values and the versions of the latest start
-groups/        while cells are trained, see `sweep_checkpoints`
-sweep.jsonl    a JSON object a finished cell: directory, what sets it apart, summary
+groups/        while trials are trained, see `sweep_checkpoints`
+sweep.jsonl    a JSON object a finished trial: directory, what sets it apart, summary
 
-A cell is found by its configuration, not by its name: a sweep can be started again, or
-with more values, and finished cells are taken as they are.
+A trial is recognized by its configuration, not by its name: a sweep can be started
+again, or with more values, and finished trials are taken as they are.
 """
 
 import dataclasses
@@ -14,142 +14,143 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig, to_json
-from fedsparsify_jax.runner.options.sweep_grid import Cell
-from fedsparsify_jax.runner.storage.lock import LOCK, refuse_if_locked
+from fedsparsify_jax.runner.options.sweep_grid import Trial
+from fedsparsify_jax.runner.storage import resume, run_directory
+from fedsparsify_jax.runner.storage.lock import making
 from fedsparsify_jax.runner.storage.run_directory import (
     RunDirectory,
-    versions,
+    read_json,
+    write_json,
     write_whole,
 )
 
 _OPTIONS, _TABLE = "sweep.json", "sweep.jsonl"
 
 
-def _plain(given: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """The options' values as JSON."""
-    return {
-        field: [str(value) if isinstance(value, Path) else value for value in column]
-        for field, column in given.items()
-    }
+def default_path(axes: Mapping[str, Sequence[Any]]) -> Path:
+    """Returns a directory under ``runs`` that only the same values lead to.
 
-
-def default_path(given: Mapping[str, Sequence[Any]]) -> Path:
-    """A directory under ``runs`` that only the same values lead to.
-
-    >>> given = {"dataset": ["digits"], "seed": [0, 1]}
-    >>> default_path(given) == default_path(given | {"seed": [0, 2]})
+    >>> axes = {"dataset": ["digits"], "seed": [0, 1]}
+    >>> default_path(axes) == default_path(axes | {"seed": [0, 2]})
     False
-    >>> default_path(given).name[:13]
+    >>> default_path(axes).name[:13]
     'sweep-digits-'
     """
-    text = json.dumps(_plain(given), sort_keys=True)
+    text = json.dumps(axes, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    names = [name.replace("/", "-").replace(":", "-") for name in given["dataset"]]
+    names = [name.replace("/", "-").replace(":", "-") for name in axes["dataset"]]
     return Path("runs") / "-".join(["sweep", *names, digest])
 
 
 def compared(options: Mapping[str, Any]) -> str:
-    """The options that decide results, as text."""
+    """Returns the options that decide results, as text."""
     kept = {key: value for key, value in options.items() if key not in NOT_COMPARED}
     return json.dumps(kept, sort_keys=True)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object, None if there is no readable one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+class Existing(NamedTuple):
+    """The content of a sweep's directory.
 
-
-class SweepDirectory:
-    """One sweep's files. Nothing is touched before `claim`.
-
-    Args:
-      path: where.
-      given: the options' values.
-      every: all cells.
-
-    Raises:
-      InputError: if something else is there, another process is at work in it, or it
-        cannot be written.
+    Attributes:
+      obstacle: complaint if no sweep can be written there, "" if one can.
+      runs: by name all run directories, those included that trials would have.
     """
 
-    def __init__(
-        self, path: Path, given: Mapping[str, Sequence[Any]], every: Sequence[Cell]
-    ):
-        self.path = path
-        self._given, self._every = given, list(every)
-        refuse_if_locked(path)
-        there = [entry.name for entry in path.iterdir()] if path.is_dir() else []
-        # A start that was killed inside its `claim` leaves no more than this.
-        used = bool({*there} - {f"{_OPTIONS}.partial", LOCK})
-        if used and _OPTIONS not in there:
-            raise InputError(
-                f"--out {path} is not empty and holds no sweep (no {_OPTIONS}): name "
-                "another directory"
-            )
-        if not path.is_dir():
-            RunDirectory(path, TrainConfig()).check(resume=False)
-        found = self._found() if used else {}
-        self._runs = {
-            id(cell): found.get(compared(to_json(cell.config)), path / cell.name)
-            for cell in self._every
-        }
-        for cell in self._every:
-            self.run(cell).check(resume=True)
+    obstacle: str
+    runs: Mapping[str, resume.Existing]
 
-    def _found(self) -> dict[str, Path]:
-        """The runs that are there, by what they computed."""
-        runs = {}
-        for config in sorted(self.path.glob("*/config.json")):
-            options = (_read(config) or {}).get("options")
-            if isinstance(options, dict):
-                runs[compared(options)] = config.parent
-        return runs
 
-    def config(self, cell: Cell) -> TrainConfig:
-        """A cell's configuration with its directory."""
-        return dataclasses.replace(cell.config, out=self._runs[id(cell)])
+class Plan(NamedTuple):
+    """Directories of trials, and summaries of those that are finished; by trial."""
 
-    def run(self, cell: Cell) -> RunDirectory:
-        """A cell's run directory."""
-        return RunDirectory(self._runs[id(cell)], self.config(cell))
+    runs: dict[str, Path]
+    finished: dict[str, dict[str, Any]]
 
-    def summary(self, cell: Cell) -> dict[str, Any] | None:
-        """The summary of a finished cell, None for others."""
-        return _read(self._runs[id(cell)] / "summary.json")
 
-    def claim(self) -> None:
+def read(path: Path, trials: Sequence[Trial]) -> Existing:
+    """Reads what a start has to know of a sweep's directory; changes nothing."""
+    names = run_directory.names_in(path, f"{_OPTIONS}.partial")
+    obstacle = "" if names else run_directory.obstacle(path)
+    if names and _OPTIONS not in names:
+        obstacle = (
+            f"--out {path} is not empty and holds no sweep (no {_OPTIONS}): name "
+            "another directory"
+        )
+    runs = {trial.name for trial in trials}
+    if names and not obstacle:
+        runs |= {config.parent.name for config in path.glob("*/config.json")}
+    return Existing(
+        obstacle, {name: run_directory.read(path / name) for name in sorted(runs)}
+    )
+
+
+def plan(
+    existing: Existing, trials: Sequence[Trial], versions: Mapping[str, str]
+) -> Plan:
+    """Decides which run directory a trial has, and which trials are finished.
+
+    Raises:
+      InputError: if no sweep can be written there, or a run of other options is in
+        the place of a trial.
+    """
+    if existing.obstacle:
+        raise InputError(existing.obstacle)
+    by_options = {
+        compared(run.recorded["options"]): run
+        for run in existing.runs.values()
+        if run.recorded is not None
+    }
+    result = Plan(runs={}, finished={})
+    for trial in trials:
+        options = compared(to_json(trial.config))
+        run = by_options.get(options, existing.runs[trial.name])
+        config = dataclasses.replace(trial.config, out=run.path, resume=True)
+        resume.plan(run, config, versions=versions, name=trial.name)
+        result.runs[trial.name] = run.path
+        if run.summary is not None:
+            result.finished[trial.name] = run.summary
+    return result
+
+
+class SweepDirectory(NamedTuple):
+    """The files of a sweep; `runs` are those of its `Plan`."""
+
+    path: Path
+    runs: Mapping[str, Path]
+
+    def config(self, trial: Trial) -> TrainConfig:
+        """Returns a trial's configuration with its directory."""
+        return dataclasses.replace(trial.config, out=self.runs[trial.name])
+
+    def run(self, trial: Trial) -> RunDirectory:
+        """Returns a trial's run directory."""
+        return RunDirectory(self.runs[trial.name])
+
+    def summary(self, trial: Trial) -> dict[str, Any] | None:
+        """Returns the summary of a finished trial, None for others."""
+        return read_json(self.runs[trial.name] / "summary.json")
+
+    def write_options(self, axes: Mapping[str, Sequence[Any]]) -> None:
         """Makes the directory and writes ``sweep.json``.
 
         Raises:
           InputError: if it cannot be written.
         """
-        content = {"options": _plain(self._given), "versions": versions()}
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path / _OPTIONS, json.dumps(content, indent=2) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"cannot write --out {self.path}: {error.strerror}; name a directory "
-                "that can be written"
-            ) from error
+        content = {"options": axes, "versions": run_directory.versions()}
+        with making(self.path):
+            write_json(self.path / _OPTIONS, content)
 
-    def write_table(self) -> None:
-        """Writes ``sweep.jsonl`` anew from the finished cells."""
+    def write_table(self, trials: Sequence[Trial]) -> None:
+        """Writes ``sweep.jsonl`` anew from the finished trials."""
         rows = []
-        for cell in self._every:
-            summary = self.summary(cell)
+        for trial in trials:
+            summary = self.summary(trial)
             if summary is not None:
-                varied = _plain({name: [value] for name, value in cell.varied.items()})
-                apart = {name: column[0] for name, column in varied.items()}
-                run = self._runs[id(cell)].name
-                rows.append({"run": run, **apart, **summary})
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_whole(self.path / _TABLE, text)
+                run = self.runs[trial.name].name
+                row = {"run": run, **trial.varied, **summary}
+                rows.append(json.dumps(row, default=str) + "\n")
+        write_whole(self.path / _TABLE, "".join(rows))

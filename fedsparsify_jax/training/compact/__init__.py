@@ -1,8 +1,8 @@
-"""Sparsity that pays while clients train: small forms of pruned networks.
+"""Sparsity that pays while clients train: compact forms of pruned networks.
 
 A `CompactForm` holds what is left of a network: the units that can still matter, and
 of dense layers with few survivors only those, in index lists. Clients train it in place
-of the full network (``small_form=`` of every algorithm, see `small_form`); merging,
+of the full network (``compact_form=`` of every algorithm, see `wrapper`); merging,
 purging and reporting see full shapes, and the results are those of the full form up to
 the rounding of sums.
 
@@ -18,7 +18,7 @@ Sizes are static and go by concrete masks, so a form is chosen between rounds:
 >>> algorithm = algorithms.fedsparsify_global(model.apply)
 >>> state = algorithm.init(jax.random.key(1), variables)
 >>> form = CompactForm(model.apply, stages, plan_for(stages, state.masks))
->>> algorithm = algorithms.fedsparsify_global(model.apply, small_form=form)
+>>> algorithm = algorithms.fedsparsify_global(model.apply, compact_form=form)
 
 Masks that do not fit the form are trained in full, so a form never changes a result.
 """

@@ -36,7 +36,7 @@ def _rows_of_outputs(mask: jax.Array, slots: int) -> jax.Array:
 
 
 def index_lists(mask: jax.Array, rows: int, slots: int) -> Lists:
-    """The lists of a mask ``[inputs, outputs]``; what exceeds ``rows`` is left out.
+    """Lists a mask's entries ``[inputs, outputs]``; those past ``rows`` are left out.
 
     Example:
       >>> lists = index_lists(jnp.array([[True, False], [False, False], [True, True]]),
@@ -65,19 +65,19 @@ def index_lists(mask: jax.Array, rows: int, slots: int) -> Lists:
 
 
 def pack(lists: Lists, kernel: jax.Array) -> jax.Array:
-    """The listed entries ``[rows, slots]`` of a kernel ``[inputs, outputs]``."""
+    """Gathers listed entries ``[rows, slots]`` of a kernel ``[inputs, outputs]``."""
     values = kernel.at[lists.inputs, lists.owner[:, None]].get(mode="clip")
     return jnp.where(lists.valid, values, jnp.zeros_like(values))
 
 
 def unpack(lists: Lists, values: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A kernel ``[inputs, outputs]`` with its listed entries replaced."""
+    """Replaces the listed entries of a kernel ``[inputs, outputs]``."""
     place = jnp.where(lists.valid, lists.inputs, kernel.shape[0])
     return kernel.at[place, lists.owner[:, None]].set(values, mode="drop")
 
 
 def matmul(lists: Lists, values: jax.Array, x: jax.Array) -> jax.Array:
-    """``kernel.T @ x`` with the listed entries only.
+    """Multiplies ``kernel.T @ x`` with the listed entries only.
 
     Args:
       lists: the places of the survivors; of padding the values must be zero.

@@ -1,4 +1,4 @@
-"""The small form of a sequential network: living units, surviving weights."""
+"""The compact form of a sequential network: living units, surviving weights."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ class Lists(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The static sizes of a small form.
+    """The static sizes of a compact form.
 
     Attributes:
       units: room for the living units of every edge, see `structure.alive_units`; None
@@ -35,12 +35,12 @@ class Plan(NamedTuple):
 
 
 def full_plan(stages: Sequence[Stage]) -> Plan:
-    """The plan that keeps everything in its place."""
+    """Returns the plan that keeps everything in its place."""
     return Plan((None,) * (len(stages) + 1), (None,) * len(stages))
 
 
 class Index(NamedTuple):
-    """Where everything of a small form is."""
+    """The places of the entries of a compact form."""
 
     fits: jax.Array  # bool scalar
     units: tuple[jax.Array | None, ...]  # [room] int32, padded with the number of units
@@ -49,7 +49,7 @@ class Index(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CompactForm:
-    """A `small_form.SmallForm` of living units and index lists.
+    """A `wrapper.Form` of living units and index lists.
 
     Attributes:
       apply_fn: the model's forward pass.
@@ -62,7 +62,7 @@ class CompactForm:
     plan: Plan
 
     def index(self, masks: Masks) -> Index:
-        """Where everything is, for these masks."""
+        """Returns the places of all entries, for these masks."""
         alive = alive_units(self.stages, masks)
         fits = jnp.bool_(True)
         units: list[jax.Array | None] = []
@@ -83,8 +83,8 @@ class CompactForm:
             lists.append(ellpack.index_lists(mask, size.rows, size.slots))
         return Index(fits, tuple(units), tuple(lists))
 
-    def shrink(self, index: Index, variables: PyTree) -> PyTree:
-        """Variables or masks in small shapes."""
+    def compact(self, index: Index, variables: PyTree) -> PyTree:
+        """Returns variables or masks in compact shapes."""
         params = variables["params"]
         for number, stage in enumerate(self.stages):
             lists = self._lists(number, index, params)
@@ -98,7 +98,7 @@ class CompactForm:
         return {**variables, "params": params}
 
     def expand(self, index: Index, small: Variables, variables: Variables) -> Variables:
-        """Full variables with the small ones written into them."""
+        """Writes compact variables into full ones."""
         params = variables["params"]
         for number, stage in enumerate(self.stages):
             new, own = entry(small["params"], stage.path), entry(params, stage.path)
@@ -117,7 +117,7 @@ class CompactForm:
         return {**small, "params": params}
 
     def apply(self, index: Index) -> ApplyFn:
-        """The forward pass on small variables."""
+        """Returns the forward pass on compact variables."""
         replacements: dict[Path, Replacement] = {}
         for number, stage in enumerate(self.stages):
             first = index.units[0] if number == 0 else None
@@ -130,7 +130,7 @@ class CompactForm:
         return replaced(self.apply_fn, replacements, norms)
 
     def _lists(self, number: int, index: Index, params: PyTree) -> ellpack.Lists | None:
-        """A stage's lists with the places that inputs and outputs have in full."""
+        """Returns a stage's lists with the places of inputs and outputs in full."""
         lists = index.lists[number]
         if lists is None:
             return None
@@ -143,7 +143,7 @@ class CompactForm:
     def _gather(
         self, number: int, units: Any, params: PyTree, *, kernel: bool = True
     ) -> dict[str, jax.Array]:
-        """A stage's own leaves at its living units, zero where those are padding."""
+        """Gathers a stage's leaves at its living units, zero in the padding."""
         own = dict(entry(params, self.stages[number].path))
         for name, rows, columns in self._places(number, units, own):
             if name == "kernel" and not kernel:
@@ -154,7 +154,7 @@ class CompactForm:
         return own
 
     def _norms(self, units: Any) -> Iterator[tuple[Path, jax.Array]]:
-        """Path and units of the batch norms that have only some of their channels."""
+        """Yields path and units of the batch norms with only some of their channels."""
         for stage, kept in zip(self.stages, units[1:], strict=True):
             if stage.norm is not None and kept is not None:
                 yield stage.norm, kept
@@ -162,7 +162,7 @@ class CompactForm:
     def _places(
         self, number: int, units: Any, own: Mapping[str, jax.Array]
     ) -> Iterator[tuple[str, jax.Array | None, jax.Array | None]]:
-        """Name, rows (of the kernel only) and columns of a stage's leaves."""
+        """Yields name, rows (of the kernel only) and columns of a stage's leaves."""
         before, columns = units[number], units[number + 1]
         rows = before
         if before is not None:
@@ -199,7 +199,7 @@ def _scatter(
 
 
 def _with_entry(tree: Any, path: Path, new: Any) -> Any:
-    """A nested dict with another entry at a path."""
+    """Replaces the entry at a path of a nested dict."""
     if not path:
         return new
     return {**tree, path[0]: _with_entry(tree[path[0]], path[1:], new)}
@@ -212,7 +212,7 @@ def _layer(
     x: jax.Array,
     call: LayerCall,
 ) -> jax.Array:
-    """A layer with weights on the inputs that it reads."""
+    """Applies a layer to the inputs that it reads."""
     if inputs is not None:
         x = jnp.take(x, inputs, axis=-1, mode="clip")
     if lists is None:
@@ -228,7 +228,7 @@ def _dropout(
     x: jax.Array,
     call: LayerCall,
 ) -> jax.Array:
-    """The entries of the full layer's dropout that belong to living units."""
+    """Draws the full layer's dropout, of which it takes the living units."""
     del own
     factor = call(jnp.ones((*x.shape[:-1], width), x.dtype))
     return x * jnp.take(factor, kept, axis=-1, mode="clip")

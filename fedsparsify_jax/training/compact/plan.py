@@ -1,4 +1,4 @@
-"""Which form pays: the sizes of a small form for given masks, by measured costs.
+"""Which form pays: the sizes of a compact form for given masks, by measured costs.
 
 The costs are nanoseconds of one core for one client step of 32 examples, forward,
 backward and update (AMD EPYC, jax 0.10.2, `benchmarks/sparse_training.py`). Only their
@@ -31,7 +31,7 @@ SLOTS = (4, 8, 16, 32, 64)
 
 
 def bucket(count: int, limit: int) -> int:
-    """A count rounded up by at most an eighth, so that nearby counts share a program.
+    """Rounds a count up by an eighth at most, so close counts share a program.
 
     >>> [bucket(count, 784) for count in (1, 13, 93, 247, 540, 780)]
     [1, 13, 96, 256, 576, 784]
@@ -41,7 +41,7 @@ def bucket(count: int, limit: int) -> int:
 
 
 def plan_for(stages: Sequence[Stage], masks: Masks, *, lists: bool = True) -> Plan:
-    """The cheapest small form that these masks fit.
+    """Returns the sizes of the cheapest compact form that these masks fit.
 
     Masks that keep less of the same fit it too.
 
@@ -78,7 +78,7 @@ def plan_for(stages: Sequence[Stage], masks: Masks, *, lists: bool = True) -> Pl
 def _lists(
     stage: Stage, first: bool, alive: Sequence[np.ndarray], masks: Masks
 ) -> Lists | None:
-    """The cheapest index lists of a stage; None if it is cheaper held densely."""
+    """Returns the cheapest index lists of a stage; None if it is cheaper dense."""
     if stage.kind != "Dense" or stage.places > 1:
         return None
     mask = np.asarray(entry(masks["params"], stage.path)["kernel"])
@@ -116,7 +116,7 @@ def step_cost(stages: Sequence[Stage], masks: Masks, plan: Plan | None = None) -
     Args:
       stages: of the network.
       masks: of its variables; only shapes matter.
-      plan: of a small form; None for the full one.
+      plan: of a compact form; None for the full one.
 
     Example:
       >>> stages = (Stage(("a",), "Dense", 100, 64),)
@@ -150,7 +150,7 @@ def next_form(
     *,
     gain: float = 0.85,
 ) -> CompactForm | None:
-    """A small form worth another program, for the masks at hand between rounds.
+    """Returns a compact form worth another program, for the masks between rounds.
 
     Args:
       apply_fn: the model's forward pass.

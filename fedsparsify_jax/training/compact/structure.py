@@ -30,7 +30,7 @@ class Stage(NamedTuple):
 
 
 def stages_of(layers: Iterable[Layer]) -> tuple[Stage, ...]:
-    """The stages of a sequential network; ``()`` if it has layers of other kinds.
+    """Returns the stages of a sequential network; ``()`` if it has other layers.
 
     >>> dense, drop = Layer(("a",), "Dense", 4, 3), Layer(("b",), "Dropout", 3, 3)
     >>> [(stage.path, stage.dropouts) for stage in stages_of([dense, drop])]
@@ -56,14 +56,14 @@ def stages_of(layers: Iterable[Layer]) -> tuple[Stage, ...]:
 
 
 def entry(tree: Any, path: Path) -> dict[str, Any]:
-    """The parameters of a layer, by its path."""
+    """Returns the parameters of a layer, by its path."""
     for name in path:
         tree = tree[name]
     return tree
 
 
 def alive_units(stages: tuple[Stage, ...], masks: Masks) -> tuple[jax.Array, ...]:
-    """Which units can change an output or still be trained, edge by edge.
+    """Finds the units that can change an output or be trained, edge by edge.
 
     A unit is alive if surviving weights lead from it to an output, and a surviving
     bias or surviving weights from living inputs lead to it. All others give zero or are
@@ -110,7 +110,7 @@ def alive_units(stages: tuple[Stage, ...], masks: Masks) -> tuple[jax.Array, ...
 
 
 def _unit_mask(stage: Stage, kernel: jax.Array) -> jax.Array:
-    """The mask of a kernel as ``[inputs, outputs]``, any place of a window."""
+    """Returns the mask of a kernel as ``[inputs, outputs]``, any place of a window."""
     if stage.kind == "Dense":
         return kernel
     return jnp.any(kernel, axis=tuple(range(kernel.ndim - 2)))

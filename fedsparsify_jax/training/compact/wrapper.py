@@ -1,9 +1,9 @@
-"""Local training on a smaller form of the model, with the results of the full one.
+"""Local training on a compact model, with the results of the full one.
 
 Where masks are the same for all clients of a round, a network with most of its weights
 pruned may be trained as a smaller one: the weights are gathered into small arrays, the
 client trains those, and the result is written back to full shapes before anything else
-sees it. `sparse_training` makes such forms; the engine only knows the protocol here.
+sees it. `training.compact` makes such forms; the engine only knows the protocol here.
 """
 
 from collections.abc import Callable
@@ -11,31 +11,31 @@ from typing import Any, Protocol
 
 import jax
 
-from fedsparsify_jax import masks
-from fedsparsify_jax.client_map import ClientFn, CohortMap
+from fedsparsify_jax import masks, trees
+from fedsparsify_jax.client_map import ClientFn, ClientMap, SumFn, no_sums
 from fedsparsify_jax.method import Context, Method, no_projection
 from fedsparsify_jax.training.local import Trained, TrainFn
 from fedsparsify_jax.types import ApplyFn, ClientData, Key, Masks, PyTree, Variables
 
 
-class SmallForm(Protocol):
-    """A smaller form of a model; its shapes are static, what they hold is traced."""
+class Form(Protocol):
+    """A compact form of a model; its shapes are static, what they hold is traced."""
 
     def index(self, masks: Masks) -> Any:
-        """Once a round: where everything of the small form is, for the round's masks.
+        """Returns, once a round, where the entries of the compact model are.
 
-        The result has a field ``fits``, a bool scalar: whether these masks fit the
-        small shapes. If they do not, clients train the full form.
+        The result has a field ``fits``, a bool scalar: whether the round's masks fit
+        the compact shapes. If they do not, clients train the full model.
         """
 
-    def shrink(self, index: Any, variables: PyTree) -> PyTree:
-        """Variables or masks in small shapes; what is only padding is zero or False."""
+    def compact(self, index: Any, variables: PyTree) -> PyTree:
+        """Returns variables or masks in compact shapes; padding is zero or False."""
 
     def apply(self, index: Any) -> ApplyFn:
-        """The forward pass on small variables."""
+        """Returns the forward pass on compact variables."""
 
     def expand(self, index: Any, small: Variables, variables: Variables) -> Variables:
-        """Full variables with what the small ones hold written into them."""
+        """Writes compact variables into full ones."""
 
 
 class UnsuitableError(ValueError):
@@ -45,13 +45,13 @@ class UnsuitableError(ValueError):
 def check(
     method: Method, *, optimizer: bool, keeps_optimizer: bool, fine_tunes: bool
 ) -> None:
-    """Is the method's local training the same thing on a smaller form?
+    """Checks that the method's local training is the same on a compact model.
 
     Raises:
       UnsuitableError: one line that says what needs the full shapes.
     """
     plain = Method(aggregate=method.aggregate)
-    for name in ("receive", "objective", "memory", "gradient"):
+    for name in ("receive", "objective", "gradient"):
         if getattr(method, name) is not getattr(plain, name):
             raise UnsuitableError(f"the method's hook {name!r} sees the full shapes")
     if method.project not in (masks.apply, no_projection):
@@ -64,37 +64,37 @@ def check(
         raise UnsuitableError("clients fine-tune under masks of their own")
 
 
-def indexed(cohort: CohortMap, form: SmallForm) -> CohortMap:
-    """A cohort strategy whose clients find the round's index in ``context.small``."""
+def indexed(client_map: ClientMap, form: Form) -> ClientMap:
+    """Returns a `ClientMap` whose clients see the index in ``context.compact``."""
 
     def run(
-        fn: ClientFn, shared: Context, stacked: PyTree, *more: Any, **named: Any
-    ) -> Any:
-        context = shared._replace(small=form.index(shared.masks))
-        return cohort(fn, context, stacked, *more, **named)
+        fn: ClientFn, shared: Context, stacked: PyTree, summed: SumFn = no_sums
+    ) -> tuple[PyTree, Any]:
+        context = shared._replace(compact=form.index(shared.masks))
+        return client_map(fn, context, stacked, summed)
 
     return run
 
 
-def small_or_full(
+def compact_or_full(
     full: TrainFn,
-    form: SmallForm,
+    form: Form,
     method: Method,
     build: Callable[[ApplyFn], TrainFn],
     new_optimizer: Callable[[Variables], PyTree],
 ) -> TrainFn:
-    """Trains on the small form where the round's masks fit it, in full otherwise.
+    """Trains the compact model where the round's masks fit it, the full one otherwise.
 
     Args:
       full: the training of the model as it is.
-      form: its small form.
+      form: its compact form.
       method: the hooks, which `check` accepts.
       build: a forward pass to the training with it.
       new_optimizer: variables to the state that an optimizer starts from.
 
     Returns:
-      A training that reads the index of the round from ``context.small``. The state of
-      the optimizer comes back as it went in, for nobody reads it.
+      A training that reads the index of the round from ``context.compact``. The state
+      of the optimizer comes back as it went in, for it is not kept.
     """
 
     def train(
@@ -107,17 +107,16 @@ def small_or_full(
         memory: PyTree | None = None,
         effort: jax.Array | None = None,
     ) -> Trained:
-        index = context.small
-        # As plain numbers: see the setup in `rounds`.
-        bits, impl = jax.random.key_data(key), jax.random.key_impl(key)
+        index = context.compact
+        numbers, with_keys = trees.hide_keys(key)
 
-        def on_small_form() -> Trained:
+        def on_compact() -> Trained:
             start = method.project(masks, variables)
-            small = form.shrink(index, start)
+            small = form.compact(index, start)
             trained = build(form.apply(index))(
-                jax.random.wrap_key_data(bits, impl=impl),
+                with_keys(numbers),
                 small,
-                form.shrink(index, masks),
+                form.compact(index, masks),
                 new_optimizer(small),
                 data,
                 context,
@@ -128,7 +127,7 @@ def small_or_full(
 
         def in_full() -> Trained:
             trained = full(
-                jax.random.wrap_key_data(bits, impl=impl),
+                with_keys(numbers),
                 variables,
                 masks,
                 optimizer_state,
@@ -139,6 +138,6 @@ def small_or_full(
             )
             return trained._replace(optimizer=optimizer_state)
 
-        return jax.lax.cond(index.fits, on_small_form, in_full)
+        return jax.lax.cond(index.fits, on_compact, in_full)
 
     return train

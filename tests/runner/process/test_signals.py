@@ -26,7 +26,7 @@ def usual():
 
 @pytest.mark.parametrize("number", BOTH)
 def test_the_first_signal_is_only_noted_inside_a_round(number):
-    with catching() as stop, stop.gentle():
+    with catching() as stop, stop.deferred():
         signal.raise_signal(number)
         assert stop.number == number
 
@@ -34,7 +34,7 @@ def test_the_first_signal_is_only_noted_inside_a_round(number):
 @pytest.mark.parametrize(("number", "status"), [(BOTH[0], 143), (BOTH[1], 130)])
 def test_elsewhere_it_raises(number, status):
     with pytest.raises(Stopped) as caught, catching() as stop:
-        with stop.gentle():
+        with stop.deferred():
             pass
         signal.raise_signal(number)
     assert caught.value.status == status
@@ -64,7 +64,7 @@ def test_what_a_caller_installed_stays():
     seen = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
-        with catching() as stop, stop.gentle():
+        with catching() as stop, stop.deferred():
             signal.raise_signal(signal.SIGTERM)
             assert stop.number == 0
     finally:
@@ -94,7 +94,11 @@ def test_other_threads_install_nothing():
 
 def test_a_librarys_second_sigint_is_the_usual_interrupt(monkeypatch):
     monkeypatch.setattr(signals, "SAME", 0.0)
-    with pytest.raises(KeyboardInterrupt) as caught, catching() as stop, stop.gentle():
+    with (
+        pytest.raises(KeyboardInterrupt) as caught,
+        catching() as stop,
+        stop.deferred(),
+    ):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
     assert not isinstance(caught.value, Stopped)
@@ -105,7 +109,7 @@ BUSY = """
 import hashlib, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 module = runpy.run_path(sys.argv[1])
-with module["catching"](at_once=True) as stop, stop.gentle():
+with module["catching"](at_once=True) as stop, stop.deferred():
     print("ready", flush=True)
     # One instruction for minutes, as a compiled round is: no handler runs meanwhile.
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)

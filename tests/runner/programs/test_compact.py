@@ -19,7 +19,7 @@ MLP = models.build("mlp", input_shape=(300,), num_classes=10, hidden=(128,))
 
 def chooser(model=MLP, build=algorithms.fedsparsify_global, shape=(300,), **changes):
     def with_form(form):
-        return build(model.apply, small_form=form)
+        return build(model.apply, compact_form=form)
 
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     options = {"client_steps": 1e4, "platform": "cpu"} | changes

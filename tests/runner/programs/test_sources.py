@@ -136,7 +136,7 @@ def test_a_store_settles_how_many_clients_there_are(capsys):
     "changes",
     [
         {"finish": lambda key, state, clients: state},  # all clients at the end
-        {"cohort": None, "play": None, "scouts": None},
+        {"cohorts": None},
     ],
 )
 def test_algorithms_that_need_all_clients_are_refused(changes, monkeypatch, capsys):

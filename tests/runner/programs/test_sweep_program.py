@@ -1,5 +1,6 @@
 """One program for a group: the numbers of the single runs, whatever is traced."""
 
+import inspect
 import types
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from fedsparsify_jax import algorithms, client_map
-from fedsparsify_jax.runner.options.config import TrainConfig
-from fedsparsify_jax.runner.options.registry import ALGORITHMS, takes
+from fedsparsify_jax import client_map
+from fedsparsify_jax.algorithms.registry import ALGORITHMS
+from fedsparsify_jax.runner.options.config import TrainConfig, having
+from fedsparsify_jax.runner.options.registry import takes
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.options.sweep_grid import TRACED, Cell, groups, traced
+from fedsparsify_jax.runner.options.schema import TRACED
+from fedsparsify_jax.runner.options.sweep_grid import Trial, program_groups, traced
 from fedsparsify_jax.runner.programs.federation import Keys, assemble, round_key
 from fedsparsify_jax.runner.programs.placement import sharded_by_trial
 from fedsparsify_jax.runner.programs.program import (
@@ -20,10 +23,7 @@ from fedsparsify_jax.runner.programs.program import (
     evaluate_sets,
     evaluation_sets,
 )
-from fedsparsify_jax.runner.programs.sweep_program import (
-    LOOKS_AT_EXAMPLES,
-    GroupProgram,
-)
+from fedsparsify_jax.runner.programs.sweep_program import GroupProgram
 
 ROUNDS = 3
 # Two values of every traced option.
@@ -71,8 +71,8 @@ def make(file, changes, **shared):
     """A group of trials from what sets each apart."""
     base = {"dataset": "npz", "data_dir": file, "num_clients": 3, "rounds": ROUNDS}
     base |= {"local_epochs": 1, "batch_size": 4} | shared
-    group = [Cell(resolve(TrainConfig(**base, **change)), {}) for change in changes]
-    assert len(groups(group)) == 1
+    group = [Trial(resolve(TrainConfig(**base, **change)), {}) for change in changes]
+    assert len(program_groups(group)) == 1
     return group
 
 
@@ -124,18 +124,14 @@ def test_traced_options_give_the_numbers_of_single_runs(algorithm, file):
 def test_every_traced_option_is_tried_by_some_algorithm():
     tried = {field for field in VALUES for name in TRIED if takes(name, field)}
     assert tried | set(OF_ALL) | {"purge_share"} == set(VALUES)
-    assert set(VALUES) | set(HOSTILE) == set(TRACED)
+    assert set(VALUES) | set(HOSTILE) == set(having(TRACED))
 
 
-def test_who_looks_at_examples_is_known():
-    """Clients have row numbers for examples; who wants more must be on the list."""
-    folder = Path(algorithms.__file__).parent
-    readers = [
-        name
-        for name in ALGORITHMS
-        if "clients.x" in (folder / f"{name.replace('-', '_')}.py").read_text()
-    ]
-    assert readers == list(LOOKS_AT_EXAMPLES)
+@pytest.mark.parametrize("row", ALGORITHMS.values(), ids=ALGORITHMS)
+def test_a_row_says_whether_an_algorithm_reads_examples(row):
+    """Clients have row numbers for examples, unless a row asks for more."""
+    text = Path(inspect.getfile(row.build)).read_text()
+    assert ("clients.data.x" in text) == row.reads_examples
 
 
 def test_the_multiplicative_schedule_is_traced_too(file):
@@ -150,8 +146,8 @@ def test_seeds_whose_clients_differ_in_length(file):
     group = make(file, changes, partition="dirichlet", optimizer_state="kept")
     federation = assemble(group[0].config, jax.devices()[:1])
     lengths = [
-        assemble(cell.config, jax.devices()[:1], federation.dataset).clients.x.shape[1]
-        for cell in group
+        assemble(trial.config, jax.devices()[:1], federation.dataset).clients.x.shape[1]
+        for trial in group
     ]
     shortest = int(np.argmin(lengths))
     assert lengths[shortest] < max(lengths)

@@ -51,8 +51,9 @@ def two(tmp_path_factory):
 
 
 def test_what_is_saved_comes_back(two):
-    found, damaged = files.newest(two, "this one")
-    assert found == files.Saved(6, CONFIG, records(6)) and damaged == {}
+    inventory = files.read(two, "this one")
+    assert inventory.newest == files.Saved(6, CONFIG, records(6))
+    assert not inventory.damaged and not inventory.set_aside
     chex.assert_trees_all_equal(restored(two, 6), state_after(6))
 
 
@@ -65,15 +66,15 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path):
         donate_argnums=0,
     )
     state = state_after(3, size=300_000)
-    wanted = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+    expected = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(3, state)
         for _ in range(5):
             state = following(state)
         jax.block_until_ready(state)
     with Checkpoints(tmp_path) as checkpoints:
-        found = checkpoints.restore(3, state)
-    chex.assert_trees_all_equal(found, wanted)
+        restored_state = checkpoints.restore(3, state)
+    chex.assert_trees_all_equal(restored_state, expected)
 
 
 def test_the_latest_and_the_best_stay(tmp_path):
@@ -150,9 +151,9 @@ def test_damage_has_a_name(two, tmp_path, damage, told):
     path = next((copy / "6" / "state").rglob("_METADATA"))
     damage(path)
     (copy / "6" / "notes.txt").write_text("mine")
-    found, damaged = files.newest(copy, "this one")
-    assert found.round == 3 and damaged.keys() == {6}
-    foreign, complaint = sorted(damaged[6])
+    inventory = files.read(copy, "this one")
+    assert inventory.newest.round == 3 and inventory.damaged.keys() == {6}
+    foreign, complaint = sorted(inventory.damaged[6].split(", "))
     assert foreign == "notes.txt does not belong there"
     assert complaint.startswith("state/state/_METADATA") and re.search(told, complaint)
 
@@ -181,14 +182,15 @@ def test_bytes_flipped_anywhere_never_change_a_result(two, tmp_path_factory, dat
                 path.with_name("foreign").write_bytes(content)
         path.write_bytes(content)
     try:
-        found, damaged = files.newest_or_refuse(copy, "this one")
+        inventory = files.read(copy, "this one")
+        saved = inventory.newest_or_refuse()
     except InputError as error:
         assert "is whole" in str(error) and "\n" not in str(error)
         return
-    assert found.round == 6 or damaged.keys() == {6}
-    assert found == files.Saved(found.round, CONFIG, records(found.round))
-    state = restored(copy, found.round)
-    chex.assert_trees_all_equal(state, state_after(found.round))
+    assert saved.round == 6 or inventory.damaged.keys() == {6}
+    assert saved == files.Saved(saved.round, CONFIG, records(saved.round))
+    state = restored(copy, saved.round)
+    chex.assert_trees_all_equal(state, state_after(saved.round))
     shutil.rmtree(copy)
 
 
@@ -199,5 +201,6 @@ def test_a_manifest_is_no_way_to_trick_the_reader(two, tmp_path):
         if isinstance(content, dict) and "about" in content:
             content["about"]["value"] = 0.99
         path.write_text(json.dumps(content))
-        found, damaged = files.newest(copy, "this one")
-        assert found.round == 3 and "manifest.json is" in damaged[6][0]
+        inventory = files.read(copy, "this one")
+        assert inventory.newest.round == 3
+        assert "manifest.json is" in inventory.damaged[6]

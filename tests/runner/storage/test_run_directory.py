@@ -2,61 +2,77 @@
 
 import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import TrainConfig, option
+from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.storage import checkpoint_files, run_directory
+from fedsparsify_jax.runner.storage.lock import locked, refuse_if_locked
 from fedsparsify_jax.runner.storage.run_directory import RunDirectory, default_path
 
 CONFIG = resolve(TrainConfig())
+RESUMED = dataclasses.replace(CONFIG, resume=True)
+PRINTS = {"data set": "d", "partition": "p", "random keys": "k"}
 
 
-def claimed(path, config=CONFIG):
-    directory = RunDirectory(path, config)
-    assert directory.check(resume=False) is False
-    directory.claim()
-    return directory
+def record(t):
+    return {"round": t, "loss": t / 2}
 
 
-def with_rounds(path, *rounds):
-    directory = claimed(path)
+def records(completed):
+    return [record(t) for t in range(1, completed + 1)]
+
+
+def metrics(path):
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def started(path, config=CONFIG, fingerprints=PRINTS):
+    """Plans and carries out a start; returns the plan and the directory."""
+    directory = RunDirectory(path)
+    plan = run_directory.plan(path, config, fingerprints)
+    directory.carry_out(plan)
+    return plan, directory
+
+
+def with_checkpoints(path, *rounds):
+    """A run with its checkpoints, of which the arrays are a file of text."""
+    plan, directory = started(path)
+    for row in records(max(rounds)):
+        directory.append(row)
     for t in rounds:
-        directory.append({"round": t, "loss": t / 2})
+        place = checkpoint_files.place_of(directory.checkpoints, t)
+        (place / "state").mkdir(parents=True)
+        (place / "state" / "arrays").write_text(f"those of round {t}")
+        checkpoint_files.finish(
+            directory.checkpoints, t, plan.content, records(t), None
+        )
     return directory
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_nothing_is_written_before_the_claim(tmp_path, resume):
-    path = tmp_path / "deep" / "run"
-    assert RunDirectory(path, CONFIG).check(resume=resume) is False
+def resumed(path, **changes):
+    plan, _ = started(path, dataclasses.replace(RESUMED, **changes))
+    return plan.completed, list(plan.warnings)
+
+
+@pytest.mark.parametrize("config", [CONFIG, RESUMED])
+def test_reading_and_planning_write_nothing(tmp_path, config):
+    plan = run_directory.plan(tmp_path / "deep" / "run", config)
+    assert plan.completed == 0 and plan.records == ()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_claim_records_options_and_versions(tmp_path):
-    claimed(tmp_path / "deep" / "run")
+def test_a_start_records_options_and_versions(tmp_path):
+    started(tmp_path / "deep" / "run")
     config = json.loads((tmp_path / "deep" / "run" / "config.json").read_text())
     assert config["options"]["rounds"] == 50
     assert set(config["versions"]) >= {"fedsparsify_jax", "jax", "flax", "optax"}
-
-
-def test_an_empty_directory_may_be_used(tmp_path):
-    claimed(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-
-
-def test_a_used_directory_is_refused_unless_resumed(tmp_path):
-    claimed(tmp_path)
-    with pytest.raises(
-        InputError, match=r"not empty: add --resume .*another directory"
-    ):
-        RunDirectory(tmp_path, CONFIG).check(resume=False)
-    assert RunDirectory(tmp_path, CONFIG).check(resume=True) is True
+    assert config["fingerprints"] == PRINTS and config["changes"] == []
 
 
 @pytest.mark.parametrize(
@@ -70,50 +86,16 @@ def test_a_foreign_directory_is_refused_and_left_alone(tmp_path, contents):
         (tmp_path / "config.json").write_bytes(raw)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(InputError, match="holds no run to resume"):
-        RunDirectory(tmp_path, CONFIG).check(resume=True)
+        started(tmp_path, RESUMED)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_start_that_was_killed_before_its_claim_counts_as_unused(tmp_path):
+def test_a_start_that_was_killed_before_it_wrote_counts_as_unused(tmp_path):
     # The same command line must be able to start a pre-empted job again.
     (tmp_path / "config.json.partial").write_text('{"opti')
-    assert RunDirectory(tmp_path, CONFIG).check(resume=True) is False
-
-
-def test_changed_options_are_listed(tmp_path):
-    claimed(tmp_path)
-    other = dataclasses.replace(CONFIG, seed=5, batch_size=64)
-    with pytest.raises(InputError) as caught:
-        RunDirectory(tmp_path, other).check(resume=True)
-    assert "--batch-size 32 -> 64; --seed 0 -> 5" in str(caught.value)
-
-
-PRINTS = {"data set": "d", "partition": "p", "random keys": "k"}
-
-
-def with_checkpoints(path, *rounds, config=CONFIG):
-    """A run with its checkpoints, of which the arrays are a file of text."""
-    directory = RunDirectory(path, config)
-    directory.begin(PRINTS, resume=True, rounds=config.rounds)
-    for t in range(1, max(rounds) + 1):
-        directory.append(record(t))
-    for t in rounds:
-        place = checkpoint_files.place_of(directory.checkpoints, t)
-        (place / "state").mkdir(parents=True)
-        (place / "state" / "arrays").write_text(f"those of round {t}")
-        records = [record(n) for n in range(1, t + 1)]
-        checkpoint_files.finish(
-            directory.checkpoints, t, directory.content, records, None
-        )
-    return directory
-
-
-def resumed(path, **changes):
-    config = dataclasses.replace(CONFIG, resume=True, **changes)
-    directory = RunDirectory(path, config)
-    with directory.held():
-        found = directory.begin(PRINTS, resume=True, rounds=config.rounds)
-    return found and found.round, directory.notes
+    (tmp_path / ".lock").write_text("process 7")
+    assert run_directory.read(tmp_path).empty
+    assert run_directory.plan(tmp_path, CONFIG).completed == 0
 
 
 def test_safe_changes_are_allowed_on_request_and_recorded(tmp_path):
@@ -128,50 +110,6 @@ def test_safe_changes_are_allowed_on_request_and_recorded(tmp_path):
     # What is recorded stays when the run goes on.
     assert resumed(tmp_path, rounds=60) == (20, [])
     assert json.loads((tmp_path / "config.json").read_text())["changes"]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"model": "cnn"}, {"seed": 1}, {"num_clients": 9}, {"algorithm": "fedavg"}],
-)
-def test_changes_that_cannot_work_are_refused_even_on_request(tmp_path, changes):
-    with_checkpoints(tmp_path, 10)
-    name = option(next(iter(changes)))
-    with pytest.raises(InputError, match=rf"cannot go on with {name} .* not even"):
-        resumed(tmp_path, allow_changes=True, rounds=60, **changes)
-
-
-def test_a_run_cannot_end_before_where_it_is(tmp_path):
-    with_checkpoints(tmp_path, 10, 20)
-    with pytest.raises(InputError, match=r"--rounds is 15: .* has completed 20"):
-        resumed(tmp_path, rounds=15, allow_changes=True)
-
-
-@pytest.mark.parametrize("name", PRINTS)
-def test_other_data_are_refused_by_name(tmp_path, name):
-    with_checkpoints(tmp_path, 10)
-    directory = RunDirectory(tmp_path, CONFIG)
-    directory.check(resume=True)
-    directory.refuse_other_data(PRINTS)
-    with pytest.raises(InputError, match=rf"^the {name} of the run .* changed"):
-        directory.refuse_other_data(PRINTS | {name: "other"})
-
-
-def test_other_versions_are_noted(tmp_path, monkeypatch):
-    with_checkpoints(tmp_path, 10)
-    other = run_directory.versions() | {"jax": "99.0"}
-    monkeypatch.setattr(run_directory, "versions", lambda: other)
-    completed, notes = resumed(tmp_path)
-    assert completed == 10
-    assert re.search(r"other versions than so far: jax \S+ -> 99.0;", notes[0])
-
-
-def test_options_of_later_versions_count_as_their_defaults(tmp_path):
-    with_checkpoints(tmp_path, 10)
-    content = json.loads((tmp_path / "config.json").read_text())
-    del content["options"]["participation"], content["digest"]
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    assert resumed(tmp_path) == (10, [])
 
 
 @pytest.mark.parametrize(
@@ -228,98 +166,56 @@ def test_a_checkpoint_of_another_run_is_not_taken(tmp_path):
     assert completed == 10 and "it is of another run" in notes[0]
 
 
-def test_two_starts_at_once_get_one_run(tmp_path):
-    first, second = RunDirectory(tmp_path, CONFIG), RunDirectory(tmp_path, CONFIG)
-    assert first.check(resume=False) is second.check(resume=False) is False
-    with first.held():
-        first.begin(PRINTS, resume=False, rounds=50)
-        for refused in (second.held().__enter__, lambda: second.check(resume=True)):
+def test_of_two_starts_at_once_one_is_refused(tmp_path):
+    run_directory.plan(tmp_path, CONFIG)
+    with locked(tmp_path):
+        started(tmp_path)
+        for refused in (refuse_if_locked, lambda path: locked(path).__enter__()):
             with pytest.raises(InputError, match=r"in use by process \d+ on \S+: wait"):
-                refused()
+                refused(tmp_path)
     assert not (tmp_path / ".lock").exists()
-    with second.held(), pytest.raises(InputError, match="not empty: add --resume"):
-        second.begin(PRINTS, resume=False, rounds=50)
-
-
-def test_options_that_change_no_result_may_differ(tmp_path):
-    claimed(tmp_path)
-    other = dataclasses.replace(
-        CONFIG,
-        out=Path("elsewhere"),
-        resume=True,
-        checkpoint_every=3,
-        show_partition=True,
-        verbose=True,
-    )
-    assert RunDirectory(tmp_path, other).check(resume=True) is True
+    with locked(tmp_path), pytest.raises(InputError, match="not empty: add --resume"):
+        run_directory.plan(tmp_path, CONFIG)
 
 
 def test_a_file_where_the_directory_should_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file is a file: name a directory"):
-        RunDirectory(tmp_path / "file", CONFIG).check(resume=False)
+        run_directory.plan(tmp_path / "file", CONFIG)
     with pytest.raises(InputError, match=r"cannot write --out .*file is a file"):
-        RunDirectory(tmp_path / "file" / "run", CONFIG).check(resume=False)
+        run_directory.plan(tmp_path / "file" / "run", CONFIG)
 
 
 def test_a_directory_that_cannot_be_written_is_refused_early(tmp_path, monkeypatch):
     monkeypatch.setattr(run_directory.os, "access", lambda *_: False)
     with pytest.raises(InputError, match="no permission to write in"):
-        RunDirectory(tmp_path / "run", CONFIG).check(resume=False)
+        run_directory.plan(tmp_path / "run", CONFIG)
 
 
-def test_a_claim_that_fails_is_bad_input(tmp_path):
-    directory = RunDirectory(tmp_path / "run", CONFIG)
-    directory.check(resume=False)
+def test_a_directory_that_cannot_be_made_is_bad_input(tmp_path):
+    plan = run_directory.plan(tmp_path / "run", CONFIG)
     (tmp_path / "run").write_text("someone was faster")
     with pytest.raises(InputError, match=r"cannot write --out .*File exists"):
-        directory.claim()
+        RunDirectory(tmp_path / "run").carry_out(plan)
 
 
-def record(t):
-    return {"round": t, "loss": t / 2}
+@pytest.mark.parametrize("rounds", [(), (1, 2), (1, 2, 3, 4), (2, 4), (1, 1, 2)])
+def test_metrics_become_those_of_the_checkpoint(tmp_path, rounds):
+    directory = with_checkpoints(tmp_path, 3)
+    (tmp_path / "metrics.jsonl").unlink()
+    for t in rounds:
+        directory.append(record(t))
+    notes = ["metrics.jsonl was damaged: taken from the checkpoint"]
+    assert resumed(tmp_path) == (3, [] if len(rounds) == 4 else notes)
+    assert metrics(tmp_path) == records(3)
 
 
-def metrics(path):
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def test_rewind_keeps_what_the_checkpoint_has_seen(tmp_path):
-    directory = with_rounds(tmp_path, 1, 2, 3, 4)
-    assert directory.rewind([record(t) for t in (1, 2, 3)]) is False
-    assert metrics(tmp_path) == [record(t) for t in (1, 2, 3)]
-    directory.append(record(4))
-    assert directory.rewind([record(t) for t in (1, 2, 3, 4)]) is False
-    assert directory.rewind([]) is False
-    assert (tmp_path / "metrics.jsonl").read_text() == ""
-
-
-@pytest.mark.parametrize(
-    "torn", [b'{"round": 3, "lo', b'{"round": \xff\xfe', b"\0\0\0", b"3", b"[1]"]
-)
-def test_a_torn_last_line_is_dropped(tmp_path, torn):
-    directory = with_rounds(tmp_path, 1, 2)
-    with (tmp_path / "metrics.jsonl").open("ab") as file:
-        file.write(torn)
-    assert directory.rewind([record(1), record(2)]) is False
-    assert metrics(tmp_path) == [record(1), record(2)]
-
-
-@pytest.mark.parametrize("rounds", [(), (1, 2), (1, 2, 4), (2, 3, 4), (1, 1, 2)])
-def test_lost_and_doubled_rounds_come_back_from_the_checkpoint(tmp_path, rounds):
-    directory = with_rounds(tmp_path, *rounds)
-    assert directory.rewind([record(t) for t in (1, 2, 3)]) is True
-    assert metrics(tmp_path) == [record(t) for t in (1, 2, 3)]
-
-
-def test_no_partial_files_are_left(tmp_path):
-    directory = with_rounds(tmp_path, 1)
-    directory.rewind([{"round": 1}])
+def test_an_empty_directory_is_used_and_no_partial_files_are_left(tmp_path):
+    _, directory = started(tmp_path)
     directory.write_summary({"rounds": 1})
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"config.json", "metrics.jsonl", "summary.json"}
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"rounds": 1}
+    assert run_directory.read(tmp_path).summary == {"rounds": 1}
 
 
 def test_default_paths_are_new_and_say_what_they_are(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def test_rounds_on_fewer_channels_are_the_same(name):
     build = algorithms.fedsparsify_global
     method = {"final_sparsity": 0.75, "rounds": 6}
     expected = play(build, model, clients(), thin, times=2, **method)
-    found = play(build, model, clients(), thin, times=2, small_form=form, **method)
+    found = play(build, model, clients(), thin, times=2, compact_form=form, **method)
     assert bool(form.index(found[0].masks).fits)
     assert_same(found, expected)
     moved = expected[0].variables["batch_stats"]["BatchNorm_0"]["var"]

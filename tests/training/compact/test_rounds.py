@@ -61,7 +61,7 @@ def test_rounds_of_an_mlp_are_the_same(plan, name):
     build = getattr(algorithms, name)
     first = start(build(MLP.apply, **METHODS[name]), MLP, mlp_masks)
     assert bool(form.index(first.masks).fits)
-    options = METHODS[name] | {"momentum": 0.5, "small_form": form}
+    options = METHODS[name] | {"momentum": 0.5, "compact_form": form}
     found = play(build, MLP, make_clients(), mlp_masks, **options)
     assert_same(found, in_full(name))
 
@@ -82,7 +82,7 @@ def test_the_small_form_is_what_clients_train():
     plain = form_of(MLP, (5,), plan)
     form = Watched(plain.apply_fn, plain.stages, plan)
     build = algorithms.fedsparsify_global
-    play(build, MLP, make_clients(), mlp_masks, times=1, small_form=form)
+    play(build, MLP, make_clients(), mlp_masks, times=1, compact_form=form)
     assert set(seen) == {(14, 2)}
 
 
@@ -92,7 +92,7 @@ def test_masks_that_do_not_fit_are_trained_in_full():
     build = getattr(algorithms, name)
     first = start(build(MLP.apply), MLP, mlp_masks)
     assert not bool(form.index(first.masks).fits)
-    options = METHODS[name] | {"momentum": 0.5, "small_form": form}
+    options = METHODS[name] | {"momentum": 0.5, "compact_form": form}
     found = play(build, MLP, make_clients(), mlp_masks, **options)
     assert_same(found, in_full(name))
 
@@ -101,9 +101,9 @@ def test_any_cohort_strategy_will_do():
     form = form_of(MLP, (5,), PLANS["both"])
     strategy = client_map.sharded(client_map.device_mesh(), inner=client_map.chunked(1))
     name = "fedsparsify_global"
-    options = METHODS[name] | {"momentum": 0.5, "cohort": strategy}
+    options = METHODS[name] | {"momentum": 0.5, "client_map": strategy}
     build = getattr(algorithms, name)
-    found = play(build, MLP, make_clients(), mlp_masks, small_form=form, **options)
+    found = play(build, MLP, make_clients(), mlp_masks, compact_form=form, **options)
     assert_same(found, in_full(name))
 
 
@@ -119,4 +119,4 @@ def test_any_cohort_strategy_will_do():
 def test_what_needs_full_shapes_says_so(build, options, reason):
     form = form_of(MLP, (5,), PLANS["both"])
     with pytest.raises(wrapper.UnsuitableError, match=reason):
-        build(MLP.apply, small_form=form, **options)
+        build(MLP.apply, compact_form=form, **options)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedsparsify_jax.models.networks.batch_norm import EPSILON, BatchNorm, InstanceNorm
+from fedsparsify_jax.models.ops.batch_norm import EPSILON, BatchNorm, InstanceNorm
 
 LAYERS = [BatchNorm(), InstanceNorm()]
 

@@ -1,0 +1,160 @@
+"""From a method's hooks to a `types.FederatedAlgorithm`: the pieces in their order."""
+
+from typing import Unpack
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from fedsparsify_jax import masks as mask_algebra
+from fedsparsify_jax import trees
+from fedsparsify_jax.client_map import vmapped
+from fedsparsify_jax.engine.options import EngineOptions, Options, resolve
+from fedsparsify_jax.engine.records import RoundKeys
+from fedsparsify_jax.engine.round import RoundFn, client_half, round_of
+from fedsparsify_jax.engine.sampling import cohort_size, sample_cohort
+from fedsparsify_jax.engine.tuning import Tuning, tuning_of
+from fedsparsify_jax.engine.wrappers.attacks import forging, poisoned
+from fedsparsify_jax.engine.wrappers.clipping import clipped_to
+from fedsparsify_jax.engine.wrappers.ema import with_ema
+from fedsparsify_jax.engine.wrappers.setup import with_setup
+from fedsparsify_jax.method import Method, no_clients
+from fedsparsify_jax.training.compact import wrapper as compact
+from fedsparsify_jax.types import (
+    ApplyFn,
+    ClientData,
+    ClientsState,
+    Cohort,
+    Cohorts,
+    FederatedAlgorithm,
+    InitFn,
+    Key,
+    RoundInfo,
+    State,
+    Variables,
+)
+
+
+def engine(
+    apply_fn: ApplyFn, method: Method, **options: Unpack[EngineOptions]
+) -> FederatedAlgorithm:
+    """Turns a method into an algorithm.
+
+    Args:
+      apply_fn: the model's forward pass.
+      method: the hooks.
+      **options: see `options.Options`.
+
+    Returns:
+      The algorithm. Its ``init`` raises ``ValueError`` if the variables have no
+      ``params`` collection or ``num_clients`` is missing where it is needed.
+
+    Raises:
+      ValueError: for an option out of range.
+      compact.wrapper.UnsuitableError: if the method needs full shapes in local
+        training, with ``compact_form``.
+
+    Example:
+      >>> from fedsparsify_jax.aggregation.streaming import aggregate
+      >>> from fedsparsify_jax import models
+      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      >>> algorithm = engine(model.apply, Method(aggregate("mean")), batch_size=16)
+      >>> state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
+      >>> int(state.round)
+      0
+    """
+    o = resolve(options)
+    tuning = tuning_of(apply_fn, method, o)
+    client_map = o.client_map or vmapped()
+    if o.compact_form is not None:
+        client_map = compact.indexed(client_map, o.compact_form)
+
+    # What a client sends, from the inside out: its own upload, forged, clipped.
+    method = clipped_to(o.clip_norm, forging(o.attack, method))
+    clients = poisoned(o.attack, client_half(method, tuning))
+
+    run = round_of(method, clients, client_map, o.faults)
+    algorithm = gathering(init_of(method, tuning, o.num_clients), run, o)
+    return with_ema(o.server_ema, with_setup(method, algorithm))
+
+
+def init_of(method: Method, tuning: Tuning, num_clients: int | None) -> InitFn:
+    """Builds ``init`` of an algorithm: the state before round 1."""
+
+    def init(key: Key, variables: Variables) -> State:
+        del key  # every method draws what it needs in its rounds
+        if "params" not in variables:
+            raise ValueError(
+                'variables must be a dict of collections such as {"params": ...}; '
+                f"got the keys {sorted(variables)}"
+            )
+        variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
+        masks = mask_algebra.ones_like(variables)
+        kept = ClientsState(
+            optimizer=(
+                tuning.new_optimizer(variables) if tuning.keeps_optimizer else ()
+            ),
+            extra=method.upload.init(variables, masks),
+        )
+        if jax.tree.leaves(kept):
+            if num_clients is None:
+                raise ValueError("num_clients is needed to keep state for every client")
+            kept = trees.repeat(kept, num_clients)
+        return State(
+            variables=variables,
+            masks=masks,
+            round=jnp.int32(0),
+            clients=kept,
+            server=method.server.init(variables, masks),
+        )
+
+    return init
+
+
+def gathering(init: InitFn, run: RoundFn, o: Options) -> FederatedAlgorithm:
+    """Makes ``step`` of a round: sample, gather, run."""
+
+    def sample(key: Key, total: int) -> jax.Array:
+        if o.num_clients not in (None, total):
+            raise ValueError(
+                f"num_clients is {o.num_clients}, asked for {total} clients"
+            )
+        key = RoundKeys.of(jax.random.clone(key)).cohort
+        return sample_cohort(key, total, cohort_size(total, o.participation))
+
+    def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
+        _check_clients(clients, state, o.num_clients)
+        total = clients.sizes.shape[0]
+        if cohort_size(total, o.participation) == total:
+            return run(key, state, Cohort(None, clients))
+        ids = sample(key, total)
+        return run(key, state, Cohort(ids, trees.take(clients, ids)))
+
+    def run_cohort(
+        key: Key, state: State, cohort: Cohort, setup_clients: Cohort | None = None
+    ) -> tuple[State, RoundInfo]:
+        _check_cohort(cohort)
+        return run(key, state, cohort)
+
+    cohorts = Cohorts(sample=sample, run=run_cohort, setup_clients=no_clients)
+    return FederatedAlgorithm(init, step, cohorts=cohorts)
+
+
+def _check_clients(clients: ClientData, state: State, num_clients: int | None) -> None:
+    """Checks shapes, when the round is traced."""
+    chex.assert_rank(clients.sizes, 1)
+    chex.assert_equal_shape_prefix([clients.x, clients.y, clients.sizes], 1)
+    chex.assert_equal_shape_prefix([clients.x, clients.y], 2)
+    total = clients.sizes.shape[0]
+    if num_clients is not None and num_clients != total:
+        raise ValueError(f"num_clients is {num_clients}, the data has {total} clients")
+    if jax.tree.leaves(state.clients):
+        chex.assert_tree_shape_prefix(state.clients, (total,))
+
+
+def _check_cohort(cohort: Cohort) -> None:
+    """Checks shapes, when the round is traced."""
+    chex.assert_equal_shape_prefix([cohort.data.x, cohort.data.y], 2)
+    if cohort.ids is not None:
+        chex.assert_rank(cohort.ids, 1)
+        chex.assert_tree_shape_prefix(cohort.data, cohort.ids.shape)

@@ -1,0 +1,109 @@
+"""The options that every algorithm has, with their defaults."""
+
+from typing import NamedTuple, TypedDict, get_args
+
+import optax
+from jax.typing import ArrayLike
+
+from fedsparsify_jax.client_map import ClientMap
+from fedsparsify_jax.engine.sampling import cohort_size
+from fedsparsify_jax.engine.wrappers import clipping, faults
+from fedsparsify_jax.engine.wrappers.attacks import Attack
+from fedsparsify_jax.engine.wrappers.faults import Faults
+from fedsparsify_jax.training.compact.wrapper import Form
+from fedsparsify_jax.training.losses import cross_entropy
+from fedsparsify_jax.types import LossFn, OptimizerState
+
+
+class EngineOptions(TypedDict, total=False):
+    """The keyword arguments of `engine`; `Options` documents them."""
+
+    learning_rate: ArrayLike
+    momentum: ArrayLike | None
+    nesterov: bool
+    optimizer: optax.GradientTransformation | None
+    optimizer_state: OptimizerState
+    num_clients: int | None
+    loss_fn: LossFn
+    local_epochs: int
+    batch_size: int
+    participation: float
+    client_map: ClientMap | None
+    compact_form: Form | None
+    faults: Faults | None
+    attack: Attack | None
+    clip_norm: ArrayLike | None
+    server_ema: ArrayLike | None
+
+
+class Options(NamedTuple):
+    """The options of the engine.
+
+    ``learning_rate``, ``momentum``, ``clip_norm``, ``server_ema`` and the numbers of
+    ``faults`` and ``attack`` may be traced; everything else is static.
+
+    Attributes:
+      learning_rate: of the clients' SGD.
+      momentum: of the clients' SGD; None or 0 for none.
+      nesterov: whether the momentum is Nesterov's.
+      optimizer: any Optax transformation, in place of that SGD.
+      optimizer_state: ``"fresh"`` starts every client with a new state every round;
+        ``"kept"`` keeps a state for each of the N clients, as the authors' long-lived
+        Keras models do. The same thing for SGD without momentum.
+      num_clients: N; needed for whatever is kept for each client.
+      loss_fn: outputs and targets of a batch to one loss an example.
+      local_epochs: E, passes over its data that a client makes in a round.
+      batch_size: B.
+      participation: share of the clients that takes part in a round, drawn without
+        replacement; ``floor(participation * N)`` clients.
+      client_map: how the cohort's clients are run, see `client_map`; all at once by
+        default.
+      compact_form: a compact form of the model that clients train where the round's
+        masks fit it, with the same results, see `training.compact`.
+      faults: how often clients drop out, straggle or send broken numbers; never by
+        default. Broken uploads are left out in any case, see `wrappers.faults`.
+      attack: what hostile clients do, see `wrappers.attacks`.
+      clip_norm: the largest norm of a client's update; longer ones are scaled down
+        before the merge, see `wrappers.clipping`.
+      server_ema: decay of an average model to evaluate, see `wrappers.ema`.
+    """
+
+    learning_rate: ArrayLike = 0.02
+    momentum: ArrayLike | None = None
+    nesterov: bool = False
+    optimizer: optax.GradientTransformation | None = None
+    optimizer_state: OptimizerState = "fresh"
+    num_clients: int | None = None
+    loss_fn: LossFn = cross_entropy
+    local_epochs: int = 4
+    batch_size: int = 32
+    participation: float = 1.0
+    client_map: ClientMap | None = None
+    compact_form: Form | None = None
+    faults: Faults | None = None
+    attack: Attack | None = None
+    clip_norm: ArrayLike | None = None
+    server_ema: ArrayLike | None = None
+
+
+def resolve(options: EngineOptions) -> Options:
+    """Returns the options with defaults for those not given.
+
+    Raises:
+      ValueError: for a value out of range.
+
+    Example:
+      >>> resolve({"batch_size": 8}).batch_size, resolve({}).batch_size
+      (8, 32)
+    """
+    resolved = Options(**options)
+    if resolved.optimizer_state not in get_args(OptimizerState):
+        raise ValueError(
+            f"unknown optimizer_state {resolved.optimizer_state!r}: fresh or kept"
+        )
+    if resolved.num_clients is not None:
+        cohort_size(resolved.num_clients, resolved.participation)  # complain early
+    if resolved.faults is not None:
+        faults.check(resolved.faults)
+    clipping.check_norm(resolved.clip_norm)
+    return resolved

@@ -1,0 +1,149 @@
+"""The clients' local training as the engine's options have it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import jax
+import optax
+
+from fedsparsify_jax.engine.options import Options
+from fedsparsify_jax.engine.records import ClientTask
+from fedsparsify_jax.method import Context, Method
+from fedsparsify_jax.training.compact import wrapper as compact
+from fedsparsify_jax.training.local import (
+    Trained,
+    TrainFn,
+    batch_loss,
+    continued,
+    local_training,
+)
+from fedsparsify_jax.types import ApplyFn, Key, Masks, PyTree, Variables
+
+
+class FirstFn(Protocol):
+    """A client's training from the model that it starts from."""
+
+    def __call__(
+        self,
+        key: Key,
+        start: Variables,
+        masks: Masks,
+        task: ClientTask,
+        context: Context,
+    ) -> Trained: ...
+
+
+class AgainFn(Protocol):
+    """A client's model under its new masks, and its fine-tuning if there is any."""
+
+    def __call__(
+        self,
+        key: Key | None,
+        trained: Trained,
+        masks: Masks,
+        task: ClientTask,
+        context: Context,
+    ) -> Trained: ...
+
+
+class Tuning(NamedTuple):
+    """Local training as the engine's options have it."""
+
+    first: FirstFn
+    again: AgainFn
+    new_optimizer: Callable[[Variables], PyTree]
+    keeps_optimizer: bool
+    fine_tunes: bool  # whether `again` trains
+
+
+def _effort(task: ClientTask) -> jax.Array | None:
+    """Returns the share of its steps that a client makes; None for all."""
+    return None if task.member.fault is None else task.member.fault.effort
+
+
+def _sgd(o: Options) -> optax.GradientTransformation:
+    """Builds the clients' optimizer, where no other is given."""
+    # A momentum of exactly 0 would only carry a useless buffer.
+    momentum = o.momentum
+    if isinstance(momentum, int | float) and momentum == 0:
+        momentum = None
+    return optax.sgd(o.learning_rate, momentum=momentum, nesterov=o.nesterov)
+
+
+def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
+    """Builds the clients' local training.
+
+    Raises:
+      ValueError: for a negative number of epochs.
+    """
+    if method.fine_tune_epochs < 0:
+        raise ValueError(
+            f"fine_tune_epochs is {method.fine_tune_epochs}: it must be at least 0"
+        )
+    transform = o.optimizer or _sgd(o)
+
+    def training(epochs: int, apply_fn: ApplyFn = apply_fn) -> TrainFn:
+        return local_training(
+            batch_loss(apply_fn, o.loss_fn),
+            transform,
+            method,
+            epochs=epochs,
+            batch_size=o.batch_size,
+        )
+
+    def new_optimizer(variables: Variables) -> optax.OptState:
+        return transform.init({"params": variables["params"]})
+
+    keeps_optimizer = o.optimizer_state == "kept"
+    more = method.fine_tune_epochs
+    train = training(o.local_epochs)
+    if o.compact_form is not None:
+        compact.check(
+            method,
+            optimizer=o.optimizer is not None,
+            keeps_optimizer=keeps_optimizer,
+            fine_tunes=more > 0,
+        )
+        build = partial(training, o.local_epochs)
+        train = compact.compact_or_full(
+            train, o.compact_form, method, build, new_optimizer
+        )
+    fine_tune = training(more) if more else None
+
+    def first(
+        key: Key, start: Variables, masks: Masks, task: ClientTask, context: Context
+    ) -> Trained:
+        state = task.optimizer if keeps_optimizer else new_optimizer(start)
+        data, effort = task.client.data, _effort(task)
+        return train(key, start, masks, state, data, context, effort=effort)
+
+    def again(
+        key: Key | None,
+        trained: Trained,
+        masks: Masks,
+        task: ClientTask,
+        context: Context,
+    ) -> Trained:
+        variables = method.project(masks, trained.variables)
+        if fine_tune is None or key is None:
+            return trained._replace(variables=variables)
+        second = fine_tune(
+            key,
+            variables,
+            masks,
+            trained.optimizer,
+            task.client.data,
+            context,
+            trained.memory,
+            _effort(task),
+        )
+        return continued(trained, second, (o.local_epochs, more))
+
+    return Tuning(
+        first=first,
+        again=again,
+        new_optimizer=new_optimizer,
+        keeps_optimizer=keeps_optimizer,
+        fine_tunes=fine_tune is not None,
+    )

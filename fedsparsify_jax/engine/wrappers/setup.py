@@ -1,0 +1,75 @@
+"""Masks before training: a method's `method.Setup` inside round 1."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from fedsparsify_jax import trees
+from fedsparsify_jax.engine.records import RoundKeys, open_round
+from fedsparsify_jax.method import Method
+from fedsparsify_jax.types import (
+    ClientData,
+    Cohort,
+    FederatedAlgorithm,
+    Key,
+    Masks,
+    RoundInfo,
+    State,
+    Variables,
+)
+
+
+def with_setup(method: Method, algorithm: FederatedAlgorithm) -> FederatedAlgorithm:
+    """Runs the method's setup, if it has one, before anything else of round 1.
+
+    Args:
+      method: its ``setup`` sees the data of the clients that it chooses.
+      algorithm: of its other hooks.
+
+    Returns:
+      The algorithm. ``cohorts.run`` raises ``ValueError`` without the setup clients.
+    """
+    setup = method.setup
+    if setup is None or algorithm.cohorts is None:
+        return algorithm
+    inner, cohorts = algorithm, algorithm.cohorts
+
+    def prepared(key: Key, state: State, gather: Callable[[Key], Cohort]) -> State:
+        key = RoundKeys.of(jax.random.clone(key)).setup
+        numbers, with_keys = trees.hide_keys(key)
+        context = open_round(method, state)
+
+        def first() -> tuple[Variables, Masks]:
+            clients = gather(with_keys(numbers))
+            return setup.masks(with_keys(numbers), context, clients)
+
+        variables, masks = jax.lax.cond(
+            state.round == 0, first, lambda: (state.variables, state.masks)
+        )
+        return state._replace(variables=variables, masks=masks)
+
+    def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
+        def gather(key: Key) -> Cohort:
+            ids = setup.clients(key, clients.sizes).astype(jnp.int32)
+            return Cohort(ids, trees.take(clients, ids))
+
+        return inner.step(key, prepared(key, state, gather), clients)
+
+    def run(
+        key: Key, state: State, cohort: Cohort, setup_clients: Cohort | None = None
+    ) -> tuple[State, RoundInfo]:
+        if setup_clients is None:
+            raise ValueError(
+                "this method may look at clients' data before round 1: give run the "
+                "clients whose ids algorithm.cohorts.setup_clients chooses"
+            )
+        start = prepared(key, state, lambda key: setup_clients)
+        return cohorts.run(key, start, cohort)
+
+    def setup_clients(key: Key, sizes: jax.Array) -> jax.Array:
+        key = RoundKeys.of(jax.random.clone(key)).setup
+        return setup.clients(key, sizes).astype(jnp.int32)
+
+    parts = cohorts._replace(run=run, setup_clients=setup_clients)
+    return algorithm._replace(step=step, cohorts=parts)

@@ -1,0 +1,119 @@
+"""A federation whose rounds can be worked out by hand, for tests of hooks and engine.
+
+A client has one target y; its loss is half the square of w - y, summed over the entries
+of w, so that a step of rate r from w gives w - r (w - y).
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedsparsify_jax import aggregation
+from fedsparsify_jax.engine import engine
+from fedsparsify_jax.method import (
+    Aggregate,
+    Context,
+    Method,
+    ServerTransform,
+    Uploader,
+    Uploads,
+    no_state,
+    stacked,
+)
+from fedsparsify_jax.types import ClientData
+
+RATE = 0.1
+START = {"params": {"w": jnp.array([2.0, -4.0])}}
+W = np.array([2.0, -4.0])
+
+
+def clients(*targets):
+    """Clients with one example each."""
+    number = len(targets)
+    y = jnp.asarray(targets, jnp.float32)[:, None]
+    return ClientData(jnp.zeros((number, 1, 1)), y, jnp.ones(number, jnp.int32))
+
+
+DATA = clients(1.0, 3.0)
+
+
+def apply_fn(variables, x, *, train=False, key=None, valid=None):
+    """Answers with the weights, whatever the input."""
+    w = variables["params"]["w"]
+    return jnp.broadcast_to(w, (len(x), *w.shape)), {}
+
+
+def half_square(outputs, y):
+    """Half the squared distance from the target, which may be one number or a row."""
+    y = y[:, None] if y.ndim == 1 else y
+    return 0.5 * jnp.sum((outputs - y) ** 2, axis=-1)
+
+
+def stepped(w, target):
+    """The weights after one step of the toy's training."""
+    return w - RATE * (w - target)
+
+
+def weights(state):
+    return np.asarray(state.variables["params"]["w"])
+
+
+@stacked
+def mean(uploads, context):
+    """The merge of FedAvg, of all uploads at once."""
+    return aggregation.weighted_mean(uploads.variables, uploads.sizes), context.masks
+
+
+def sending(send, init=no_state):
+    return Uploader(init, send)
+
+
+def serving(update, init=no_state):
+    return ServerTransform(init, update)
+
+
+def build(method: Method, **options):
+    """The algorithm of a method on the toy: one epoch of batches of one."""
+    plain = {
+        "learning_rate": RATE,
+        "local_epochs": 1,
+        "batch_size": 1,
+        "loss_fn": half_square,
+        "num_clients": 2,
+    }
+    return engine(apply_fn, method, **plain | options)
+
+
+def run(method: Method, rounds=1, **options):
+    """Runs rounds; the state must never change its shapes. Algorithm, state, info."""
+    algorithm = build(method, **options)
+    state, step = algorithm.init(jax.random.key(0), START), jax.jit(algorithm.step)
+    for t in range(rounds):
+        old = state
+        state, info = step(jax.random.fold_in(jax.random.key(1), t), state, DATA)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, old)
+    return algorithm, state, info
+
+
+def uploads_of(variables, masks, sizes):
+    """Uploads of clients 0 to K - 1."""
+    sizes = jnp.asarray(sizes, jnp.float32)
+    return Uploads(
+        variables=variables,
+        masks=masks,
+        extra=(),
+        ids=jnp.arange(len(sizes)),
+        sizes=sizes,
+        shares=aggregation.shares(sizes),
+    )
+
+
+def context_of(variables, masks=None, server=()):
+    """The context of round 1."""
+    return Context(jnp.int32(1), jnp.float32(0), variables, masks, server, ())
+
+
+def merged(aggregate: Aggregate, uploads: Uploads, context: Context):
+    """The merge of uploads that are all there."""
+    return aggregate.merge(aggregate.sums(uploads, context), uploads, context)
