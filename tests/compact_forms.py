@@ -1,4 +1,4 @@
-"""Rounds in full and on small forms, for tests that compare them."""
+"""Rounds in full and on compact forms, for tests that compare them."""
 
 import jax
 import jax.numpy as jnp
