@@ -1,4 +1,4 @@
-"""``python -m experiments.run TABLE``: play a table, collect it, write what it says.
+"""``python -m experiments.run TABLE``: run a table, collect it, write what it says.
 
     python -m experiments.run --list
     python -m experiments.run fashion_mnist --preset smoke
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.lib import collecting, playing, rendering
+from experiments.lib import collecting, rendering, running
 from experiments.lib.registry import TABLES
 from experiments.lib.results import RESULTS, Results, path_of
 from experiments.lib.table import restrict
@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", default="paper", help="its size: smoke, short or paper (default)")
     add("--only", nargs="+", default=[], metavar="ROW", help="rows, or option=value")
     add("--data-dir", type=Path, metavar="PATH", help="where the data set is")
-    add("--runs", type=Path, metavar="DIR", default=playing.HERE / "runs")
+    add("--runs", type=Path, metavar="DIR", default=running.HERE / "runs")
     add("--results", type=Path, metavar="DIR", default=RESULTS)
     add(
         "--collect",
@@ -55,21 +55,21 @@ def _table(options: argparse.Namespace, console: Console) -> None:
     part = restrict(table, preset, options.only)
     if options.missing and options.collect is not None:
         raise InputError("--missing trains and --collect does not: choose one of them")
-    sources = [playing.directory(table, preset, options.runs)]
+    sources = [running.directory(table, preset, options.runs)]
     if options.collect is None:
-        known: Collection[str] = ()
+        finished: Collection[str] = ()
         if options.missing:
-            known = Results(part, preset, options.results).known
-        playing.play(part, preset, console, options.runs, options.data_dir, known)
+            finished = Results(part, preset, options.results).identities
+        running.run(part, preset, console, options.runs, options.data_dir, finished)
     else:
         sources = [*options.collect, *sources]
         for source in options.collect:
             if not source.is_dir():
                 raise InputError(f"--collect {source}: there is no such directory")
     path = path_of(name, preset, options.results)
-    found = collecting.collect(table, preset, sources, path)
-    console.print(f"\n{found} of {len(table.wanted(preset))} cells in {path}")
-    if found:
+    count = collecting.collect(table, preset, sources, path)
+    console.print(f"\n{count} of {len(table.cells(preset))} cells in {path}")
+    if count:
         files = rendering.table_files(name, preset, options.results)
         rendering.write(files)
         page = options.results / f"{name}-{preset}.md"
@@ -89,13 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.list:
             for table, _ in TABLES.values():
-                console.print(playing.describe(table) + "\n")
+                console.print(running.describe(table) + "\n")
         elif options.table is not None:
             _table(options, console)
         elif options.render:
             # Results elsewhere are no matter of this repository's pages.
-            own = options.results.resolve() == RESULTS
-            pages = rendering.PAGES if own else ()
+            committed = options.results.resolve() == RESULTS
+            pages = rendering.PAGES if committed else ()
             rendering.write(rendering.everything(options.results, pages))
         else:
             parser.print_help()

@@ -1,15 +1,18 @@
-"""A federation whose rounds can be worked out by hand, for tests of hooks and engine.
+"""Federations small enough for tests, and their rounds.
 
-A client has one target y; its loss is half the square of w - y, summed over the entries
-of w, so that a step of rate r from w gives w - r (w - y).
+Rounds of the toy can be worked out by hand. A client has one target y; its loss is half
+the square of w - y, summed over the entries of w, so that a step of rate r from w gives
+w - r (w - y).
 """
+
+import itertools
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedsparsify_jax import aggregation
+from fedsparsify_jax import aggregation, models
 from fedsparsify_jax.engine import engine
 from fedsparsify_jax.method import (
     Aggregate,
@@ -26,10 +29,19 @@ from fedsparsify_jax.types import ClientData
 RATE = 0.1
 START = {"params": {"w": jnp.array([2.0, -4.0])}}
 W = np.array([2.0, -4.0])
+# 39 parameters, for the clients of conftest
+MLP = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
+
+
+def linear(start):
+    """x @ w without a bias, from `start`."""
+    return models.from_functions(
+        lambda key: {"w": jnp.asarray(start)}, lambda params, x: x @ params["w"]
+    )
 
 
 def clients(*targets):
-    """Clients with one example each."""
+    """Clients with one example each, whose target is a number or a row."""
     number = len(targets)
     y = jnp.asarray(targets, jnp.float32)[:, None]
     return ClientData(jnp.zeros((number, 1, 1)), y, jnp.ones(number, jnp.int32))
@@ -48,6 +60,11 @@ def half_square(outputs, y):
     """Half the squared distance from the target, which may be one number or a row."""
     y = y[:, None] if y.ndim == 1 else y
     return 0.5 * jnp.sum((outputs - y) ** 2, axis=-1)
+
+
+def squared_error(outputs, y):
+    """The squared distance from the target, which may be one number or a row."""
+    return jnp.sum((outputs - y) ** 2, axis=tuple(range(1, y.ndim)))
 
 
 def stepped(w, target):
@@ -85,15 +102,32 @@ def build(method: Method, **options):
     return engine(apply_fn, method, **plain | options)
 
 
+def round_keys(rounds, seed=1):
+    """Keys that a scan over the rounds can make as well."""
+    return [jax.random.fold_in(jax.random.key(seed), t) for t in range(rounds)]
+
+
+def run_rounds(step, state, clients, keys):
+    """All states, the first included, and the infos of a round a key.
+
+    States are NumPy arrays, so that a step may donate what it is passed.
+    """
+    states, infos = [jax.tree.map(np.array, state)], []
+    for key in keys:
+        state, info = step(key, state, clients)
+        states.append(jax.tree.map(np.array, state))
+        infos.append(info)
+    return states, infos
+
+
 def run(method: Method, rounds=1, **options):
     """Runs rounds; the state must never change its shapes. Algorithm, state, info."""
     algorithm = build(method, **options)
     state, step = algorithm.init(jax.random.key(0), START), jax.jit(algorithm.step)
-    for t in range(rounds):
-        old = state
-        state, info = step(jax.random.fold_in(jax.random.key(1), t), state, DATA)
-        chex.assert_trees_all_equal_shapes_and_dtypes(state, old)
-    return algorithm, state, info
+    states, infos = run_rounds(step, state, DATA, round_keys(rounds))
+    for old, new in itertools.pairwise(states):
+        chex.assert_trees_all_equal_shapes_and_dtypes(new, old)
+    return algorithm, states[-1], infos[-1]
 
 
 def uploads_of(variables, masks, sizes):

@@ -33,7 +33,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def runs(directories: Sequence[Path]) -> Iterator[Path]:
-    """The finished runs in and below some directories."""
+    """Yields the finished runs in and below some directories."""
     for directory in directories:
         for summary in sorted(directory.rglob("summary.json")):
             if (summary.parent / "config.json").exists():
@@ -45,7 +45,7 @@ def _rounded(value: float | None, digits: int = 4) -> float | None:
 
 
 def _thinned(column: Sequence[Any]) -> list[Any]:
-    """Rounds EVERY, 2 EVERY, ... and the last one."""
+    """Returns rounds EVERY, 2 EVERY, ... and the last one."""
     last = len(column) - 1
     return [v for n, v in enumerate(column) if (n + 1) % EVERY == 0 or n == last]
 
@@ -68,7 +68,7 @@ def _curves(records: Sequence[dict[str, Any]], metric: str, layers: bool) -> Lin
 
 
 def line(run: Path, layers: bool = False) -> Line:
-    """A finished run as a line.
+    """Returns a finished run as a line.
 
     Args:
       run: its directory.
@@ -105,7 +105,7 @@ def line(run: Path, layers: bool = False) -> Line:
 
 
 def read_lines(path: Path) -> dict[str, Line]:
-    """The lines of a file by what they computed; none if there is no such file."""
+    """Returns the lines of a file by identity; none if there is no such file."""
     if not path.exists():
         return {}
     rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
@@ -121,14 +121,14 @@ def collect(table: Table, preset: str, directories: Sequence[Path], path: Path) 
     Returns:
       How many cells of the table have a line now.
     """
-    wanted, known = table.wanted(preset), read_lines(path)
+    cells, lines = table.cells(preset), read_lines(path)
     for run in runs(directories):
         name = identity(_read(run / "config.json")["options"])
-        if name in wanted:
-            point = wanted[name]
+        if name in cells:
+            point = cells[name]
             match = all(point.get(k) in _several(v) for k, v in table.layers.items())
-            known[name] = line(run, layers=match)
-    present = [known[name] for name in wanted if name in known]
+            lines[name] = line(run, layers=match)
+    present = [lines[name] for name in cells if name in lines]
     text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in present)
     if text:
         path.parent.mkdir(parents=True, exist_ok=True)

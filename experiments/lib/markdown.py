@@ -1,214 +1,145 @@
-"""Results as Markdown tables: mean ± standard deviation over seeds, in percent."""
+"""Results as Markdown tables: mean ± standard deviation over seeds, in percent.
 
-from collections.abc import Sequence
+A cell is a function of a row's key and a point of the axes, so that one layout shows
+means, differences, sparsities and bytes.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.lib.results import Measure, Results
-from experiments.lib.stats import Difference, spread
+from experiments.lib.results import Measure, Results, achieved, saving
+from fedsparsify_jax.report.results import NOISE, spread
+from fedsparsify_jax.text_table import markdown as table
 
-NOISE = " ≈"
-"""Marks what is within noise of the reference."""
 EMPTY = "-"
+Cell = Callable[..., str]
+"""Called with a row's key and, by name, where on the axes."""
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned right.
-
-    >>> print(table(["method", "90 %"], [["Global", "87.1"]]))
-    | method | 90 % |
-    | :-- | --: |
-    | Global | 87.1 |
-    """
-    rule = [":--", *["--:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
-
-
-def percent(value: float, digits: int = 0) -> str:
-    """``0.9`` to ``90 %``."""
-    return f"{100 * value:.{digits}f} %"
-
-
-def value(
-    results: Results, row: str, measure: Measure, *, mark: bool = True, **point: Any
-) -> str:
-    """One cell of a table.
-
-    Args:
-      results: of the table.
-      row: a row's key.
-      measure: what is shown.
-      mark: whether to mark what is within noise of the reference.
-      **point: where on the axes.
-    """
-    found = results.values(row, measure, **point)
-    if not found:
-        return EMPTY
-    digits = 1 if results.metric == "accuracy" else 2
-    every = [found[seed] for seed in sorted(found)]
-    text = spread(every, digits, results.scale)
-    seeds = len(results.axis("seed"))
-    if len(found) < seeds:
-        text += f" ({len(found)} of {seeds})"
-    if mark and row != results.table.reference:
-        gap = results.difference(row, measure, **point)
-        if gap is not None and gap.noise:
-            text += NOISE
-    return text
+def percent(value: float) -> str:
+    """Returns ``90 %`` for ``0.9``."""
+    return f"{100 * value:.0f} %"
 
 
 def by_sparsity(
     results: Results,
-    measure: Measure,
-    shown: Sequence[str] | None = None,
+    cell: Cell,
+    rows: Sequence[str] | None = None,
+    *,
+    head: str = "method",
+    dense: bool = False,
     **point: Any,
 ) -> str:
-    """Methods down, final sparsities across; dense methods have a column of their own.
+    """Returns a table with rows down and final sparsities across.
 
     Args:
       results: of the table.
-      measure: see `results.MEASURES`.
-      shown: keys of rows, all of them by default.
+      cell: the text at a row and a point.
+      rows: keys of rows, all of them by default.
+      head: heading of the first column.
+      dense: whether dense methods have a column for themselves.
       **point: the other axes.
     """
-    sparsities = results.axis("final_sparsity")
-    rows = []
-    for row in results.rows if shown is None else shown:
-        if results.dense(row):
-            cells = [value(results, row, measure, mark=False, **point)]
-            cells += [""] * len(sparsities)
+    sparsities, blank = results.axis("final_sparsity"), [""]
+    lines = []
+    for row in results.rows if rows is None else rows:
+        if dense and results.dense(row):
+            cells = [cell(row, **point), *blank * len(sparsities)]
         else:
-            cells = [
-                "",
-                *(
-                    value(results, row, measure, final_sparsity=s, **point)
-                    for s in sparsities
-                ),
-            ]
-        rows.append([results.label(row), *cells])
-    return table(["method", "dense", *map(percent, sparsities)], rows)
+            cells = blank * dense
+            cells += [cell(row, final_sparsity=s, **point) for s in sparsities]
+        lines.append([results.label(row), *cells])
+    return table([head, *["dense"] * dense, *map(percent, sparsities)], lines)
+
+
+def value(results: Results, measure: Measure) -> Cell:
+    """Returns cells of a measure; ≈ marks those within noise of the reference."""
+    digits = 1 if results.metric == "accuracy" else 2
+    seeds = len(results.axis("seed"))
+
+    def cell(row: str, **point: Any) -> str:
+        over_seeds = spread(results.scale * results.values(row, measure, **point))
+        if over_seeds is None:
+            return EMPTY
+        text = over_seeds.text(digits)
+        if over_seeds.runs < seeds:
+            text += f" ({over_seeds.runs} of {seeds})"
+        if row == results.table.reference or results.dense(row):
+            return text
+        gap = results.difference(row, measure, **point)
+        return text + (NOISE if gap is not None and gap.noise else "")
+
+    return cell
+
+
+def difference(results: Results, measure: Measure, of: str | None = None) -> Cell:
+    """Returns cells of rows minus another one, the reference by default, in points."""
+
+    def cell(row: str, **point: Any) -> str:
+        gap = results.difference(row, measure, of=of, **point)
+        return EMPTY if gap is None else gap.text(results.scale)
+
+    return cell
 
 
 def differences(results: Results, measure: Measure, **point: Any) -> str:
-    """Every method minus the reference, seed by seed, in points with 95 % intervals."""
-    sparsities, reference = results.axis("final_sparsity"), results.table.reference
-    rows = []
-    for row in results.rows:
-        if row == reference:
-            continue
-        cells = []
-        for sparsity in sparsities:
-            place = {**point, "final_sparsity": sparsity}
-            cells.append(difference(results, row, measure, **place))
-        rows.append([results.label(row), *cells])
-    head = [f"minus {results.label(reference)}", *map(percent, sparsities)]
-    return table(head, rows)
-
-
-def difference(
-    results: Results, row: str, measure: Measure, of: str | None = None, **point: Any
-) -> str:
-    """A row minus another one, the reference by default; one seed has no interval."""
-    gap = results.difference(row, measure, of=of, **point)
-    if gap is not None:
-        return points(gap, results.scale)
-    other = results.table.reference if of is None else of
-    values, others = (results.values(key, measure, **point) for key in (row, other))
-    common = sorted(set(values) & set(others))
-    if not common:
-        return EMPTY
-    alone = values[common[0]] - others[common[0]]
-    return f"{results.scale * alone:+.1f} (1 seed)"
-
-
-def points(gap: Difference, scale: float = 100.0) -> str:
-    """A difference in percentage points with half its interval, marked if noise.
-
-    >>> points(Difference(0.01, -0.01, 0.03, seeds=3))
-    '+1.0 ± 2.0 ≈'
-    """
-    text = f"{scale * gap.mean:+.1f} ± {scale * gap.half:.1f}"
-    return text + (NOISE if gap.noise else "")
+    """Returns a table of all rows minus the reference."""
+    reference = results.table.reference
+    rows = [row for row in results.rows if row != reference]
+    head = f"minus {results.label(reference)}"
+    return by_sparsity(results, difference(results, measure), rows, head=head, **point)
 
 
 def sparsity(results: Results, **point: Any) -> str:
-    """Achieved sparsity, exactly, and how many parameters are kept."""
-    sparsities = results.axis("final_sparsity")
-    rows = []
-    for row in results.rows:
-        if results.dense(row):
-            continue
-        cells = []
-        for target in sparsities:
-            place = {**point, "final_sparsity": target}
-            achieved = list(results.values(row, _exact, **place).values())
-            kept = results.mean(row, "kept", **place)
-            cells.append(
-                EMPTY
-                if kept is None
-                else f"{spread(achieved, 3, 100)} ({kept:,.0f} kept)"
-            )
-        rows.append([results.label(row), *cells])
-    return table(["method", *map(percent, sparsities)], rows)
+    """Returns a table of achieved sparsities and of how many parameters are kept."""
 
+    def cell(row: str, **place: Any) -> str:
+        share = results.spread(row, achieved, **place)
+        kept = results.spread(row, "kept", **place)
+        if share is None or kept is None:
+            return EMPTY
+        return f"{share.text(3, 100)} ({kept.mean:,.0f} kept)"
 
-def _exact(line: dict[str, Any]) -> float:
-    return 1 - line["kept"] / line["parameters"]
-
-
-def saved(line: dict[str, Any]) -> float:
-    """How many times less than dense a run moved, by the authors' formula."""
-    return line["bytes_dense"] / line["bytes"]
-
-
-def saved_with_masks(line: dict[str, Any]) -> float:
-    """The same when the masks are sent too, a bit a weight."""
-    return line["bytes_dense"] / line["bytes_with_masks"]
+    rows = [row for row in results.rows if not results.dense(row)]
+    return by_sparsity(results, cell, rows, **point)
 
 
 def traffic(results: Results, **point: Any) -> str:
-    """Megabytes by the formula, with one-bit masks, and the saving against dense."""
-    sparsities = results.axis("final_sparsity")
-    rows = []
-    for row in results.rows:
-        columns = (
-            [{}]
-            if results.dense(row)
-            else [{"final_sparsity": target} for target in sparsities]
-        )
-        cells = [_traffic(results, row, **column, **point) for column in columns]
-        blank = [""] * len(sparsities)
-        cells = [*cells, *blank] if results.dense(row) else ["", *cells]
-        rows.append([results.label(row), *cells])
-    return table(["method", "dense", *map(percent, sparsities)], rows)
+    """Returns a table of megabytes, with one-bit masks too, and the saving."""
+
+    def cell(row: str, **place: Any) -> str:
+        measures = ("bytes", "bytes_with_masks", saving)
+        spreads = [results.spread(row, measure, **place) for measure in measures]
+        moved, masks, ratio = (each.mean if each else None for each in spreads)
+        if moved is None or masks is None or ratio is None:
+            return EMPTY
+        if results.dense(row):
+            return f"{moved / 1e6:,.0f}"
+        return f"{moved / 1e6:,.0f} / {masks / 1e6:,.0f} ({ratio:.2f} x)"
+
+    return by_sparsity(results, cell, dense=True, **point)
 
 
-def _traffic(results: Results, row: str, **point: Any) -> str:
-    moved = results.mean(row, "bytes", **point)
-    masks = results.mean(row, "bytes_with_masks", **point)
-    ratio = results.mean(row, saved, **point)
-    if moved is None or masks is None or ratio is None:
-        return EMPTY
-    if results.dense(row):
-        return f"{moved / 1e6:,.0f}"
-    return f"{moved / 1e6:,.0f} / {masks / 1e6:,.0f} ({ratio:.2f} x)"
+def grid(results: Results, cell: Cell, down: str, across: str, **point: Any) -> str:
+    """Returns a table of the first row's cells, one axis of numbers against another."""
+    row, columns = results.rows[0], results.axis(across)
+    lines = []
+    for value in results.axis(down):
+        cells = [cell(row, **{**point, down: value, across: v}) for v in columns]
+        lines.append([f"{down} {value:g}", *cells])
+    return table(["", *(f"{across} {value:g}" for value in columns)], lines)
 
 
 def still_missing(results: Results) -> str:
-    """Which cells there are not, and the command that fills them; else empty."""
-    lines = []
-    for name in dict.fromkeys(
-        results.table.row(row).of or results.table.name for row in results.rows
-    ):
-        empty = {
-            row: results.missing(row)
-            for row in results.rows
-            if (results.table.row(row).of or results.table.name) == name
-        }
-        empty = {row: count for row, count in empty.items() if count}
-        if empty:
-            lines.append(
-                f"{sum(empty.values())} cells have not been run: `python -m "
-                f"experiments.run {name} --preset {results.preset} --missing --only "
-                f"{' '.join(empty)}`."
-            )
-    return "\n".join(lines)
+    """Returns the commands that fill empty cells, or that there are none."""
+    tables: dict[str, dict[str, int]] = {}
+    for row in results.rows:
+        if count := results.missing(row):
+            name = results.table.row(row).of or results.table.name
+            tables.setdefault(name, {})[row] = count
+    lines = [
+        f"{sum(rows.values())} cells have not been run: `python -m experiments.run "
+        f"{name} --preset {results.preset} --missing --only {' '.join(rows)}`."
+        for name, rows in tables.items()
+    ]
+    return "\n".join(lines) or "All cells are there."

@@ -1,4 +1,4 @@
-"""How a table's clients differ: a panel of every figure each, and a block of pages."""
+"""Federations of a table: a panel of every figure each, and a block of pages."""
 
 import dataclasses
 import itertools
@@ -28,7 +28,7 @@ class Panel:
 
 
 def panels(table: Table, preset: str) -> list[Panel]:
-    """All federations of a table; sizes are named if there are several.
+    """Returns all federations of a table; sizes are named if there are several.
 
     >>> from experiments.tables.brain_age import TABLE
     >>> [panel.key for panel in panels(TABLE, "paper")]
@@ -38,11 +38,11 @@ def panels(table: Table, preset: str) -> list[Panel]:
     """
     fields = [field for field in _NAMES if field == "partition" or field in table.axes]
     axes = {field: table.axis(field, preset) for field in fields}
-    told = [field for field in fields if field == "partition" or len(axes[field]) > 1]
-    found = []
+    named = [field for field in fields if field == "partition" or len(axes[field]) > 1]
+    federations = []
     for values in itertools.product(*axes.values()):
         point = dict(zip(fields, values, strict=True))
-        key = "-".join(point[field] for field in told)
-        titles = [_NAMES[field].get(point[field], point[field]) for field in told]
-        found.append(Panel(key, ", ".join(titles), point))
-    return found
+        key = "-".join(point[field] for field in named)
+        titles = [_NAMES[field].get(point[field], point[field]) for field in named]
+        federations.append(Panel(key, ", ".join(titles), point))
+    return federations

@@ -1,4 +1,4 @@
-"""Where results come from: a line for every start, in ``provenance.json``.
+"""Provenance of results: a line for every start, in ``provenance.json``.
 
 The file lies in a sweep's directory or in the one above. Runs that were finished after
 a start, and before the next one, are its work; so copy directories with their times
@@ -21,7 +21,7 @@ _NAME = "provenance.json"
 _NOWHERE = {"commit": None, "dirty": None, "machine": None}
 
 
-def _said(*command: str) -> str | None:
+def _output_of(*command: str) -> str | None:
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, cwd=ROOT
@@ -32,23 +32,23 @@ def _said(*command: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit that is checked out here; None outside a checkout."""
-    return _said("git", "rev-parse", "--short=7", "HEAD")
+    """Returns the commit that is checked out here; None outside a checkout."""
+    return _output_of("git", "rev-parse", "--short=7", "HEAD")
 
 
 def dirty() -> bool:
-    """Whether the library differs from its commit."""
-    return bool(_said("git", "status", "--porcelain", "--", "fedsparsify_jax"))
+    """Returns whether the library differs from its commit."""
+    return bool(_output_of("git", "status", "--porcelain", "--", "fedsparsify_jax"))
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, Python, and the devices by JAX's name for them."""
+    """Returns processor, cores, Python, and the devices by JAX's name for them."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line for line in info.read_text().splitlines() if "model name" in line]
         cpu = names[0].partition(":")[2].strip() if names else cpu
-    devices = select(None)  # the sweep's own choice, which is made only once
+    devices = select(None)  # the sweep's own choice, which happens only once
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
 
 
 def starts(directory: Path) -> list[dict[str, Any]]:
-    """All starts that a sweep's directory, or the one above, tells of."""
+    """Returns all starts that a sweep's directory, or the one above, lists."""
     for place in (directory, directory.parent):
         if (place / _NAME).exists():
             return json.loads((place / _NAME).read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def record(
     """Adds a start to a directory's ``provenance.json``.
 
     Args:
-      directory: a sweep's, or the one above; made if need be.
+      directory: a sweep's, or the one above; created if need be.
       started: seconds since the epoch, now by default.
       of: the commit that is run, this checkout's by default.
     """
@@ -88,7 +88,7 @@ def record(
 
 
 def of_run(directory: Path) -> dict[str, Any]:
-    """Commit, state of the checkout and machine of a finished run's directory."""
+    """Returns commit, state of the checkout and machine of a finished run."""
     finished = (directory / "summary.json").stat().st_mtime
     before = [s for s in starts(directory.parent) if s["started"] <= finished + 1]
     if not before:

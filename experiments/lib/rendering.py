@@ -27,16 +27,18 @@ _BLOCK = re.compile(r"(<!-- begin (\S+) (\S+) -->\n).*?(<!-- end -->)", re.S)
 
 
 def report_of(name: str, preset: str, root: Path = RESULTS) -> tuple[Results, Report]:
-    """A table's results and what they say."""
+    """Returns a table's results and its report."""
     table, report = TABLES[name]
     results = Results(table, preset, root)
-    made = report(results)
-    missing = still_missing(results) or "All cells are there."
-    return results, Report({"missing": ("Cells", missing), **made.blocks}, made.figures)
+    content = report(results)
+    missing = still_missing(results)
+    return results, Report(
+        {"missing": ("Cells", missing), **content.blocks}, content.figures
+    )
 
 
 def _page(results: Results, report: Report, name: str) -> str:
-    """The Markdown file of a table."""
+    """Returns the Markdown file of a table."""
     lines = results.lines
     commits = sorted({str(line["commit"]) for line in lines})
     hours = sum(line["seconds"] for line in lines) / 3600
@@ -56,7 +58,7 @@ def _page(results: Results, report: Report, name: str) -> str:
 
 
 def table_files(name: str, preset: str, root: Path = RESULTS) -> dict[Path, str]:
-    """All that is generated of one table: paths to contents."""
+    """Returns all that is generated of one table: paths to contents."""
     return _files(*report_of(name, preset, root), root)
 
 
@@ -69,7 +71,7 @@ def _files(results: Results, report: Report, root: Path) -> dict[Path, str]:
 
 
 def _known(root: Path) -> list[tuple[str, str]]:
-    """Tables and presets of which there are lines; smoke proves nothing."""
+    """Returns tables and presets of which there are lines; smoke proves nothing."""
     return [
         (name, preset)
         for name, (table, _) in TABLES.items()
@@ -79,7 +81,7 @@ def _known(root: Path) -> list[tuple[str, str]]:
 
 
 def _body(report: Report, which: str, name: str, place: str) -> str | None:
-    """A block, or with ``figure:`` before its name the link to a figure."""
+    """Returns a block, or with ``figure:`` before its name the link to a figure."""
     kind, _, figure = name.rpartition(":")
     if kind != "figure":
         return report.blocks[name][1] if name in report.blocks else None
@@ -94,7 +96,7 @@ def fill(
     reports: Mapping[str, Report] = {},
     place: str = "results",
 ) -> str:
-    """A text with its blocks written anew.
+    """Returns a text with its blocks written anew.
 
     Args:
       text: with markers.
@@ -105,21 +107,21 @@ def fill(
     Raises:
       InputError: for a marker that names no block.
     """
-    made = dict(reports)
+    at_hand = dict(reports)
 
-    def block(found: re.Match[str]) -> str:
-        begin, which, name, end = found.groups()
+    def block(match: re.Match[str]) -> str:
+        begin, which, name, end = match.groups()
         table, _, preset = which.rpartition("-")
-        if which not in made:
+        if which not in at_hand:
             if table == mask_agreement.NAME:
-                made[which] = mask_agreement.report(preset, root)
+                at_hand[which] = mask_agreement.report(preset, root)
             elif table in TABLES and preset in TABLES[table][0].presets:
-                made[which] = report_of(table, preset, root)[1]
+                at_hand[which] = report_of(table, preset, root)[1]
             else:
                 raise InputError(f"{begin.strip()}: there is no such table")
-        body = _body(made[which], which, name, place)
+        body = _body(at_hand[which], which, name, place)
         if body is None:
-            there = ", ".join(made[which].blocks)
+            there = ", ".join(at_hand[which].blocks)
             raise InputError(f"{begin.strip()}: no block of {there}")
         return f"{begin}{body}\n{end}"
 
@@ -127,7 +129,7 @@ def fill(
 
 
 def everything(root: Path = RESULTS, pages: Sequence[Path] = PAGES) -> dict[Path, str]:
-    """All generated files, paths to contents."""
+    """Returns all generated files, paths to contents."""
     files: dict[Path, str] = {}
     reports: dict[str, Report] = {}
     for name, preset in _known(root):

@@ -1,4 +1,4 @@
-"""What a table says: blocks of Markdown and figures, all from committed lines."""
+"""Reports of tables: blocks of Markdown and figures, all from committed lines."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,7 +23,7 @@ ReportOf = Callable[[Results], Report]
 
 
 def methods(results: Results) -> Report:
-    """Accuracy, differences, sparsity and bytes of methods against final sparsity."""
+    """Returns accuracy, differences, sparsity and bytes against final sparsity."""
     report = Report()
     accuracy = results.metric == "accuracy"
     what = "Test accuracy in %" if accuracy else "Mean absolute error in years"
@@ -34,7 +34,12 @@ def methods(results: Results) -> Report:
             report.add(
                 f"{measure}-{panel.key}",
                 f"{what}, {text}, {name}",
-                markdown.by_sparsity(results, measure, **panel.point),
+                markdown.by_sparsity(
+                    results,
+                    markdown.value(results, measure),
+                    dense=True,
+                    **panel.point,
+                ),
             )
         report.add(
             f"differences-{panel.key}",
@@ -65,30 +70,5 @@ def _figures(report: Report, results: Results) -> None:
     report.figures["accuracy-bytes"] = figures.accuracy_over(results, shown, "bytes")
     both = ("fedsparsify-global", "fedsparsify-local")
     rows = [row for row in both if row in results.rows]
-    report.figures["layers"] = figures.layers(results, rows, shown)
-
-
-def grid(
-    results: Results, measure: str, down: str, across: str, **point: object
-) -> str:
-    """A table of one axis against another; ``"row"`` is an axis too."""
-
-    def values(axis: str) -> list[object]:
-        return list(results.rows if axis == "row" else results.axis(axis))
-
-    def name(axis: str, value: object) -> str:
-        if axis == "row":
-            return results.label(str(value))
-        if axis == "final_sparsity":
-            return markdown.percent(float(str(value)))
-        return f"{axis.replace('_', ' ')} {value}"
-
-    rows = []
-    for left in values(down):
-        cells = []
-        for top in values(across):
-            place = {**point, down: left, across: top}
-            row = str(place.pop("row", results.rows[0]))
-            cells.append(markdown.value(results, row, measure, **place))
-        rows.append([name(down, left), *cells])
-    return markdown.table(["", *(name(across, top) for top in values(across))], rows)
+    if strips := figures.layers(results, rows, shown):
+        report.figures["layers"] = strips

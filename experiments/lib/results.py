@@ -1,31 +1,76 @@
 """A table's committed lines, looked up by row and by point of its axes."""
 
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from experiments.lib.collecting import Line, read_lines
 from experiments.lib.panels import Panel, panels
-from experiments.lib.stats import Difference, paired
 from experiments.lib.table import Table, identity
+from fedsparsify_jax.report.results import (
+    Difference,
+    Repetitions,
+    Spread,
+    paired,
+    spread,
+)
 from fedsparsify_jax.runner.options.registry import takes
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-
-MEASURES = {"last_10": "mean of the last ten rounds", "final": "last round"}
-MEASURES["best"] = "best round"
+MEASURES = {
+    "last_10": "mean of the last ten rounds",
+    "final": "last round",
+    "best": "best round",
+}
+WINDOW = 10
+"""Rounds in the moving mean of a curve."""
 
 Measure = str | Callable[[Line], float]
 
 
 def path_of(name: str, preset: str, root: Path = RESULTS) -> Path:
-    """The file of a table's lines."""
+    """Returns the file of a table's lines."""
     return root / f"{name}-{preset}.jsonl"
 
 
+def saving(line: Line) -> float:
+    """Returns a dense run's bytes by those of this run, by the authors' formula."""
+    return line["bytes_dense"] / line["bytes"]
+
+
+def saving_with_masks(line: Line) -> float:
+    """Returns the same when the masks are sent too, a bit a weight."""
+    return line["bytes_dense"] / line["bytes_with_masks"]
+
+
+def achieved(line: Line) -> float:
+    """Returns the exact sparsity of the final model."""
+    return 1 - line["kept"] / line["parameters"]
+
+
+def rounds_of(line: Line) -> pd.DataFrame:
+    """Returns a line's curves by round; NaN where a curve has no point."""
+    curves, name = line["curves"], line["metric"]
+    rounds = range(1, len(curves[name]) + 1)
+    table = pd.DataFrame({f"test_{name}": curves[name]}, index=rounds, dtype=float)
+    table["round"] = table.index.astype(float)
+    some = [t for t in rounds if t % curves["every"] == 0 or t == rounds[-1]]
+    table["sparsity"] = pd.Series(curves["sparsity"], some, float)
+    table["moved_so_far"] = pd.Series(curves["bytes"], some, float)
+    return table
+
+
+def _smooth(line: Line) -> pd.DataFrame:
+    """Returns the curves with a moving mean in place of the metric."""
+    table, name = rounds_of(line), f"test_{line['metric']}"
+    means = table[name].rolling(WINDOW, min_periods=1).mean()
+    return table.assign(**{name: means})
+
+
 class Results:
-    """What is known of a table; cells that are not finished are just missing.
+    """The results of a table; cells that are not finished are missing.
 
     Args:
       table: the table.
@@ -39,7 +84,7 @@ class Results:
         self._lines: dict[str, Line] = {}
         for name in sorted(names, key=lambda name: name == table.name):
             self._lines |= read_lines(path_of(name, preset, root))
-        self._found = {
+        self._cells = {
             row.key: [
                 (point, self._lines.get(identity(point)))
                 for point in table.points(row, preset)
@@ -49,93 +94,81 @@ class Results:
 
     @property
     def panels(self) -> list[Panel]:
-        """The federations that are shown side by side."""
+        """Returns the federations that are shown side by side."""
         return panels(self.table, self.preset)
 
     @property
     def rows(self) -> list[str]:
-        """The rows' keys."""
-        return list(self._found)
+        """Returns the rows' keys."""
+        return list(self._cells)
 
     @property
     def metric(self) -> str:
-        """``accuracy``, or ``mae`` for ages."""
+        """Returns ``accuracy``, or ``mae`` for ages."""
         return self.table.metric
 
     @property
     def scale(self) -> float:
-        """Accuracy is shown in percent, years as they are."""
+        """Returns 100 for accuracy, shown in percent, and 1 for years."""
         return 100.0 if self.metric == "accuracy" else 1.0
 
     @property
     def lines(self) -> list[Line]:
-        """All lines that the table uses, each once."""
-        every = [line for cells in self._found.values() for _, line in cells if line]
-        return list({id(line): line for line in every}.values())
+        """Returns all lines that the table uses, each once."""
+        lines = [line for cells in self._cells.values() for _, line in cells if line]
+        return list({id(line): line for line in lines}.values())
 
     @property
-    def known(self) -> set[str]:
-        """Identities of the cells that there are."""
+    def identities(self) -> set[str]:
+        """Returns the identities of the finished cells."""
         return set(self._lines)
 
     def label(self, row: str) -> str:
-        """A row's name for readers."""
+        """Returns a row's name for readers."""
         return self.table.row(row).label
 
     def axis(self, field: str) -> tuple[Any, ...]:
-        """The values of an axis."""
+        """Returns the values of an axis."""
         return self.table.axis(field, self.preset)
 
     def dense(self, row: str) -> bool:
-        """Whether a row's method has no sparsity to set."""
+        """Returns whether a row's method has no sparsity to set."""
         return not takes(self.table.row(row).options["algorithm"], "final_sparsity")
 
     def cells(self, row: str, **point: Any) -> dict[int, Line]:
-        """A row's finished cells at a point of the axes, by seed."""
-        found: dict[int, Line] = {}
-        for options, line in self._found.get(row, ()):
+        """Returns a row's finished cells at a point of the axes, by seed."""
+        cells: dict[int, Line] = {}
+        for options, line in self._cells.get(row, ()):
             if line and all(options.get(field) == v for field, v in point.items()):
-                found.setdefault(options["seed"], line)
-        return found
+                cells.setdefault(options["seed"], line)
+        return cells
 
-    def values(self, row: str, measure: Measure, **point: Any) -> dict[int, float]:
-        """A measure of those cells, by seed; a run that diverged has none."""
+    def values(self, row: str, measure: Measure, **point: Any) -> pd.Series:
+        """Returns a measure of those cells, by seed; a run that diverged has none."""
         read = measure if callable(measure) else lambda line: line[measure]
-        values = {s: read(line) for s, line in self.cells(row, **point).items()}
-        return {seed: value for seed, value in values.items() if value is not None}
+        cells = self.cells(row, **point)
+        values = {seed: read(line) for seed, line in cells.items()}
+        return pd.Series(values, dtype=float).dropna()
 
-    def mean(self, row: str, measure: Measure, **point: Any) -> float | None:
-        """The mean over seeds, None if there is none."""
-        values = self.values(row, measure, **point)
-        return statistics.fmean(values.values()) if values else None
+    def spread(self, row: str, measure: Measure, **point: Any) -> Spread | None:
+        """Returns mean and deviation over seeds, None if there is no cell."""
+        return spread(self.values(row, measure, **point))
 
     def difference(
         self, row: str, measure: Measure, of: str | None = None, **point: Any
     ) -> Difference | None:
-        """A row against another one, the reference by default, seed by seed."""
-        other = self.table.reference if of is None else of
-        values = self.values(row, measure, **point)
-        return paired(values, self.values(other, measure, **point))
+        """Returns a row minus another one, the reference by default, seed by seed."""
+        others = self.values(of or self.table.reference, measure, **point)
+        return paired(self.values(row, measure, **point), others)
 
-    def curve(self, row: str, name: str, **point: Any) -> list[float]:
-        """A curve's mean over seeds, at its own rounds."""
-        curves = [c["curves"].get(name, []) for c in self.cells(row, **point).values()]
-        rounds = zip(*(c for c in curves if c), strict=False)
-        return [
-            statistics.fmean(values) if None not in values else float("nan")
-            for values in rounds
-        ]
+    def repetitions(self, row: str, **point: Any) -> Repetitions:
+        """Returns those cells for `report.lines`, the metric as moving means."""
+        lines = list(self.cells(row, **point).values())
+        numbers = ("final", "last_10", "best", "sparsity", "bytes")
+        figures = pd.DataFrame([{n: line[n] for n in numbers} for line in lines])
+        return Repetitions(figures, [_smooth(line) for line in lines])
 
     def missing(self, row: str) -> int:
-        """How many of a row's cells are not there."""
-        found = {identity(point): line for point, line in self._found.get(row, ())}
-        return sum(line is None for line in found.values())
-
-
-def rounds_of(line: Line, thinned: bool = True) -> list[int]:
-    """The rounds that a line's curves are at."""
-    total = len(line["curves"][line["metric"]])
-    if not thinned:
-        return list(range(1, total + 1))
-    every = line["curves"]["every"]
-    return [t for t in range(1, total + 1) if t % every == 0 or t == total]
+        """Returns the number of a row's cells that are not finished."""
+        lines = {identity(point): line for point, line in self._cells.get(row, ())}
+        return sum(line is None for line in lines.values())

@@ -1,8 +1,8 @@
-"""What a table is made of: rows, axes and presets, all of them frozen.
+"""Parts of a table: rows, axes and presets, all of them frozen.
 
 A row is a method, or a variant of one: options of ``fedsparsify train``. The axes are
 options with several values. Row by row their product is a grid that ``fedsparsify
-sweep`` plays. Every option is traced or static: traced ones (`schema.TRACED`) and
+sweep`` runs. Every option is traced or static: traced ones (`schema.TRACED`) and
 seeds differ within one compiled program, each combination of the others is a program.
 """
 
@@ -59,7 +59,7 @@ class Table:
     """Cells that match keep the curves of their layers; none by default."""
 
     def preset(self, name: str) -> Preset:
-        """A preset by name.
+        """Returns a preset by name.
 
         Raises:
           InputError: for a name that the table does not have.
@@ -69,45 +69,45 @@ class Table:
         return self.presets[name]
 
     def chosen(self, preset: str) -> list[Row]:
-        """The rows of a preset."""
+        """Returns the rows of a preset."""
         keys = self.preset(preset).rows
         return [row for row in self.rows if keys is None or row.key in keys]
 
     def row(self, key: str) -> Row:
-        """A row by key."""
+        """Returns a row by key."""
         return next(row for row in self.rows if row.key == key)
 
     def axis(self, field: str, preset: str) -> tuple[Any, ...]:
-        """An axis' values in a preset; a single option is an axis of one value."""
+        """Returns an axis' values; a single option is an axis of one value."""
         every = {**self.options, **self.axes, **self.preset(preset).options}
         value = every[field]
         return tuple(value) if isinstance(value, list | tuple) else (value,)
 
     def grid(self, row: Row, preset: str) -> dict[str, tuple[Any, ...]]:
-        """What ``sweep`` is given for a row: options to all their values."""
+        """Returns the options of a row's sweep, each with all its values."""
         fields = {**self.options, **self.axes, **self.preset(preset).options}
-        given = {field: self.axis(field, preset) for field in fields}
-        return given | {field: (value,) for field, value in row.options.items()}
+        values = {field: self.axis(field, preset) for field in fields}
+        return values | {field: (value,) for field, value in row.options.items()}
 
     def points(self, row: Row, preset: str) -> Iterator[dict[str, Any]]:
-        """Every combination of a row's grid, seeds innermost."""
+        """Yields every combination of a row's grid, seeds innermost."""
         grid = self.grid(row, preset)
         fields = sorted(grid, key=lambda field: field == "seed")
         for values in itertools.product(*(grid[field] for field in fields)):
             yield dict(zip(fields, values, strict=True))
 
-    def wanted(self, preset: str) -> dict[str, dict[str, Any]]:
-        """The table's own cells: identity to options, in the order of the table."""
-        found: dict[str, dict[str, Any]] = {}
+    def cells(self, preset: str) -> dict[str, dict[str, Any]]:
+        """Returns the cells that this table measures: identity to options, in order."""
+        cells: dict[str, dict[str, Any]] = {}
         for row in self.chosen(preset):
             if row.of is None:
                 for point in self.points(row, preset):
-                    found.setdefault(identity(point), point)
-        return found
+                    cells.setdefault(identity(point), point)
+        return cells
 
 
 def identity(options: Options) -> str:
-    """What a run computes, whatever else its options say.
+    """Returns a text that is the same for runs that compute the same.
 
     Options that change nothing, that the algorithm has no use for, or that say where
     the data are, are left out; options that are not given have the values that
@@ -144,7 +144,7 @@ def _identity(given: tuple[tuple[str, Any], ...]) -> str:
 
 
 def restrict(table: Table, preset: str, only: Sequence[str]) -> Table:
-    """The table with fewer rows and values.
+    """Returns the table with fewer rows and values.
 
     Args:
       table: all of it.
@@ -196,7 +196,7 @@ def _same(value: float, text: str) -> bool:
 
 
 def traced(field: str) -> bool:
-    """Whether an option's values can share one compiled program.
+    """Returns whether an option's values can share one compiled program.
 
     >>> traced("final_sparsity"), traced("seed"), traced("partition")
     (True, True, False)

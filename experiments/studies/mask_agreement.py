@@ -1,4 +1,4 @@
-"""How far clients agree on what to keep: Jaccard of their masks, round by round.
+"""Agreement of clients on their masks: Jaccard index, round by round.
 
 Claim: clients that prune on their own come to agree, because every mask is inside the
 global one of the round before. For two masks a and b
@@ -46,6 +46,7 @@ from fedsparsify_jax.method import (
     no_state,
 )
 from fedsparsify_jax.metrics.evaluation import evaluate
+from fedsparsify_jax.report.charts import Series, thinned
 from fedsparsify_jax.runner import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.programs.federation import (
@@ -150,12 +151,12 @@ def algorithm(config: TrainConfig, federation: Federation) -> FederatedAlgorithm
 
 
 def observe(config: TrainConfig) -> dict[str, Any]:
-    """Plays a run; what it saw, round by round, as a line of results."""
+    """Runs a federation; returns its agreement, round by round, as a line."""
     federation = assemble(config)
-    played = algorithm(config, federation)
+    observed = algorithm(config, federation)
     keys, clients = Keys.from_seed(config.seed), federation.clients
-    state = played.init(keys.state, federation.model.init(keys.model))
-    step = jax.jit(played.step, donate_argnums=1)
+    state = observed.init(keys.state, federation.model.init(keys.model))
+    step = jax.jit(observed.step, donate_argnums=1)
     agreed, achieved, target = [], [], []
     start = time.perf_counter()
     for completed in range(config.rounds or 0):
@@ -212,9 +213,9 @@ def read(preset: str = "paper", root: Path = RESULTS) -> list[dict[str, Any]]:
 
 def report(preset: str = "paper", root: Path = RESULTS) -> Report:
     """The index in some rounds, and a figure of all."""
-    made, found = Report(), read(preset, root)
+    content, lines = Report(), read(preset, root)
     rows = []
-    for line in found:
+    for line in lines:
         total = line["rounds"]
         marks = [max(1, total * share // 10) for share in (1, 5, 8, 10)]
         chance = by_chance(line)
@@ -223,24 +224,26 @@ def report(preset: str = "paper", root: Path = RESULTS) -> Report:
         rows.append([f"{METHODS[line['method']]}, {where}", *cells])
     head = ["masks of", "10 % of the rounds", "50 %", "80 %", "all"]
     text = markdown.table(head, rows) if rows else "Not measured yet."
-    made.add("jaccard", "Jaccard of clients' masks (by chance)", text)
-    if found:
-        made.figures["jaccard"] = _figure(found)
-    return made
+    content.add("jaccard", "Jaccard of clients' masks (by chance)", text)
+    if lines:
+        content.figures["jaccard"] = _figure(lines)
+    return content
 
 
-def _figure(found: Sequence[dict[str, Any]]) -> str:
+def _figure(lines: Sequence[dict[str, Any]]) -> str:
     panels = []
-    for partition in dict.fromkeys(line["partition"] for line in found):
-        curves: dict[str, tuple[Sequence[float], Any]] = {}
-        for line in found:
-            if line["partition"] == partition:
+    for partition in dict.fromkeys(line["partition"] for line in lines):
+        series = []
+        for line in [line for line in lines if line["partition"] == partition]:
+            label, tone = METHODS[line["method"]], list(METHODS).index(line["method"])
+            curves = {label: line["jaccard"], f"{label}, by chance": by_chance(line)}
+            for n, (name, curve) in enumerate(curves.items()):
                 # In round 1 nothing is pruned.
-                rounds, label = range(2, line["rounds"] + 1), METHODS[line["method"]]
-                curves[label] = (rounds, line["jaccard"][1:])
-                curves[f"{label}, by chance"] = (rounds, by_chance(line)[1:])
-        panels.append((PARTITIONS[partition], curves))
-    return figures.lines(panels, "round", "Jaccard index")
+                points = [(float(t), y) for t, y in enumerate(curve, 1) if t > 1]
+                every = Series(name, tone, points, dashed=n == 1)
+                series.append(thinned(every, 2 * figures.POINTS))
+        panels.append((PARTITIONS[partition], series))
+    return figures.charts(panels, ("round", "count"), ("Jaccard index", "number"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -252,8 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console, file = Console(highlight=False), path(options.preset, options.results)
     file.parent.mkdir(parents=True, exist_ok=True)
-    found = read(options.preset, options.results)
-    done = {(line["method"], line["partition"]) for line in found}
+    lines = read(options.preset, options.results)
+    done = {(line["method"], line["partition"]) for line in lines}
     for partition in ("iid", "label-shards"):
         for method in METHODS:
             if (method, partition) in done:

@@ -69,7 +69,7 @@ TABLE = Table(
 
 
 def report(results: Results) -> Report:
-    """The methods side by side, and the paper's claims."""
-    made = methods(results)
-    claims.add(made, results)
-    return made
+    """Returns the methods side by side, and the paper's claims."""
+    content = methods(results)
+    claims.add(content, results)
+    return content

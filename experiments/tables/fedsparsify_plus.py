@@ -47,18 +47,18 @@ TABLE = Table(
 
 
 def report(results: Results) -> Report:
-    """All rows side by side, and what is ahead of what with the same options."""
-    made = methods(results)
+    """Returns all rows side by side, and comparisons with the same options."""
+    content = methods(results)
     for row, title in (("fedsparsify-global", "Global"), (CONTROL, "the control")):
-        made.add(
+        content.add(
             f"claim-{row}",
             f"Plus against {title}",
             claims.against(results, PLUS, [row], "Plus ahead", "Plus behind"),
         )
     for row in (CONTROL, PLUS):
-        made.add(
+        content.add(
             f"claim-dense-{row}",
             f"{results.label(row)} against dense FedAvg with the same options",
             claims.against(results, row, [DENSE], "better than dense", "worse"),
         )
-    return made
+    return content

@@ -11,9 +11,6 @@ saliency is a product with the weight, so that zeros are pruned anyway. PruneFL'
 squared gradient; its accuracy changes.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from experiments.lib import markdown
 from experiments.lib.reporting import Report
 from experiments.lib.results import Results
@@ -44,32 +41,25 @@ TABLE = Table(
 
 
 def report(results: Results) -> Report:
-    """Accuracy of all, and what freezing does to each."""
-    made = Report()
+    """Returns accuracy of all, and the effect of freezing on each."""
+    report = Report()
+
+    def cost(row: str, **point: object) -> str:
+        cell = markdown.difference(results, "last_10", of=row)
+        return cell(f"{row}-frozen", **point)
+
+    rows = [row for row in results.rows if f"{row}-frozen" in results.rows]
     for panel in results.panels:
-        made.add(
+        report.add(
             f"last_10-{panel.key}",
             f"Test accuracy in %, mean of the last ten rounds, {panel.title}",
-            markdown.by_sparsity(results, "last_10", **panel.point),
+            markdown.by_sparsity(
+                results, markdown.value(results, "last_10"), dense=True, **panel.point
+            ),
         )
-        made.add(
+        report.add(
             f"cost-{panel.key}",
             f"Frozen minus not frozen, in points, {panel.title}",
-            _cost(results, panel.point),
+            markdown.by_sparsity(results, cost, rows, **panel.point),
         )
-    return made
-
-
-def _cost(results: Results, point: Mapping[str, Any]) -> str:
-    rows = []
-    for key in [row for row in results.rows if f"{row}-frozen" in results.rows]:
-        cells = []
-        for target in results.axis("final_sparsity"):
-            place = {**point, "final_sparsity": target}
-            frozen = f"{key}-frozen"
-            cells.append(
-                markdown.difference(results, frozen, "last_10", of=key, **place)
-            )
-        rows.append([results.label(key), *cells])
-    head = map(markdown.percent, results.axis("final_sparsity"))
-    return markdown.table(["method", *head], rows)
+    return report

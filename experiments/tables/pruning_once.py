@@ -48,17 +48,19 @@ TABLE = Table(
 
 
 def report(results: Results) -> Report:
-    """The last round's accuracy, and differences to Global."""
-    made = Report()
+    """Returns the last round's accuracy, and differences to Global."""
+    report = Report()
     for panel in results.panels:
-        made.add(
+        report.add(
             f"final-{panel.key}",
             f"Test accuracy in %, last round, {panel.title}",
-            markdown.by_sparsity(results, "final", **panel.point),
+            markdown.by_sparsity(
+                results, markdown.value(results, "final"), dense=True, **panel.point
+            ),
         )
-        made.add(
+        report.add(
             f"differences-{panel.key}",
             f"Paired differences in points, last round, {panel.title}",
             markdown.differences(results, "final", **panel.point),
         )
-    return made
+    return report

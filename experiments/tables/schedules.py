@@ -11,8 +11,8 @@ hard in the last rounds as in the first, and 3 to 12 are close together.
 """
 
 from experiments.lib import markdown
-from experiments.lib.reporting import Report, grid
-from experiments.lib.results import Results
+from experiments.lib.reporting import Report
+from experiments.lib.results import Results, saving
 from experiments.lib.table import Preset, Row, Table
 
 TABLE = Table(
@@ -39,26 +39,20 @@ TABLE = Table(
 
 
 def report(results: Results) -> Report:
-    """Accuracy and saving, exponents down and frequencies across."""
-    made = Report()
+    """Returns accuracy and saving, exponents down and frequencies across."""
+    report = Report()
+    accuracy = markdown.value(results, "last_10")
     for panel in results.panels:
-        made.add(
+        report.add(
             f"last_10-{panel.key}",
             f"Test accuracy in %, mean of the last ten rounds, {panel.title}",
-            grid(results, "last_10", "exponent", "frequency", **panel.point),
+            markdown.grid(results, accuracy, "exponent", "frequency", **panel.point),
         )
-    made.add("saving", "Times fewer bytes than dense", _saving(results))
-    return made
 
+    def saved(row: str, **point: object) -> str:
+        ratio = results.spread(row, saving, **point)
+        return f"{ratio.mean:.2f} x" if ratio else markdown.EMPTY
 
-def _saving(results: Results) -> str:
-    rows = []
-    for exponent in results.axis("exponent"):
-        cells = []
-        for every in results.axis("frequency"):
-            place = {"exponent": exponent, "frequency": every}
-            ratio = results.mean("fedsparsify-global", markdown.saved, **place)
-            cells.append(markdown.EMPTY if ratio is None else f"{ratio:.2f} x")
-        rows.append([f"exponent {exponent:.0f}", *cells])
-    head = [f"frequency {every}" for every in results.axis("frequency")]
-    return markdown.table(["", *head], rows)
+    table = markdown.grid(results, saved, "exponent", "frequency")
+    report.add("saving", "Times fewer bytes than dense", table)
+    return report

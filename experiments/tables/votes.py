@@ -1,4 +1,4 @@
-"""How FedSparsify-Local's server votes and merges, and how its sparsity drifts.
+"""Votes and merges of FedSparsify-Local's server, and the drift of its sparsity.
 
 Claim (from the authors' code): a weight stays if floor(K/2) of K clients keep it, and
 the mean counts the zeros of the others. Ablations: more than half the votes, no vote at
@@ -12,19 +12,22 @@ round purges much that clients do not agree on, and gone in the end, when cubic 
 are small and all clients purge within the same masks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from experiments.lib import figures, markdown
 from experiments.lib.collecting import Line
+from experiments.lib.panels import Panel
 from experiments.lib.reporting import Report
-from experiments.lib.results import Results, rounds_of
-from experiments.lib.stats import spread
+from experiments.lib.results import Results, achieved, rounds_of
 from experiments.lib.table import Preset, Row, Table
 from experiments.tables import fashion_mnist
 from fedsparsify_jax import schedules
+from fedsparsify_jax.report.charts import Series
+from fedsparsify_jax.report.results import over_rounds
 
 LOCAL = {"algorithm": "fedsparsify-local"}
 
@@ -45,71 +48,68 @@ TABLE = Table(
 
 
 def report(results: Results) -> Report:
-    """Accuracy, drift at the end, drift over the rounds."""
-    made = Report()
+    """Returns accuracy, drift at the end, drift over the rounds."""
+    report = Report()
     for panel in results.panels:
-        made.add(
+        report.add(
             f"last_10-{panel.key}",
             f"Test accuracy in %, mean of the last ten rounds, {panel.title}",
-            markdown.by_sparsity(results, "last_10", **panel.point),
+            markdown.by_sparsity(
+                results, markdown.value(results, "last_10"), dense=True, **panel.point
+            ),
         )
-        made.add(
+        report.add(
             f"drift-{panel.key}",
             f"Sparsity of the global model minus its target, in points, {panel.title}",
-            _drifts(results, panel.point, _last),
+            _drifts(results, _last, panel),
         )
-        made.add(
+        report.add(
             f"drift-most-{panel.key}",
             f"The largest such difference in any fifth round, in points, {panel.title}",
-            _drifts(results, panel.point, _most),
+            _drifts(results, _most, panel),
         )
     if results.lines:
-        made.figures["drift"] = _figure(results, 0.95)
-    return made
+        report.figures["drift"] = _figure(results, 0.95)
+    return report
 
 
-def _drift(line: Line) -> np.ndarray:
-    """Sparsity minus target at the rounds of a line's curves."""
-    rounds = np.array(rounds_of(line))
-    wanted = schedules.polynomial(
-        line["options"]["final_sparsity"], end=line["options"]["rounds"]
-    )(rounds)
-    return np.array(line["curves"]["sparsity"]) - wanted
+def _drift(line: Line) -> pd.DataFrame:
+    """Returns sparsity minus target at the rounds of a line's curves."""
+    sparsity = rounds_of(line)["sparsity"].dropna()
+    options = line["options"]
+    schedule = schedules.polynomial(options["final_sparsity"], end=options["rounds"])
+    target = np.asarray(schedule(np.array(sparsity.index)))
+    return (sparsity - target).to_frame("drift")
 
 
 def _last(line: Line) -> float:
-    return 1 - line["kept"] / line["parameters"] - line["options"]["final_sparsity"]
+    return achieved(line) - line["options"]["final_sparsity"]
 
 
 def _most(line: Line) -> float:
-    gaps = _drift(line)
-    return float(gaps[np.argmax(np.abs(gaps))])
+    drift = _drift(line)["drift"]
+    return float(drift[drift.abs().idxmax()])
 
 
-def _drifts(
-    results: Results, point: Mapping[str, Any], measure: Callable[[Line], float]
-) -> str:
-    rows = []
-    for row in results.rows:
-        cells = []
-        for target in results.axis("final_sparsity"):
-            place = {**point, "final_sparsity": target}
-            gaps = list(results.values(row, measure, **place).values())
-            cells.append(spread(gaps, 2, 100) or markdown.EMPTY)
-        rows.append([results.label(row), *cells])
-    head = map(markdown.percent, results.axis("final_sparsity"))
-    return markdown.table(["vote", *head], rows)
+def _drifts(results: Results, measure: Callable[[Line], float], panel: Panel) -> str:
+    def cell(row: str, **point: Any) -> str:
+        drift = results.spread(row, measure, **point)
+        return drift.text(2, 100) if drift else markdown.EMPTY
+
+    return markdown.by_sparsity(results, cell, head="vote", **panel.point)
 
 
 def _figure(results: Results, target: float) -> str:
     panels = []
     for panel in results.panels:
-        curves = {}
-        for row in results.rows:
+        series = []
+        for tone, row in enumerate(results.rows):
             place = {**panel.point, "final_sparsity": target}
-            cells = list(results.cells(row, **place).values())
-            if cells:
-                drift = np.mean([_drift(line) for line in cells], axis=0)
-                curves[results.label(row)] = (rounds_of(cells[0]), 100 * drift)
-        panels.append((panel.title, curves))
-    return figures.lines(panels, "round", "sparsity minus target, points")
+            tables = [_drift(line) for line in results.cells(row, **place).values()]
+            mean = over_rounds(tables, "drift")["mean"]
+            if len(mean):
+                points = [(float(t), y) for t, y in mean.items()]
+                series.append(Series(results.label(row), tone, points))
+        panels.append((panel.title, series))
+    y = ("sparsity minus target", "percent")
+    return figures.charts(panels, ("round", "count"), y)

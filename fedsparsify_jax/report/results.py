@@ -11,6 +11,7 @@ interval takes differences as normal and makes no allowance for many comparisons
 """
 
 import dataclasses
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -45,8 +46,8 @@ def spread(values: Iterable[float | None]) -> Spread | None:
     numbers = pd.Series(values, dtype=float).dropna()
     if numbers.empty:
         return None
-    deviation = float(numbers.std()) if len(numbers) > 1 else None
-    return Spread(float(numbers.mean()), deviation, len(numbers))
+    deviation = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return Spread(statistics.fmean(numbers), deviation, len(numbers))
 
 
 class Difference(NamedTuple):
@@ -113,8 +114,8 @@ def over_rounds(tables: Sequence[pd.DataFrame], column: str) -> pd.DataFrame:
     if not columns or len(columns) < len(tables):
         return pd.DataFrame({"mean": [], "low": [], "high": []}, dtype=float)
     runs = pd.concat(columns, axis=1, join="inner").dropna().sort_index()
-    statistics = {"mean": runs.mean(axis=1), "low": runs.min(axis=1)}
-    return pd.DataFrame(statistics | {"high": runs.max(axis=1)})
+    columns = [runs.mean(axis=1), runs.min(axis=1), runs.max(axis=1)]
+    return pd.concat(columns, axis=1, keys=["mean", "low", "high"])
 
 
 @dataclasses.dataclass(frozen=True)

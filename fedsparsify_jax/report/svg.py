@@ -98,20 +98,27 @@ def inline(drawing: Drawing, title: str) -> str:
     )
 
 
-def document(figure: Figure) -> str:
-    """Returns a whole SVG file with title, legend, and colours for light paper."""
-    drawing = draw(figure, alone=True)
-    width, height = f"{WIDTH:g}", _n(drawing.height)
+def document(*figures: Figure) -> str:
+    """Returns an SVG file of figures side by side, each with its title and legend.
+
+    Colours are those for light paper.
+    """
+    drawings = [draw(figure, alone=True) for figure in figures]
+    width = f"{WIDTH * len(drawings):g}"
+    height = _n(max((drawing.height for drawing in drawings), default=0.0))
     sheet = "".join(
-        rule.replace(f"var(--{name})", colour)
+        classes([name]).replace(f"var(--{name})", colour)
         for name, colour in LIGHT.items()
-        for rule in [classes([name])]
     )
-    body = "".join(map(_shape, drawing.shapes))
+    bodies = ["".join(map(_shape, drawing.shapes)) for drawing in drawings]
+    body = "".join(bodies[:1]) + "".join(
+        f'<g transform="translate({n * WIDTH:g})">{shapes}</g>'
+        for n, shapes in enumerate(bodies[1:], 1)
+    )
+    title = escape("; ".join(figure.title for figure in figures))
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" class="c" role="img" '
         f'width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'font-family="{FONT}"><title>{escape(figure.title)}</title>'
-        f"<style>{sheet}</style>"
+        f'font-family="{FONT}"><title>{title}</title><style>{sheet}</style>'
         f'<rect class="fpaper" width="{width}" height="{height}"/>{body}</svg>\n'
     )

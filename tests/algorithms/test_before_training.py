@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import run_rounds, squared_error
 
 from fedsparsify_jax import algorithms, models
 from fedsparsify_jax.algorithms._shared import client_scores
@@ -23,10 +24,6 @@ MODEL = models.from_functions(
     lambda params, x: x @ params["w"] + jnp.sum(params["b"]),
 )
 CLIENTS = ClientData(jnp.asarray(X), jnp.asarray(Y), jnp.asarray(COUNT))
-
-
-def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    return (outputs - y) ** 2
 
 
 OPTIONS: dict[str, Any] = {
@@ -84,11 +81,9 @@ def masks_of(builder: Any, rounds: int = 2, **options: Any) -> list[Any]:
     algorithm = builder(MODEL.apply, **(OPTIONS | options))
     step = jax.jit(algorithm.step)
     state = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(0)))
-    found = []
-    for number in range(rounds):
-        state, _ = step(jax.random.key(number), state, CLIENTS)
-        found.append(flat_mask(state.masks))
-    return found
+    keys = map(jax.random.key, range(rounds))
+    states, _ = run_rounds(step, state, CLIENTS, keys)
+    return [flat_mask(state.masks) for state in states[1:]]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import MLP, linear, squared_error
 
+<<<<<<< HEAD
 from fedsparsify_jax import algorithms, models, pruning
 from fedsparsify_jax.algorithms.feddst import prune_union, readjust, replaced_share
+=======
+from fedsparsify_jax import algorithms, pruning
+from fedsparsify_jax.algorithms.feddst import readjust
+>>>>>>> engine
 from fedsparsify_jax.types import ClientData
 
 
@@ -49,15 +55,9 @@ def test_one_adjustment(alpha: float, density: float) -> None:
 X = np.random.default_rng(8).normal(size=(2, 4, 6)).astype(np.float32)
 Y = np.random.default_rng(9).normal(size=(2, 4, 5)).astype(np.float32)
 START = np.random.default_rng(10).normal(size=(6, 5)).astype(np.float32)
-MODEL = models.from_functions(
-    lambda key: {"w": jnp.asarray(START)}, lambda params, x: x @ params["w"]
-)
+MODEL = linear(START)
 COUNT = np.array([4, 3])
 RATE, EPOCHS, ROUNDS, INTERVAL, ALPHA = 0.1, 2, 8, 2, 0.9
-
-
-def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.sum((outputs - y) ** 2, axis=-1)
 
 
 def numpy_round(
@@ -132,6 +132,7 @@ def test_whole_rounds(before: int) -> None:
         assert float(info.sparsity) == pytest.approx(0.6)
 
 
+<<<<<<< HEAD
 def first_round(key: int, **options: Any) -> Any:
     model = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
     algorithm = algorithms.feddst(
@@ -143,6 +144,14 @@ def first_round(key: int, **options: Any) -> Any:
         **options,
     )
     variables = model.init(jax.random.key(1))
+=======
+def test_the_first_masks_follow_the_allocation() -> None:
+    algorithm = algorithms.feddst(
+        MLP.apply, final_sparsity=0.5, interval=100, alpha=0.0, batch_size=4
+    )
+    variables = MLP.init(jax.random.key(1))
+    state = algorithm.init(jax.random.key(0), variables)
+>>>>>>> engine
     clients = ClientData(
         jnp.ones((2, 3, 5)), jnp.zeros((2, 3), jnp.int32), jnp.array([3, 1])
     )

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from toy import linear, run_rounds, squared_error
 
-from fedsparsify_jax import algorithms, models
+from fedsparsify_jax import algorithms
 from fedsparsify_jax.types import ClientData
 
 RNG = np.random.default_rng(3)
@@ -16,14 +17,8 @@ X = RNG.normal(size=(2, 4, 3)).astype(np.float32)
 Y = RNG.normal(size=(2, 4)).astype(np.float32)
 COUNT = (4, 3)
 START = np.array([0.5, -1.0, 2.0], np.float32)
-MODEL = models.from_functions(
-    lambda key: {"w": jnp.asarray(START)}, lambda params, x: x @ params["w"]
-)
+MODEL = linear(START)
 RATE, EPOCHS = 0.1, 3
-
-
-def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    return (outputs - y) ** 2
 
 
 def one_round(builder: Any, rounds: int = 1, **options: Any) -> Any:
@@ -39,9 +34,9 @@ def one_round(builder: Any, rounds: int = 1, **options: Any) -> Any:
     clients = ClientData(jnp.asarray(X), jnp.asarray(Y), jnp.asarray(COUNT))
     state = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(0)))
     step = jax.jit(algorithm.step)
-    for number in range(rounds):
-        state, info = step(jax.random.key(number), state, clients)
-    return state, info
+    keys = map(jax.random.key, range(rounds))
+    states, infos = run_rounds(step, state, clients, keys)
+    return states[-1], infos[-1]
 
 
 def local(

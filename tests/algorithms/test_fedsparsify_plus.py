@@ -6,6 +6,7 @@ import numpy as np
 import numpy_federation as oracle
 import pytest
 from oracle_draws import batch_orders, to_layers
+from toy import run_rounds
 
 from fedsparsify_jax import algorithms, models, schedules
 from fedsparsify_jax.algorithms.fedsparsify_plus import importance
@@ -76,11 +77,8 @@ def test_four_rounds_against_numpy(clients):
     variables = model.init(jax.random.key(5))
     state = algorithm.init(jax.random.key(0), variables)
     round_keys = list(jax.random.split(jax.random.key(6), ROUNDS))
-    step, states, infos = jax.jit(algorithm.step), [], []
-    for key in round_keys:
-        state, info = step(key, state, clients)
-        states.append(state)
-        infos.append(info)
+    step = jax.jit(algorithm.step)
+    (_, *states), infos = run_rounds(step, state, clients, round_keys)
     with jax.debug_key_reuse(False):  # to replay the run is to use its keys again
         history = replay(variables, clients, round_keys)
     for now, info, (layers, masks, average) in zip(states, infos, history, strict=True):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import linear, run_rounds, squared_error
 
 from fedsparsify_jax import algorithms, models
 from fedsparsify_jax.types import ClientData
@@ -16,15 +17,9 @@ Y = RNG.normal(size=(2, 4)).astype(np.float32)
 COUNT = np.array([4, 3])
 START = RNG.normal(size=(10,)).astype(np.float32)
 START[3] = 0.0
-MODEL = models.from_functions(
-    lambda key: {"w": jnp.asarray(START)}, lambda params, x: x @ params["w"]
-)
+MODEL = linear(START)
 CLIENTS = ClientData(jnp.asarray(X), jnp.asarray(Y), jnp.asarray(COUNT))
 RATE, EPOCHS, INTERVAL, ROUNDS = 0.02, 2, 2, 6
-
-
-def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
-    return (outputs - y) ** 2
 
 
 def states(**options: Any) -> list[Any]:
@@ -38,10 +33,8 @@ def states(**options: Any) -> list[Any]:
         **options,
     )
     step = jax.jit(algorithm.step)
-    found = [algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(0)))]
-    for number in range(ROUNDS):
-        found.append(step(jax.random.key(number), found[-1], CLIENTS)[0])
-    return found
+    state = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(0)))
+    return run_rounds(step, state, CLIENTS, map(jax.random.key, range(ROUNDS)))[0]
 
 
 def chosen(

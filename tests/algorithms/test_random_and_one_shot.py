@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import round_keys, run_rounds
 
 from fedsparsify_jax import algorithms, models, schedules
 from fedsparsify_jax.types import ClientData
@@ -26,13 +27,9 @@ OPTIONS: dict[str, Any] = {
 def run(algorithm: Any, rounds: int, seed: int = 0) -> tuple[list, list]:
     state = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(0)))
     step = jax.jit(algorithm.step)
-    masks, sparsities = [], []
-    for number in range(rounds):
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        state, info = step(key, state, CLIENTS)
-        masks.append(np.asarray(state.masks["params"]["w"]))
-        sparsities.append(float(info.sparsity))
-    return masks, sparsities
+    states, infos = run_rounds(step, state, CLIENTS, round_keys(rounds, seed))
+    masks = [state.masks["params"]["w"] for state in states[1:]]
+    return masks, [float(info.sparsity) for info in infos]
 
 
 def test_random_pruning_walks_one_permutation() -> None:

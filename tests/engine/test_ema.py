@@ -5,37 +5,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import MLP, run_rounds, serving
 
-from fedsparsify_jax import algorithms, models
+from fedsparsify_jax import algorithms
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.engine import engine
 from fedsparsify_jax.engine.wrappers import ema
-from fedsparsify_jax.method import Method, ServerTransform
+from fedsparsify_jax.method import Method
 from fedsparsify_jax.types import nothing_more
 
 ROUNDS, DECAY = 3, 0.7
-MODEL = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
 ENGINE = {"learning_rate": 0.3, "local_epochs": 1, "batch_size": 4, "num_clients": 4}
 SPARSE = {"final_sparsity": 0.6, "rounds": ROUNDS}
 BUILDERS = {
     "global": lambda **more: algorithms.fedsparsify_global(
-        MODEL.apply, **SPARSE, **ENGINE, **more
+        MLP.apply, **SPARSE, **ENGINE, **more
     ),
     # Its masks grow again, and it prunes before round 1.
     "feddst": lambda **more: algorithms.feddst(
-        MODEL.apply, **SPARSE, interval=1, **ENGINE, **more
+        MLP.apply, **SPARSE, interval=1, **ENGINE, **more
     ),
 }
 
 
 def play(algorithm, clients):
     """The states after every round."""
-    state = algorithm.init(jax.random.key(1), MODEL.init(jax.random.key(2)))
-    step, states = jax.jit(algorithm.step), []
-    for key in jax.random.split(jax.random.key(3), ROUNDS):
-        state, _ = step(key, state, clients)
-        states.append(state)
-    return states
+    state = algorithm.init(jax.random.key(1), MLP.init(jax.random.key(2)))
+    keys = jax.random.split(jax.random.key(3), ROUNDS)
+    return run_rounds(jax.jit(algorithm.step), state, clients, keys)[0][1:]
 
 
 def oracle(states):
@@ -99,9 +96,9 @@ def test_own_model_and_post_training_see_the_average(clients):
     def count(key, variables, masks, uploads, context):
         return variables, masks, context.server + 1
 
-    server = ServerTransform(lambda variables, masks: jnp.float32(0), count)
+    server = serving(count, lambda variables, masks: jnp.float32(0))
     algorithm = engine(
-        MODEL.apply, Method(aggregate=aggregate("mean"), server=server), **ENGINE
+        MLP.apply, Method(aggregate=aggregate("mean"), server=server), **ENGINE
     )
     algorithm = ema.with_ema(
         DECAY,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy import apply_fn, half_square, round_keys, run_rounds, sending, serving
 
 from fedsparsify_jax import algorithms, masks, trees
 from fedsparsify_jax.aggregation.streaming import aggregate
@@ -17,7 +18,7 @@ from fedsparsify_jax.engine import engine
 from fedsparsify_jax.engine.wrappers import faults
 from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.method import Method, ServerTransform, Upload, Uploader
+from fedsparsify_jax.method import Method, Upload
 from fedsparsify_jax.runner.display.progress import failures
 from fedsparsify_jax.runner.display.summary import summarize
 from fedsparsify_jax.runner.options import grammars
@@ -26,14 +27,6 @@ from fedsparsify_jax.types import ClientData, Cohort
 RATE, CLIENTS = 0.5, 6
 START = {"params": {"w": jnp.array([4.0, -2.0, 1.0, 0.5])}}
 EVERYBODY = np.arange(CLIENTS)
-
-
-def apply_fn(variables, x, *, train=False, key=None, valid=None):
-    return jnp.broadcast_to(variables["params"]["w"], (len(x), 4)), {}
-
-
-def half_square(outputs, y):
-    return 0.5 * jnp.sum((outputs - y) ** 2, axis=-1)
 
 
 def federation():
@@ -50,13 +43,10 @@ def algorithm(build=algorithms.fedavg, **options):
 
 
 def play(made, rounds=1, clients=None):
-    state, step = made.init(jax.random.key(0), START), jax.jit(made.step)
-    infos = []
-    for t in range(rounds):
-        key = jax.random.fold_in(jax.random.key(1), t)
-        state, info = step(key, state, federation() if clients is None else clients)
-        infos.append(info)
-    return state, infos
+    clients, state = clients or federation(), made.init(jax.random.key(0), START)
+    keys = round_keys(rounds)
+    states, infos = run_rounds(jax.jit(made.step), state, clients, keys)
+    return states[-1], infos
 
 
 def steps_of(effort, total):
@@ -157,8 +147,8 @@ def remembering(**options):
 
     method = Method(
         aggregate=aggregate("mean", "strict"),
-        upload=Uploader(zero, send),
-        server=ServerTransform(zero, purge),
+        upload=sending(send, zero),
+        server=serving(purge, zero),
     )
     return algorithm(
         lambda apply_fn, **options: engine(apply_fn, method, **options),

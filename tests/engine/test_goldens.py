@@ -8,24 +8,12 @@ binary, so equality is exact.
 import jax
 import jax.numpy as jnp
 import pytest
+import toy
+from toy import apply_fn, half_square, round_keys, run_rounds, weights
 
 from fedsparsify_jax import algorithms
-from fedsparsify_jax.types import ClientData
 
 START = {"params": {"w": jnp.array([4.0, -2.0, 1.0])}}
-
-
-def apply_fn(variables, x, *, train=False, key=None, valid=None):
-    return jnp.broadcast_to(variables["params"]["w"], (len(x), 3)), {}
-
-
-def half_square(outputs, y):
-    return 0.5 * jnp.sum((outputs - y) ** 2, axis=-1)
-
-
-def federation(*targets):
-    y = jnp.array(targets, jnp.float32)[:, None, :]
-    return ClientData(jnp.zeros((len(y), 1, 1)), y, jnp.ones(len(y), jnp.int32))
 
 
 def play(build, clients, played, **options):
@@ -37,16 +25,13 @@ def play(build, clients, played, **options):
         batch_size=1,
         **options,
     )
-    state, step = algorithm.init(jax.random.key(0), START), jax.jit(algorithm.step)
-    history = []
-    for t in range(played):
-        key = jax.random.fold_in(jax.random.key(1), t)
-        state, info = step(key, state, clients)
-        history.append((state.variables["params"]["w"].tolist(), info))
-    return history
+    state = algorithm.init(jax.random.key(0), START)
+    keys = round_keys(played)
+    states, infos = run_rounds(jax.jit(algorithm.step), state, clients, keys)
+    return list(zip([weights(s).tolist() for s in states[1:]], infos, strict=True))
 
 
-TWO = federation([0.0, 2.0, 1.0], [4.0, 2.0, -1.0])
+TWO = toy.clients([0.0, 2.0, 1.0], [4.0, 2.0, -1.0])
 
 
 def test_fedavg():
@@ -86,7 +71,7 @@ def test_fedsparsify_local():
     #   T = [4, 0, 11/2]  -> [11/3, -1/6, 83/24]  purges the second
     # Votes [3, 1, 2]. By the authors' rule floor(3/2) = 1 is enough: all stay, and the
     # zeros count in the mean. By the strict rule two are needed: the second goes.
-    three = federation([0.0, 2.0, 1.0], [4.0, 2.0, -1.0], [4.0, 0.0, 5.5])
+    three = toy.clients([0.0, 2.0, 1.0], [4.0, 2.0, -1.0], [4.0, 0.0, 5.5])
     one = play(algorithms.fedavg, three, played=1)[0][0]
     assert one == pytest.approx([10 / 3, -1 / 3, 17 / 12])
     for rule, sparsity in (("authors", 0.0), ("strict", 1 / 3)):

@@ -4,9 +4,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from toy import mean, sending
+from toy import MLP, mean, sending
 
-from fedsparsify_jax import models, pruning, trees
+from fedsparsify_jax import pruning, trees
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared.server_purge import purge_by
 from fedsparsify_jax.client_map import chunked
@@ -29,7 +29,6 @@ from fedsparsify_jax.method import Method, Upload
 from fedsparsify_jax.schedules import polynomial
 from fedsparsify_jax.types import Cohort
 
-MODEL = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
 SCHEDULE = polynomial(0.6, end=3)
 OPTIONS = {"local_epochs": 2, "batch_size": 3, "learning_rate": 0.3, "num_clients": 4}
 
@@ -66,7 +65,7 @@ def round_on_machines(method, options, key, state, cohort):
     context = open_round(method, state)
     members = members_of(cohort, context, None, keys.faults)
     tasks = client_tasks(keys.local, state, cohort, members)
-    client = jax.jit(client_half(method, tuning_of(MODEL.apply, method, options)))
+    client = jax.jit(client_half(method, tuning_of(MLP.apply, method, options)))
     results = [client(context, trees.take(tasks, k)) for k in range(len(members.ids))]
 
     add = jax.jit(lambda *arrived: sum_uploads(method.aggregate, *arrived))
@@ -81,9 +80,9 @@ def round_on_machines(method, options, key, state, cohort):
 def check_three_rounds(name, clients):
     method = METHODS[name]
     options = OPTIONS | {"momentum": 0.9, "optimizer_state": "kept"}
-    algorithm = engine(MODEL.apply, method, client_map=chunked(1), **options)
+    algorithm = engine(MLP.apply, method, client_map=chunked(1), **options)
     run = jax.jit(algorithm.cohorts.run)
-    together = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(1)))
+    together = algorithm.init(jax.random.key(0), MLP.init(jax.random.key(1)))
     apart = together
     ids = jnp.array([0, 2, 3])
     cohort = Cohort(ids, trees.take(clients, ids))

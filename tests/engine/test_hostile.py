@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import apply_fn, half_square
 
 from fedsparsify_jax import algorithms
 from fedsparsify_jax.aggregation import merges, robust
@@ -212,14 +213,6 @@ def test_as_many_are_hostile_as_the_share_says(number):
 #    away from there. Ten clients, three of them hostile.
 
 ONES = np.ones(6, np.float32)
-
-
-def apply_fn(variables, x, *, train=False, key=None, valid=None):
-    return jnp.broadcast_to(variables["params"]["w"], (len(x), 6)), {}
-
-
-def half_square(outputs, y):
-    return 0.5 * jnp.sum((outputs - y) ** 2, axis=-1)
 
 
 def federation():

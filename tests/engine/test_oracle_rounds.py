@@ -5,6 +5,7 @@ import numpy as np
 import numpy_federation as oracle
 import pytest
 from oracle_draws import batch_orders, to_layers
+from toy import run_rounds
 
 from fedsparsify_jax import algorithms, models
 
@@ -51,15 +52,15 @@ def run_oracle(name, variables, clients, round_keys, cohorts, momentum, kept):
     return history
 
 
-@pytest.mark.parametrize(("momentum", "state"), [(0.0, "fresh"), (0.5, "kept")])
+@pytest.mark.parametrize(("momentum", "kept"), [(0.0, False), (0.5, True)])
 @pytest.mark.parametrize("participation", [1.0, 0.5])
 @pytest.mark.parametrize("name", ["fedavg", "fedsparsify_global", "fedsparsify_local"])
-def test_three_rounds(name, participation, momentum, state, clients):
+def test_three_rounds(name, participation, momentum, kept, clients):
     model = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(6, 4))
     options = {
         "learning_rate": RATE,
         "momentum": momentum,
-        "optimizer_state": state,
+        "optimizer_state": "kept" if kept else "fresh",
         "num_clients": len(COUNTS),
         "local_epochs": EPOCHS,
         "batch_size": BATCH,
@@ -69,27 +70,24 @@ def test_three_rounds(name, participation, momentum, state, clients):
         options |= {"final_sparsity": FINAL, "rounds": ROUNDS}
     algorithm = getattr(algorithms, name)(model.apply, **options)
     variables = model.init(jax.random.key(5))
-    current = algorithm.init(jax.random.key(0), variables)
+    state = algorithm.init(jax.random.key(0), variables)
     round_keys = list(jax.random.split(jax.random.key(6), ROUNDS))
 
-    step, states, infos = jax.jit(algorithm.step), [], []
-    for key in round_keys:
-        current, info = step(key, current, clients)
-        states.append(current)
-        infos.append(info)
+    step = jax.jit(algorithm.step)
+    (_, *states), infos = run_rounds(step, state, clients, round_keys)
     cohorts = [np.asarray(info.cohort) for info in infos]
     assert [len(cohort) for cohort in cohorts] == [round(participation * 4)] * ROUNDS
 
     with jax.debug_key_reuse(False):  # to replay the run is to use its keys again
         history = run_oracle(
-            name, variables, clients, round_keys, cohorts, momentum, state == "kept"
+            name, variables, clients, round_keys, cohorts, momentum, kept
         )
     for now, info, (layers, masks, loss) in zip(states, infos, history, strict=True):
-        found, kept = to_layers(now.variables), to_layers(now.masks)
+        found, inside = to_layers(now.variables), to_layers(now.masks)
         for have, want in zip(found, layers, strict=True):
             np.testing.assert_allclose(have[0], want[0], atol=2e-5)
             np.testing.assert_allclose(have[1], want[1], atol=2e-5)
-        np.testing.assert_array_equal(oracle.flatten(kept), oracle.flatten(masks))
+        np.testing.assert_array_equal(oracle.flatten(inside), oracle.flatten(masks))
         assert float(info.loss) == pytest.approx(loss, abs=2e-5)
         flat = oracle.flatten(masks)
         assert float(info.sparsity) == pytest.approx(1 - flat.mean(), abs=1e-6)

@@ -6,11 +6,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from toy import MLP
 
-from fedsparsify_jax import algorithms, models, trees
+from fedsparsify_jax import algorithms, trees
 from fedsparsify_jax.types import Cohort
 
-MODEL = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
 OPTIONS = {"local_epochs": 1, "batch_size": 4, "num_clients": 4}
 # The three kinds of setup (no clients, one, a cohort), states of clients.
 METHODS = {
@@ -27,8 +27,8 @@ METHODS = {
 def build(name):
     options = OPTIONS | METHODS[name]
     if hasattr(algorithms, name):
-        return getattr(algorithms, name)(MODEL.apply, **options)
-    return algorithms.fedprox(MODEL.apply, optimizer_state="kept", **options)
+        return getattr(algorithms, name)(MLP.apply, **options)
+    return algorithms.fedprox(MLP.apply, optimizer_state="kept", **options)
 
 
 def round_key(t):
@@ -39,7 +39,7 @@ def check_three_rounds(name, clients):
     algorithm = build(name)
     step, run = jax.jit(algorithm.step), jax.jit(algorithm.cohorts.run)
     sample = jax.jit(algorithm.cohorts.sample, static_argnums=1)
-    whole = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(1)))
+    whole = algorithm.init(jax.random.key(0), MLP.init(jax.random.key(1)))
     parts = whole
     ids = algorithm.cohorts.setup_clients(round_key(1), clients.sizes)
     setup_clients = Cohort(ids, trees.take(clients, ids))
@@ -82,8 +82,8 @@ def test_setup_clients_are_only_those_that_the_method_looks_at(clients):
 
 def test_a_cohort_of_the_callers_choice(clients):
     """Any distinct ids will do, also from beyond the sampler."""
-    algorithm = algorithms.fedavg(MODEL.apply, local_epochs=1)
-    state = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(1)))
+    algorithm = algorithms.fedavg(MLP.apply, local_epochs=1)
+    state = algorithm.init(jax.random.key(0), MLP.init(jax.random.key(1)))
     ids = jnp.array([3, 0])
     cohort = Cohort(ids, trees.take(clients, ids))
     _, info = algorithm.cohorts.run(round_key(1), state, cohort)
@@ -92,7 +92,7 @@ def test_a_cohort_of_the_callers_choice(clients):
 
 def test_bad_cohorts_are_refused(clients):
     snip = build("snip")
-    state = snip.init(jax.random.key(0), MODEL.init(jax.random.key(1)))
+    state = snip.init(jax.random.key(0), MLP.init(jax.random.key(1)))
     two = Cohort(jnp.arange(2), trees.take(clients, jnp.arange(2)))
     with pytest.raises(ValueError, match=r"give run the clients whose ids"):
         snip.cohorts.run(round_key(1), state, two)

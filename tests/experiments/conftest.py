@@ -67,7 +67,7 @@ def made_up(tmp_path):
         draw = random.Random(0)
         rows = [
             make_line(point, draw.random())
-            for point in table.wanted(preset).values()
+            for point in table.cells(preset).values()
             if draw.random() <= share
         ]
         path = path_of(table.name, preset, tmp_path)

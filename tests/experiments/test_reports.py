@@ -3,14 +3,15 @@
 import json
 import xml.etree.ElementTree as ET
 
+import pandas as pd
 import pytest
 
 from experiments.lib import claims, figures, markdown, rendering
 from experiments.lib.registry import TABLES
 from experiments.lib.results import RESULTS, Results, path_of
-from experiments.lib.stats import paired
 from experiments.tables.fashion_mnist import TABLE
 from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.report.results import NOISE, paired
 
 # A preset a table; CIFAR-100 is reported as CIFAR-10 is.
 EVERY = {name: next(iter(TABLES[name][0].presets)) for name in TABLES}
@@ -73,17 +74,16 @@ def test_federations_of_two_axes_are_told_apart(made_up):
 
 
 def test_means_spreads_and_noise(known):
-    assert markdown.value(known, "fedsparsify-global", "last_10", **PLACE) == (
-        "81.0 ± 1.0"
-    )
-    assert markdown.value(known, "snip", "last_10", **PLACE) == "80.0 ± 1.1"
-    local = markdown.value(known, "fedsparsify-local", "last_10", **PLACE)
-    assert local.endswith(markdown.NOISE)
+    value = markdown.value(known, "last_10")
+    assert value("fedsparsify-global", **PLACE) == ("81.0 ± 1.0")
+    assert value("snip", **PLACE) == "80.0 ± 1.1"
+    local = value("fedsparsify-local", **PLACE)
+    assert local.endswith(NOISE)
     gap = known.difference("snip", "last_10", **PLACE)
     # t(0.975, 2) = 4.3027 and s = 0.001.
     assert gap.mean == pytest.approx(-0.01)
     assert gap.half == pytest.approx(4.3027 * 0.001 / 3**0.5, rel=1e-4)
-    assert markdown.points(gap) == "-1.0 ± 0.2"
+    assert gap.text() == "-1.0 ± 0.2"
 
 
 def test_claims_go_by_the_interval(known):
@@ -103,7 +103,9 @@ def test_the_saving_is_the_schedules(known):
 def test_missing_seeds_are_counted(known):
     del known.cells("snip", **PLACE)[0]  # a copy: nothing happens
     assert known.missing("snip") == 0
-    assert paired({0: 1.0}, {0: 2.0, 1: 3.0}) is None
+    gap = paired(pd.Series({0: 1.0}), pd.Series({0: 2.0, 1: 3.0}))
+    assert gap.text(1.0) == "-1.0 (1 seed)" and not gap.noise
+    assert paired(pd.Series({0: 1.0}), pd.Series({1: 3.0})) is None
 
 
 def test_partial_seeds_are_said(made_up):
@@ -112,8 +114,8 @@ def test_partial_seeds_are_said(made_up):
     rows = path.read_text().splitlines(keepends=True)
     path.write_text("".join(row for row in rows if '"seed": 2, "commit"' not in row))
     results = Results(TABLE, "paper", root)
-    shown = markdown.value(results, "snip", "last_10", mark=False, **PLACE)
-    assert shown.endswith("(2 of 3)")
+    shown = markdown.value(results, "last_10")("snip", **PLACE)
+    assert "(2 of 3)" in shown
     assert results.missing("snip") == 10
 
 

@@ -8,10 +8,10 @@ import pkgutil
 import pytest
 
 import experiments
-from experiments.lib.playing import describe
 from experiments.lib.registry import TABLES
 from experiments.lib.reporting import methods
 from experiments.lib.results import Results
+from experiments.lib.running import describe
 from experiments.lib.table import Row, identity, restrict
 from experiments.tables.fashion_mnist import TABLE
 from fedsparsify_jax.errors import InputError
@@ -30,19 +30,19 @@ def test_examples_in_docstrings(name):
 def test_the_table_has_the_cells_that_it_should_have():
     # Methods without a sparsity are run once a partition and seed.
     dense, sparse = 3, 8
-    assert len(TABLE.wanted("paper")) == (dense + sparse * 5) * 2 * 3
+    assert len(TABLE.cells("paper")) == (dense + sparse * 5) * 2 * 3
 
 
 def test_every_table_asks_for_what_train_takes():
     for table, _ in TABLES.values():
         for preset in table.presets:
-            assert table.wanted(preset), (table.name, preset)
+            assert table.cells(preset), (table.name, preset)
         assert f"{table.name}: " in describe(table)
         keys = [row.key for row in table.rows]
         assert len(set(keys)) == len(keys) and table.reference in keys
         for row in table.rows:
             if row.of is not None:
-                wanted = TABLES[row.of][0].wanted("paper")
+                wanted = TABLES[row.of][0].cells("paper")
                 points = [identity(point) for point in table.points(row, "paper")]
                 assert set(points) <= set(wanted), (table.name, row.key)
 
@@ -50,7 +50,7 @@ def test_every_table_asks_for_what_train_takes():
 def test_a_method_is_one_line():
     row = Row("synflow", "SynFlow", {"algorithm": "synflow"})
     table = dataclasses.replace(TABLE, rows=(*TABLE.rows, row))
-    added = set(table.wanted("paper")) - set(TABLE.wanted("paper"))
+    added = set(table.cells("paper")) - set(TABLE.cells("paper"))
     assert len(added) == 5 * 2 * 3
     assert all('"synflow"' in name for name in added)
     shown = methods(Results(table, "paper")).blocks["last_10-iid"][1]
@@ -69,9 +69,9 @@ def test_identity_is_what_a_run_computes():
 
 def test_parts_of_a_table():
     part = restrict(TABLE, "paper", ["snip", "partition=iid", "final_sparsity=.9"])
-    assert len(part.wanted("paper")) == 3
-    assert set(part.wanted("paper")) < set(TABLE.wanted("paper"))
-    assert restrict(TABLE, "paper", []).wanted("paper") == TABLE.wanted("paper")
+    assert len(part.cells("paper")) == 3
+    assert set(part.cells("paper")) < set(TABLE.cells("paper"))
+    assert restrict(TABLE, "paper", []).cells("paper") == TABLE.cells("paper")
 
 
 @pytest.mark.parametrize(

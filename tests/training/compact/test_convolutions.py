@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_forms import assert_same, form_of, play
+from compact_forms import assert_same, form_of, play
 
 from fedsparsify_jax import algorithms, models
 from fedsparsify_jax.training.compact import Plan

@@ -1,11 +1,11 @@
-"""Rounds on the small form against the same rounds in full."""
+"""Rounds on the compact form against the same rounds in full."""
 
 import functools
 
 import jax.numpy as jnp
 import pytest
+from compact_forms import assert_same, form_of, play, start
 from conftest import make_clients
-from small_forms import assert_same, form_of, play, start
 
 from fedsparsify_jax import algorithms, client_map, models
 from fedsparsify_jax.training.compact import CompactForm, Lists, Plan, wrapper
@@ -66,7 +66,7 @@ def test_rounds_of_an_mlp_are_the_same(plan, name):
     assert_same(found, in_full(name))
 
 
-def test_the_small_form_is_what_clients_train():
+def test_the_compact_form_is_what_clients_train():
     plan = PLANS["both"]
     seen = []
 

@@ -1,8 +1,9 @@
-"""Rounds in full and on small forms, for tests that compare them."""
+"""Rounds in full and on compact forms, for tests that compare them."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from toy import run_rounds
 
 from fedsparsify_jax.models.adapters.layers import layers_of
 from fedsparsify_jax.training.compact import CompactForm, stages_of
@@ -31,12 +32,9 @@ def play(build, model, clients, thin, times=3, **options):
     algorithm = build(
         model.apply, learning_rate=0.3, local_epochs=2, batch_size=3, **options
     )
-    state = start(algorithm, model, thin)
-    step, infos = jax.jit(algorithm.step), []
-    for t in range(times):
-        state, info = step(jax.random.key(t), state, clients)
-        infos.append(info)
-    return state, infos
+    state, keys = start(algorithm, model, thin), map(jax.random.key, range(times))
+    states, infos = run_rounds(jax.jit(algorithm.step), state, clients, keys)
+    return states[-1], infos
 
 
 def assert_same(found, expected):

@@ -12,7 +12,8 @@ import numpy as np
 import numpy_federation as oracle
 import optax
 import pytest
-from toy import mean, sending, serving
+from oracle_draws import to_layers
+from toy import MLP, mean, run_rounds, sending, serving
 
 from fedsparsify_jax import aggregation, algorithms, masks, models, pruning, trees
 from fedsparsify_jax.aggregation import merges
@@ -24,30 +25,17 @@ from fedsparsify_jax.training.local import batch_loss, local_training
 
 RATE, EPOCHS, FINAL = 0.3, 2, 0.6
 GLOBAL, LOCAL = algorithms.fedsparsify_global, algorithms.fedsparsify_local
-MODEL = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
 
 
-def play(builder, clients, rounds, /, *, model=MODEL, **options):
+def play(builder, clients, rounds, /, *, model=MLP, **options):
     """States, the first included, and infos; a batch holds a whole client."""
     settings = {"local_epochs": EPOCHS, "batch_size": 8, "learning_rate": RATE}
     algorithm = builder(
         model.apply, num_clients=len(clients.sizes), **settings | options
     )
-    states = [algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))]
-    infos, step = [], jax.jit(algorithm.step)
-    for key in jax.random.split(jax.random.key(2), rounds):
-        state, info = step(key, states[-1], clients)
-        states.append(state)
-        infos.append(info)
-    return states, infos
-
-
-def to_layers(tree):
-    params = tree["params"]
-    return [
-        (np.float64(params[name]["kernel"]), np.float64(params[name]["bias"]))
-        for name in sorted(params)
-    ]
+    state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
+    keys = jax.random.split(jax.random.key(2), rounds)
+    return run_rounds(jax.jit(algorithm.step), state, clients, keys)
 
 
 def trained(layers, kept, clients, client, epochs):
@@ -238,8 +226,8 @@ def test_with_nothing_pruned_fine_tuning_is_that_many_epochs_more(clients):
 
 def scans(builder, clients, **options):
     """How many loops the program of a round has."""
-    algorithm = builder(MODEL.apply, **options)
-    state = algorithm.init(jax.random.key(0), MODEL.init(jax.random.key(1)))
+    algorithm = builder(MLP.apply, **options)
+    state = algorithm.init(jax.random.key(0), MLP.init(jax.random.key(1)))
     step = jax.make_jaxpr(algorithm.step)(jax.random.key(2), state, clients)
     return str(step).count("scan[")
 
@@ -255,7 +243,7 @@ def test_without_fine_tuning_a_round_is_train_purge_vote_bit_for_bit(clients):
     """The round as it was before the option, from the parts of the library."""
     method = Method(aggregate=mean)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-    loss = batch_loss(MODEL.apply, cross_entropy)
+    loss = batch_loss(MLP.apply, cross_entropy)
     train = local_training(loss, optax.sgd(RATE), method, epochs=EPOCHS, batch_size=3)
 
     @jax.jit
@@ -338,4 +326,4 @@ def test_fine_tuning_draws_anew_and_goes_on_with_memory(clients):
 )
 def test_bad_options_are_refused_when_building(builder, options, message):
     with pytest.raises(ValueError, match=message):
-        builder(MODEL.apply, **options)
+        builder(MLP.apply, **options)

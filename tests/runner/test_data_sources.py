@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from images import pictures, write_images
 
 from fedsparsify_jax.cli import main
 
@@ -90,7 +91,7 @@ def test_text_classification_end_to_end(tmp_path: Path) -> None:
     assert records(run)[-1]["sparsity"] == pytest.approx(0.5, abs=1e-5)
 
 
-def test_images_of_the_hub_by_name(tmp_path: Path, write_images, pictures) -> None:
+def test_images_of_the_hub_by_name(tmp_path: Path) -> None:
     for name, count in (("train", 8), ("test", 4)):
         labels = [i % 2 for i in range(count)]
         write_images(

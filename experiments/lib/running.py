@@ -1,4 +1,4 @@
-"""Plays a table: every row's grid with the library's own sweep.
+"""Runs of a table: every row's grid with the library's own sweep.
 
 A row has a directory, ``experiments/runs/TABLE-PRESET/ROW``, that ``fedsparsify sweep``
 writes and continues: a finished cell is never run again.
@@ -18,17 +18,17 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 def directory(table: Table, preset: str, runs: Path) -> Path:
-    """Where a table's sweeps are."""
+    """Returns the directory of a table's sweeps."""
     return runs / f"{table.name}-{preset}"
 
 
-def play(
+def run(
     table: Table,
     preset: str,
     console: Console,
     runs: Path = HERE / "runs",
     data_dir: Path | None = None,
-    known: Collection[str] = (),
+    finished: Collection[str] = (),
 ) -> None:
     """Trains what is not finished yet.
 
@@ -37,15 +37,15 @@ def play(
       preset: its size.
       console: where progress goes.
       runs: the directory for all tables.
-      data_dir: where the data set is, for those that need to be told.
-      known: identities of cells that are not wanted, because there are results of them.
+      data_dir: where the data set is, for those that need it.
+      finished: identities of cells to leave out, because there are results of them.
 
     Raises:
       InputError: from the sweep.
     """
     home = directory(table, preset, runs)
     for row in table.chosen(preset):
-        grid = _lacking(table, row, preset, known) if row.of is None else None
+        grid = _lacking(table, row, preset, finished) if row.of is None else None
         if grid is not None:
             console.print(f"\n{table.name}-{preset}: {row.label}", markup=False)
             provenance.record(home)
@@ -56,14 +56,14 @@ Grid = dict[str, tuple[Any, ...]]
 
 
 def _lacking(
-    table: Table, row: Row, preset: str, known: Collection[str]
+    table: Table, row: Row, preset: str, finished: Collection[str]
 ) -> Grid | None:
-    """The smallest grid that has all of a row's cells that are not known."""
-    wanted = [p for p in table.points(row, preset) if identity(p) not in known]
-    if not wanted:
+    """Returns the smallest grid with all cells of a row that are not finished."""
+    missing = [p for p in table.points(row, preset) if identity(p) not in finished]
+    if not missing:
         return None
     return {
-        field: tuple(v for v in values if any(p[field] == v for p in wanted))
+        field: tuple(v for v in values if any(p[field] == v for p in missing))
         for field, values in table.grid(row, preset).items()
     }
 
@@ -76,14 +76,14 @@ def _config(grid: Grid, out: Path, data_dir: Path | None) -> SweepConfig:
 
 
 def describe(table: Table) -> str:
-    """A table's presets and options, for ``--list``.
+    """Returns a table's presets and options, for ``--list``.
 
-    Of options with several values it is said whether they are traced, so that one
+    Options with several values are marked as traced, so that one
     compiled program has all of them, or static, a program each.
     """
     lines = [f"{table.name}: {table.title}"]
     for name, preset in table.presets.items():
-        cells = len(table.wanted(name))
+        cells = len(table.cells(name))
         lines.append(f"  --preset {name}: {cells} runs, {preset.time}")
     lines.append("  rows: " + ", ".join(row.key for row in table.rows))
     for field, values in table.axes.items():
