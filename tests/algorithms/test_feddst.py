@@ -6,15 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import MLP, linear, squared_error
+from toy import linear, squared_error
 
-<<<<<<< HEAD
 from fedsparsify_jax import algorithms, models, pruning
 from fedsparsify_jax.algorithms.feddst import prune_union, readjust, replaced_share
-=======
-from fedsparsify_jax import algorithms, pruning
-from fedsparsify_jax.algorithms.feddst import readjust
->>>>>>> engine
 from fedsparsify_jax.types import ClientData
 
 
@@ -132,7 +127,6 @@ def test_whole_rounds(before: int) -> None:
         assert float(info.sparsity) == pytest.approx(0.6)
 
 
-<<<<<<< HEAD
 def first_round(key: int, **options: Any) -> Any:
     model = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
     algorithm = algorithms.feddst(
@@ -144,14 +138,6 @@ def first_round(key: int, **options: Any) -> Any:
         **options,
     )
     variables = model.init(jax.random.key(1))
-=======
-def test_the_first_masks_follow_the_allocation() -> None:
-    algorithm = algorithms.feddst(
-        MLP.apply, final_sparsity=0.5, interval=100, alpha=0.0, batch_size=4
-    )
-    variables = MLP.init(jax.random.key(1))
-    state = algorithm.init(jax.random.key(0), variables)
->>>>>>> engine
     clients = ClientData(
         jnp.ones((2, 3, 5)), jnp.zeros((2, 3), jnp.int32), jnp.array([3, 1])
     )
