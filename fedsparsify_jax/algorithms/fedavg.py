@@ -10,6 +10,9 @@ epochs of SGD on its n_k examples; then
 
 Deviations: none. (The paper's ``m = max(C N, 1)`` clients a round is
 ``floor(participation * N)`` here, and selecting nobody is an error.)
+
+Checked against: rounds worked out by hand (tests/engine/test_goldens.py) and a
+federation written in NumPy (tests/engine/test_oracle_rounds.py).
 """
 
 from typing import Unpack

@@ -15,6 +15,9 @@ plainly). ``anchor="zero"`` is a defect of the FedSparsify authors' baseline: th
 of the anchor stays zero, so that ``mu/2 ||w||^2`` is plain weight decay. Their mu is
 0.001, 0.0001 for VGG-16. The training loss that a round reports contains the proximal
 term.
+
+Checked against: litian96/FedProx and dstripelis/FedSparsify 21fb7c3 (fed_prox.py),
+read; rounds in NumPy in tests/algorithms/test_fedprox_and_fedopt.py.
 """
 
 from typing import Unpack

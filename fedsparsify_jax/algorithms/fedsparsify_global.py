@@ -22,6 +22,10 @@ Deviations from the authors' code: the kept count is exact, ties go to the lowes
 (theirs keeps every tie at the threshold); masks are kept as such, while theirs are
 re-derived as ``w != 0``, so a kept weight that happens to be zero stays alive here.
 Momentum, as theirs, is not masked.
+
+Checked against: dstripelis/FedSparsify 21fb7c3, whose purge and schedule gave the same
+masks and targets on random models; a federation written in NumPy in
+tests/engine/test_oracle_rounds.py.
 """
 
 from typing import Unpack

@@ -21,6 +21,9 @@ and a is the model. Four things differ from FedSparsify-Global:
 * Clients train with momentum, from zero in every round.
 * The model is the average of the last rounds' models, which evens out the swings that
   small cohorts of unlike clients cause.
+
+Checked against: its own description, in NumPy, in
+tests/algorithms/test_fedsparsify_plus.py.
 """
 
 from typing import Unpack

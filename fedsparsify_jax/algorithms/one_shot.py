@@ -15,6 +15,9 @@ only in rounds after it, so that p = T - 9 and nine rounds of tuning remain;
 last act of round T.
 
 Deviations: those of `fedsparsify_global`, which this is with another schedule.
+
+Checked against: dstripelis/FedSparsify 16ead02 (start 190 of 200, purge after it),
+read; tests/algorithms/test_random_and_one_shot.py.
 """
 
 from typing import Unpack

@@ -15,6 +15,9 @@ with the schedule s_t of FedSparsify.
 Deviations: none known. The permutation is kept as a 32-bit seed in ``State.server`` and
 drawn again every round, which costs no memory between rounds; runs of the same keys
 and different final sparsities have nested masks.
+
+Checked against: dstripelis/FedSparsify 21fb7c3 (model_purge.py), read; counts and
+nesting in tests/algorithms/test_random_and_one_shot.py.
 """
 
 from typing import Unpack

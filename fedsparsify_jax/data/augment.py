@@ -9,6 +9,8 @@ from fedsparsify_jax.types import Key
 def random_crop(key: Key, x: jax.Array, pad: int = 4) -> jax.Array:
     """Pads with black and cuts every image at a random place, to its old size.
 
+    The authors of FedSparsify pad after standardising, that is with the mean colour.
+
     Args:
       key: consumed.
       x: ``[B, H, W, C]`` of any dtype.

@@ -143,8 +143,8 @@ def training_flops(
 ) -> Any:
     """Counts FLOPs of a training step: forward, gradients by weights and by inputs.
 
-    Methods that also need the gradients of pruned weights now and then (FedDST,
-    PruneFL) do more in those steps.
+    Methods that also need the gradients of pruned weights do more: FedDST in one batch
+    of a round that adjusts masks, PruneFL in every step of a round that chooses them.
 
     Args:
       layers: from `layer_flops`.
