@@ -36,6 +36,7 @@ Checked against: bibikar/feddst 25d6184 and FedPruning/FedPruning 7069881, read;
 drop, growth, merge and whole rounds against NumPy in tests/algorithms/test_feddst.py.
 """
 
+from collections.abc import Callable
 from typing import Unpack, get_args
 
 import jax
@@ -84,6 +85,9 @@ from fedsparsify_jax.types import (
     Variables,
     Variant,
 )
+
+CountsFn = Callable[[Variables, Context], PyTree]
+"""A model and the context to the entries c_l that every leaf keeps."""
 
 
 def readjust(
@@ -177,6 +181,39 @@ def _drop_and_grow(
         return jax.lax.cond(alpha > 0, adjusted, lambda: local.masks)
 
     return drop_and_grow
+
+
+def _start(kind: FirstMasks, counts: CountsFn, prunable: Prunable | None) -> Setup:
+    """Builds the first masks: the largest weights of every layer, or random ones."""
+
+    def first_masks(
+        key: Key, context: Context, clients: Cohort
+    ) -> tuple[Variables, Masks]:
+        variables = context.variables
+        scores = magnitude(variables)
+        if kind == "random":
+            scores = saliency.random(key, variables)
+        masks = keep_counts(scores, counts(variables, context), prunable=prunable)
+        return mask_algebra.apply(masks, variables), masks
+
+    return Setup(no_clients, first_masks)
+
+
+def _merge(counts: CountsFn, prunable: Prunable | None) -> Aggregate:
+    """Builds the mean over the holders of each entry, its union pruned back."""
+
+    def sums(uploads: Uploads, context: Context) -> means.Sums:
+        return means.nonzero_sums(uploads.variables, uploads.masks, uploads.shares)
+
+    def merge(
+        sums: means.Sums, uploads: Uploads, context: Context
+    ) -> tuple[Variables, Masks]:
+        mean = means.mean(sums, like=context.variables)
+        kept = counts(mean, context)
+        masks = prune_union(mean, sums.weight, kept, prunable=prunable)
+        return mask_algebra.apply(masks, mean), masks
+
+    return Aggregate(sums=sums, merge=merge)
 
 
 def replaced_share(
@@ -285,31 +322,13 @@ def feddst(
             variables, context.sparsity, scope=allocation, prunable=prunable
         )
 
-    def start(key: Key, context: Context, clients: Cohort) -> tuple[Variables, Masks]:
-        variables = context.variables
-        scores = magnitude(variables)
-        if first_masks == "random":
-            scores = saliency.random(key, variables)
-        masks = keep_counts(scores, counts(variables, context), prunable=prunable)
-        return mask_algebra.apply(masks, variables), masks
-
-    def sums(uploads: Uploads, context: Context) -> means.Sums:
-        return means.nonzero_sums(uploads.variables, uploads.masks, uploads.shares)
-
-    def merge(
-        sums: means.Sums, uploads: Uploads, context: Context
-    ) -> tuple[Variables, Masks]:
-        mean = means.mean(sums, like=context.variables)
-        masks = prune_union(mean, sums.weight, counts(mean, context), prunable=prunable)
-        return mask_algebra.apply(masks, mean), masks
-
     loss = batch_loss(apply_fn, resolved.loss_fn)
     method = Method(
         schedule=schedules.constant(final_sparsity),
-        setup=Setup(no_clients, start),
+        setup=_start(first_masks, counts, prunable),
         client_prune=_drop_and_grow(loss, resolved.batch_size, share, prunable),
         fine_tune_epochs=epochs - adjust_after,
-        aggregate=Aggregate(sums=sums, merge=merge),
+        aggregate=_merge(counts, prunable),
         masks_travel=True,
         prunable=prunable,
     )

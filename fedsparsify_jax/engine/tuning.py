@@ -73,18 +73,22 @@ def optimizer_of(o: Options) -> optax.GradientTransformation:
     return optax.sgd(o.learning_rate, momentum=momentum, nesterov=o.nesterov)
 
 
-def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
-    """Builds the clients' local training.
-
-    Raises:
-      ValueError: for a negative number of epochs.
-    """
+def _check_epochs(method: Method, o: Options) -> None:
     if method.fine_tune_epochs < 0:
         raise ValueError(
             f"fine_tune_epochs is {method.fine_tune_epochs}: it must be at least 0"
         )
     if o.local_epochs + method.fine_tune_epochs < 1:
         raise ValueError(f"local_epochs is {o.local_epochs}: it must be at least 1")
+
+
+def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
+    """Builds the clients' local training.
+
+    Raises:
+      ValueError: for a negative number of epochs.
+    """
+    _check_epochs(method, o)
     transform = optimizer_of(o)
 
     def training(epochs: int, apply_fn: ApplyFn = apply_fn) -> TrainFn:
