@@ -82,6 +82,15 @@ def _check_epochs(method: Method, o: Options) -> None:
         raise ValueError(f"local_epochs is {o.local_epochs}: it must be at least 1")
 
 
+def _check_form(method: Method, o: Options) -> None:
+    compact.check(
+        method,
+        optimizer=o.optimizer is not None,
+        keeps_optimizer=o.optimizer_state == "kept",
+        fine_tunes=method.fine_tune_epochs > 0,
+    )
+
+
 def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
     """Builds the clients' local training.
 
@@ -107,12 +116,7 @@ def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
     more = method.fine_tune_epochs
     train = training(o.local_epochs)
     if o.compact_form is not None:
-        compact.check(
-            method,
-            optimizer=o.optimizer is not None,
-            keeps_optimizer=keeps_optimizer,
-            fine_tunes=more > 0,
-        )
+        _check_form(method, o)
         build = partial(training, o.local_epochs)
         train = compact.compact_or_full(
             train, o.compact_form, method, build, new_optimizer
