@@ -1,7 +1,7 @@
 """The paper's claims against measurements: tables and verdicts, no prose by hand.
 
 A comparison holds, or not, by the 95 % interval of the paired difference in the mean
-accuracy of the last ten rounds; where 0 is inside, the two are the same within noise.
+accuracy of the last five rounds; where 0 is inside, the two are the same within noise.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from experiments.lib.results import Results, saving, saving_with_masks
 from fedsparsify_jax.metrics import communication
 from fedsparsify_jax.report.results import Difference
 
-MEASURE = "last_10"
+MEASURE = "last_5"
 GLOBAL, LOCAL, DENSE = "fedsparsify-global", "fedsparsify-local", "fedavg"
 _SHORT = {"iid": "IID", "label-shards": "non-IID"}
 

@@ -2,7 +2,7 @@
 
 options     all options that have a value, resolved
 seed, commit, dirty, machine, versions, seconds
-metric      accuracy or mae, and its value: final, last_10, best
+metric      accuracy or mae, and its value: final, best
 parameters, kept, sparsity, target_sparsity
 bytes       both ways, by the authors' formula; bytes_with_masks adds one bit for every
             prunable number of every message; bytes_dense without pruning
@@ -16,6 +16,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from experiments.lib.provenance import of_run
 from experiments.lib.table import Table, identity
@@ -48,6 +50,12 @@ def _thinned(column: Sequence[Any]) -> list[Any]:
     """Returns rounds EVERY, 2 EVERY, ... and the last one."""
     last = len(column) - 1
     return [v for n, v in enumerate(column) if (n + 1) % EVERY == 0 or n == last]
+
+
+def _last(column: Sequence[float | None], number: int) -> float:
+    """Returns the mean of the last evaluations."""
+    evaluated = [value for value in column if value is not None]
+    return float(np.mean(evaluated[-number:]))
 
 
 def _curves(records: Sequence[dict[str, Any]], metric: str, layers: bool) -> Line:
@@ -91,7 +99,6 @@ def line(run: Path, layers: bool = False) -> Line:
         "seconds": round(summary["seconds"], 2),
         "metric": metric,
         "final": summary[f"test_{metric}"],
-        "last_10": _rounded(summary[f"last_10_mean_test_{metric}"], 6),
         "best": summary[f"best_test_{metric}"],
         "parameters": summary["parameters"],
         "kept": summary["parameters_kept"],
@@ -105,10 +112,15 @@ def line(run: Path, layers: bool = False) -> Line:
 
 
 def read_lines(path: Path) -> dict[str, Line]:
-    """Returns the lines of a file by identity; none if there is no such file."""
+    """Returns the lines of a file by identity; none if there is no such file.
+
+    Every line gets ``last_5``, the mean of its last five rounds.
+    """
     if not path.exists():
         return {}
-    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row.setdefault("last_5", _last(row["curves"][row["metric"]], 5))
     return {identity(row["options"]): row for row in rows}
 
 

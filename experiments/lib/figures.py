@@ -39,7 +39,7 @@ def _of_rows(
     return charts(panels, x, (f"test {name}", kind))
 
 
-def accuracy_sparsity(results: Results, measure: str = "last_10") -> str:
+def accuracy_sparsity(results: Results, measure: str = "last_5") -> str:
     """Returns accuracy against sparsity: means and deviations over seeds."""
 
     def draw(panel: Panel, row: str, tone: int) -> list[Series]:

@@ -43,8 +43,8 @@ def methods(results: Results) -> Report:
             )
         report.add(
             f"differences-{panel.key}",
-            f"Paired differences in {unit}, mean of the last ten rounds, {name}",
-            markdown.differences(results, "last_10", **panel.point),
+            f"Paired differences in {unit}, mean of the last five rounds, {name}",
+            markdown.differences(results, "last_5", **panel.point),
         )
         report.add(
             f"sparsity-{panel.key}",

@@ -20,7 +20,7 @@ from fedsparsify_jax.runner.options.registry import takes
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 MEASURES = {
-    "last_10": "mean of the last ten rounds",
+    "last_5": "mean of the last five rounds",
     "final": "last round",
     "best": "best round",
 }
@@ -164,7 +164,7 @@ class Results:
     def repetitions(self, row: str, **point: Any) -> Repetitions:
         """Returns those cells for `report.lines`, the metric as moving means."""
         lines = list(self.cells(row, **point).values())
-        numbers = ("final", "last_10", "best", "sparsity", "bytes")
+        numbers = ("final", "last_5", "best", "sparsity", "bytes")
         figures = pd.DataFrame([{n: line[n] for n in numbers} for line in lines])
         return Repetitions(figures, [_smooth(line) for line in lines])
 

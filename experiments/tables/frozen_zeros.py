@@ -6,9 +6,9 @@ PruneFL but not in FedSparsify. Does that widen the gap to these baselines?
 
     python -m experiments.run frozen_zeros
 
-Expected: 54 runs, 20 minutes of 2 free cores. Nothing changes for SNIP and GraSP: their
-saliency is a product with the weight, so that zeros are pruned anyway. PruneFL's is the
-squared gradient; its accuracy changes.
+Expected: 54 runs, 20 minutes of 2 free cores. Nothing changes for SNIP and GraSP where
+they rank all parameters: their saliency is a product with the weight, so that zeros are
+pruned anyway. PruneFL's is a squared gradient; its accuracy changes.
 """
 
 from experiments.lib import markdown
@@ -17,14 +17,18 @@ from experiments.lib.results import Results
 from experiments.lib.table import Preset, Row, Table
 from experiments.tables import fashion_mnist
 
-_METHODS = {"snip": "SNIP", "grasp": "GraSP", "prunefl": "PruneFL"}
+_METHODS = {
+    "snip": ("SNIP", {"algorithm": "snip"}),
+    "grasp-all": ("GraSP, all parameters", {"algorithm": "grasp", "prunable": "all"}),
+    "prunefl": ("PruneFL", {"algorithm": "prunefl"}),
+}
 
 
 def _rows() -> tuple[Row, ...]:
     rows = []
-    for key, label in _METHODS.items():
-        rows.append(Row(key, label, {"algorithm": key}, of="fashion_mnist"))
-        frozen = {"algorithm": key, "freeze_zero_initialized": "on"}
+    for key, (label, options) in _METHODS.items():
+        rows.append(Row(key, label, options, of="fashion_mnist"))
+        frozen = options | {"freeze_zero_initialized": "on"}
         rows.append(Row(f"{key}-frozen", f"{label}, zeros frozen", frozen))
     return tuple(rows)
 
@@ -45,16 +49,16 @@ def report(results: Results) -> Report:
     report = Report()
 
     def cost(row: str, **point: object) -> str:
-        cell = markdown.difference(results, "last_10", of=row)
+        cell = markdown.difference(results, "last_5", of=row)
         return cell(f"{row}-frozen", **point)
 
     rows = [row for row in results.rows if f"{row}-frozen" in results.rows]
     for panel in results.panels:
         report.add(
-            f"last_10-{panel.key}",
-            f"Test accuracy in %, mean of the last ten rounds, {panel.title}",
+            f"last_5-{panel.key}",
+            f"Test accuracy in %, mean of the last five rounds, {panel.title}",
             markdown.by_sparsity(
-                results, markdown.value(results, "last_10"), dense=True, **panel.point
+                results, markdown.value(results, "last_5"), dense=True, **panel.point
             ),
         )
         report.add(

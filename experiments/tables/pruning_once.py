@@ -7,8 +7,8 @@ nine rounds after it.
     python -m experiments.run pruning_once
 
 Expected: 30 runs, ten minutes of 2 free cores; a model of 95 % or more that was pruned
-once and not tuned loses tens of points. The mean of the last ten rounds would be that
-of a dense model, so the last round is shown.
+once and not tuned loses tens of points. The mean of the last five rounds would be that
+of a dense model nearly, so the last round is shown.
 """
 
 from experiments.lib import markdown

@@ -41,11 +41,11 @@ TABLE = Table(
 def report(results: Results) -> Report:
     """Returns accuracy and saving, exponents down and frequencies across."""
     report = Report()
-    accuracy = markdown.value(results, "last_10")
+    accuracy = markdown.value(results, "last_5")
     for panel in results.panels:
         report.add(
-            f"last_10-{panel.key}",
-            f"Test accuracy in %, mean of the last ten rounds, {panel.title}",
+            f"last_5-{panel.key}",
+            f"Test accuracy in %, mean of the last five rounds, {panel.title}",
             markdown.grid(results, accuracy, "exponent", "frequency", **panel.point),
         )
 

@@ -52,10 +52,10 @@ def report(results: Results) -> Report:
     report = Report()
     for panel in results.panels:
         report.add(
-            f"last_10-{panel.key}",
-            f"Test accuracy in %, mean of the last ten rounds, {panel.title}",
+            f"last_5-{panel.key}",
+            f"Test accuracy in %, mean of the last five rounds, {panel.title}",
             markdown.by_sparsity(
-                results, markdown.value(results, "last_10"), dense=True, **panel.point
+                results, markdown.value(results, "last_5"), dense=True, **panel.point
             ),
         )
         report.add(

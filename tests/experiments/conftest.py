@@ -39,7 +39,7 @@ def make_line(point: dict, accuracy: float) -> dict:
         "seconds": 36.0,
         "metric": metric,
         "final": accuracy,
-        "last_10": accuracy,
+        "last_5": accuracy,
         "best": accuracy,
         "parameters": PARAMETERS,
         "kept": kept,

@@ -35,7 +35,7 @@ def known(made_up):
     for row in rows:
         gaps = shift.get(row["options"]["algorithm"])
         if gaps and row["options"]["momentum"] == 0:
-            row["last_10"] = 0.80 + 0.01 * row["seed"] + gaps[row["seed"]]
+            row["last_5"] = 0.80 + 0.01 * row["seed"] + gaps[row["seed"]]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Results(TABLE, "paper", root)
 
@@ -62,24 +62,24 @@ def test_federations_of_two_axes_are_told_apart(made_up):
     rows = [json.loads(row) for row in path.read_text().splitlines()]
     for row in rows:
         skewed = row["options"]["client_sizes"] == "skewed"
-        row["last_10"] = 4.25 if skewed else 3.5
+        row["last_5"] = 4.25 if skewed else 3.5
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     blocks = report(Results(table, "paper", root)).blocks
     for partition in ("iid", "value-skew"):
         for sizes, years in (("uniform", "3.50"), ("skewed", "4.25")):
-            heading, text = blocks[f"last_10-{partition}-{sizes}"]
+            heading, text = blocks[f"last_5-{partition}-{sizes}"]
             assert heading.startswith("Mean absolute error in years")
             # FedAvg's one cell, and four of either of the others.
             assert text.count(f"{years} ± 0.00") == 1 + 2 * 4
 
 
 def test_means_spreads_and_noise(known):
-    value = markdown.value(known, "last_10")
+    value = markdown.value(known, "last_5")
     assert value("fedsparsify-global", **PLACE) == ("81.0 ± 1.0")
     assert value("snip", **PLACE) == "80.0 ± 1.1"
     local = value("fedsparsify-local", **PLACE)
     assert local.endswith(NOISE)
-    gap = known.difference("snip", "last_10", **PLACE)
+    gap = known.difference("snip", "last_5", **PLACE)
     # t(0.975, 2) = 4.3027 and s = 0.001.
     assert gap.mean == pytest.approx(-0.01)
     assert gap.half == pytest.approx(4.3027 * 0.001 / 3**0.5, rel=1e-4)
@@ -114,7 +114,7 @@ def test_partial_seeds_are_said(made_up):
     rows = path.read_text().splitlines(keepends=True)
     path.write_text("".join(row for row in rows if '"seed": 2, "commit"' not in row))
     results = Results(TABLE, "paper", root)
-    shown = markdown.value(results, "last_10")("snip", **PLACE)
+    shown = markdown.value(results, "last_5")("snip", **PLACE)
     assert "(2 of 3)" in shown
     assert results.missing("snip") == 10
 
@@ -130,8 +130,8 @@ def test_blocks_of_a_text(made_up):
     _, report = rendering.report_of("fashion_mnist", "paper", root)
     known = {"fashion_mnist-paper": report}
     begin = "<!-- begin fashion_mnist-paper {} -->\nold\n<!-- end -->"
-    filled = rendering.fill(f"a\n{begin.format('last_10-iid')}\nb", root, known)
-    assert filled.startswith("a\n<!-- begin fashion_mnist-paper last_10-iid -->\n| ")
+    filled = rendering.fill(f"a\n{begin.format('last_5-iid')}\nb", root, known)
+    assert filled.startswith("a\n<!-- begin fashion_mnist-paper last_5-iid -->\n| ")
     assert filled.endswith("|\n<!-- end -->\nb") and "old" not in filled
     assert rendering.fill(filled, root, known) == filled
     figure = rendering.fill(begin.format("figure:layers"), root, known, "../there")

@@ -53,7 +53,7 @@ def test_a_method_is_one_line():
     added = set(table.cells("paper")) - set(TABLE.cells("paper"))
     assert len(added) == 5 * 2 * 3
     assert all('"synflow"' in name for name in added)
-    shown = methods(Results(table, "paper")).blocks["last_10-iid"][1]
+    shown = methods(Results(table, "paper")).blocks["last_5-iid"][1]
     assert shown.splitlines()[-1].startswith("| SynFlow |")
 
 
