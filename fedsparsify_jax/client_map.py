@@ -147,13 +147,13 @@ def _scan_chunks(
         return jax.tree.map(jnp.add, sums, added), kept
 
     chunks = jax.tree.map(
-        lambda leaf: leaf[:full].reshape(-1, size, *leaf.shape[1:]), stacked
+        lambda leaf: leaf[:full].reshape(full // size, size, *leaf.shape[1:]), stacked
     )
     first = jax.tree.map(lambda leaf: leaf[:size], stacked)
     shapes, _ = jax.eval_shape(work, first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     sums, kept = jax.lax.scan(one, zeros, chunks)
-    kept = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kept)
+    kept = jax.tree.map(lambda leaf: leaf.reshape(full, *leaf.shape[2:]), kept)
     if full < number:
         sums, last = one(sums, jax.tree.map(lambda leaf: leaf[full:], stacked))
         kept = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), kept, last)

@@ -71,6 +71,14 @@ def test_sums_are_over_everybody_once(size, chunk):
         np.testing.assert_allclose(kept["noise"], noise, rtol=1e-6)
 
 
+def test_results_without_entries_are_stacked_too():
+    def nothing(shared, x):
+        return jnp.zeros((0, 2)), x
+
+    _, (empty, x) = client_map.chunked(2)(nothing, (), jnp.arange(5))
+    assert empty.shape == (5, 0, 2) and x.tolist() == [0, 1, 2, 3, 4]
+
+
 def test_bad_strategies_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         client_map.chunked(0)
