@@ -5,6 +5,7 @@ from experiments.lib.table import Table
 from experiments.tables import (
     brain_age,
     cifar,
+    fair_rows,
     fashion_mnist,
     fashion_mnist_10,
     fedsparsify_plus,
@@ -22,6 +23,7 @@ _ALL: tuple[tuple[Table, ReportOf], ...] = (
     (frozen_zeros.TABLE, frozen_zeros.report),
     (pruning_once.TABLE, pruning_once.report),
     (fedsparsify_plus.TABLE, fedsparsify_plus.report),
+    (fair_rows.TABLE, fair_rows.report),
     (cifar.CIFAR10, cifar.report),
     (cifar.CIFAR100, cifar.report),
     (brain_age.TABLE, brain_age.report),
