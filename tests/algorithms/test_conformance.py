@@ -41,7 +41,8 @@ class Row(NamedTuple):
     monotone: bool = True  # what is pruned stays pruned
     drawn_client: bool = False  # looks at the data of a client drawn by number
     one_rounding_more: bool = False  # than FedAvg: divides by the share of the holders
-    cnn: bool = True  # also on the convolutional network, which takes longer to compile
+    # also over a mesh and on a convolutional network, which take long to compile
+    long: bool = True
 
 
 KEPT_MOMENTUM = {"momentum": 0.9, "optimizer_state": "kept"}
@@ -49,29 +50,28 @@ PRUNEFL: Any = {"monotone": False, "drawn_client": True}
 # Names are those of the registry, with a variant after a comma.
 ROWS = {
     "fedavg": Row(final=None),
-    "fedavg, momentum": Row(KEPT_MOMENTUM, final=None, cnn=False),
+    "fedavg, momentum": Row(KEPT_MOMENTUM, final=None, long=False),
     "fedprox": Row({"mu": 0.1}, final=None),
-    "fedopt": Row(final=None),
-    "fedopt, yogi": Row({"server_optimizer": "yogi"}, final=None, cnn=False),
+    "fedopt": Row({"server_optimizer": "yogi"}, final=None),
     "fedsparsify-global": Row(),
-    "fedsparsify-global, momentum": Row(KEPT_MOMENTUM, cnn=False),
-    "fedsparsify-global, layer": Row({"scope": "layer"}, exact_from=None, cnn=False),
-    "fedsparsify-global, erk": Row({"scope": "erk"}, cnn=False),
+    "fedsparsify-global, momentum": Row(KEPT_MOMENTUM, long=False),
+    "fedsparsify-global, layer": Row({"scope": "layer"}, exact_from=None, long=False),
+    "fedsparsify-global, erk": Row({"scope": "erk"}, long=False),
     "fedsparsify-local": Row(exact_from=None),
     "fedsparsify-local, strict": Row(
-        {"vote_rule": "strict"}, exact_from=None, cnn=False
+        {"vote_rule": "strict"}, exact_from=None, long=False
     ),
     "fedsparsify-local, nonzero": Row(
-        {"merge": "nonzero"}, exact_from=None, one_rounding_more=True, cnn=False
+        {"merge": "nonzero"}, exact_from=None, one_rounding_more=True, long=False
     ),
     "fedsparsify-local, no vote": Row(
-        {"vote_rule": "none"}, exact_from=None, cnn=False
+        {"vote_rule": "none"}, exact_from=None, long=False
     ),
     "fedsparsify-plus": Row(),
     "random-pruning": Row(),
     "one-shot": Row({"at": 2}),
     "snip": Row(starts_dense=False, drawn_client=True),
-    "snip, cohort": Row({"source": "cohort"}, starts_dense=False, cnn=False),
+    "snip, cohort": Row({"source": "cohort"}, starts_dense=False, long=False),
     "grasp": Row({"source": "cohort"}, starts_dense=False),
     "synflow": Row({"iterations": 4}, starts_dense=False),
     "prunefl": Row({"interval": 2}, starts_dense=False, **PRUNEFL),
@@ -79,7 +79,7 @@ ROWS = {
         {"interval": 2, "initial_adjustments": 0},
         exact_from=2,
         monotone=False,
-        cnn=False,
+        long=False,
     ),
     "prunefl, free": Row(
         {"interval": 2, "initial_adjustments": 2}, final=None, **PRUNEFL
@@ -116,21 +116,27 @@ SHARDED = client_map.sharded(
     client_map.device_mesh(jax.devices()[:2]), inner=client_map.chunked(1)
 )
 
-SPARSE = [name for name, row in ROWS.items() if row.final is not None]
+LONG = [name for name, row in ROWS.items() if row.long]
+# A client that is drawn by its number is another one elsewhere. The variants without
+# one have more of the properties, and each takes a program or two.
+NO_DRAW = [name for name, row in ROWS.items() if not row.drawn_client]
+SPARSE = [name for name in NO_DRAW if ROWS[name].final is not None]
 # Strategies are the engine's: on more of its options with the methods of this paper.
-ENGINE = [
-    n
-    for n in ROWS
-    if n.startswith(("fedavg", "fedsparsify-global", "fedsparsify-local"))
-]
-OVER_MESH = [name for name, row in ROWS.items() if name not in ENGINE or row.cnn]
+PAPER = ("fedavg", "fedsparsify-global", "fedsparsify-local")
+ENGINE = [name for name in ROWS if name.startswith(PAPER)]
 every_row = pytest.mark.parametrize("name", ROWS)
+every_row_without_draw = pytest.mark.parametrize("name", NO_DRAW)
 every_sparse_row = pytest.mark.parametrize("name", SPARSE)
+
+
+def entry(name) -> registry.Row:
+    """The algorithm of a row, which the variant follows after a comma."""
+    return registry.ALGORITHMS[name.split(", ")[0]]
 
 
 def build(name, *, final=FINAL, model=MODEL, **options):
     """Builds the algorithm of a row."""
-    algorithm, row = registry.ALGORITHMS[name.split(", ")[0]], ROWS[name]
+    algorithm, row = entry(name), ROWS[name]
     settings = {
         "num_clients": CLIENTS,
         "learning_rate": 0.3,
@@ -173,7 +179,7 @@ def scan_rounds(algorithm, key, state, clients):
 
 
 def test_every_algorithm_has_a_row():
-    assert {name.split(", ")[0] for name in ROWS} == set(registry.ALGORITHMS)
+    assert {entry(name).name for name in ROWS} == set(registry.ALGORITHMS)
 
 
 @every_row
@@ -235,14 +241,13 @@ def test_batch_statistics_move_and_are_never_pruned(name, clients):
         assert np.any(before != after), path
 
 
-@every_row
+@every_row_without_draw
 def test_the_order_of_the_clients_does_not_matter(name, clients):
-    if ROWS[name].drawn_client:
-        pytest.skip("looks at one client, drawn by its number")
-    # One batch holds a whole client, so that no draw decides about the result.
+    # One batch of 3 holds a whole client, so that no draw decides about the result.
+    clients = clients._replace(sizes=jnp.array([3, 2, 1, 3], jnp.int32))
     order = jnp.array([2, 0, 3, 1])
-    (*_, state), infos = run(name, clients, batch_size=8)
-    (*_, moved), moved_infos = run(name, trees.take(clients, order), batch_size=8)
+    (*_, state), infos = run(name, clients)
+    (*_, moved), moved_infos = run(name, trees.take(clients, order))
     chex.assert_trees_all_close(state.variables, moved.variables, atol=1e-5)
     chex.assert_trees_all_equal(state.masks, moved.masks)
     kept = trees.take(state.clients, order)
@@ -254,7 +259,7 @@ def test_the_order_of_the_clients_does_not_matter(name, clients):
 
 @pytest.mark.parametrize(
     ("name", "over"),
-    [(name, "one device") for name in ENGINE] + [(name, "mesh") for name in OVER_MESH],
+    [(name, "one device") for name in ENGINE] + [(name, "mesh") for name in LONG],
 )
 def test_vmap_over_seeds_equals_a_loop(name, over, clients):
     together = build(name, **({"client_map": SHARDED} if over == "mesh" else {}))
@@ -271,16 +276,17 @@ def test_vmap_over_seeds_equals_a_loop(name, over, clients):
     @jax.vmap
     def train(seed):
         state, round_key = begin(together, seed)
-        return scan_rounds(together, round_key, state, clients)[0]
+        return scan_rounds(together, round_key, state, clients)
 
     # The reuse checker mistakes batched keys that are scanned over for a reuse.
     with jax.debug_key_reuse(over != "mesh"):
-        states = train(seeds())
+        scanned = train(seeds())
     for number, seed in enumerate(seeds()):
         state, round_key = begin(alone, seed)
         keys = [jax.random.fold_in(round_key, t) for t in range(ROUNDS)]
-        expected = run_rounds(step, state, clients, keys)[0][-1]
-        chex.assert_trees_all_close(trees.take(states, number), expected, atol=1e-5)
+        (*_, last), infos = run_rounds(step, state, clients, keys)
+        expected = last, jax.tree.map(lambda *rows: np.stack(rows), *infos)
+        chex.assert_trees_all_close(trees.take(scanned, number), expected, atol=1e-5)
 
 
 @every_row
@@ -307,8 +313,8 @@ def fedavg_optimized(momentum=0.0, optimizer_state="fresh"):
 
 @every_sparse_row
 def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, optimized):
-    entry, row = registry.ALGORITHMS[name.split(", ")[0]], ROWS[name]
-    options = {**entry.defaults, **row.options}
+    row = ROWS[name]
+    options = {**entry(name).defaults, **row.options}
     shared = {k: v for k, v in options.items() if k in KEPT_MOMENTUM}
     dense = fedavg_optimized(**shared)
     algorithm = build(name, final=0.0)
@@ -351,7 +357,7 @@ def test_reported_sparsity_is_the_masks_and_the_target_where_exact(name, clients
         )
         kept = sum(int(count) for count in info.kept.values())
         assert kept == flat.sum() + STATISTICS
-    if "final_sparsity" not in registry.ALGORITHMS[name.split(", ")[0]].parameters:
+    if "final_sparsity" not in entry(name).parameters:
         assert float(infos[-1].sparsity) == 0.0
     if row.final is None:
         return
@@ -386,7 +392,7 @@ def test_a_client_with_one_example_trains_and_stays_finite(name):
     chex.assert_tree_all_finite((states[-1].variables, infos[-1].loss))
 
 
-@every_row
+@every_row_without_draw
 def test_clients_of_one_example_and_a_cohort_of_one(name):
     states, infos = run(name, make_clients((1, 1, 1, 1)), participation=0.25)
     assert infos[-1].cohort.shape == (1,)
@@ -421,7 +427,7 @@ def test_save_restore_continue_equals_uninterrupted(name, clients, tmp_path):
     chex.assert_trees_all_equal(state, states[-1])
 
 
-@every_row
+@every_row_without_draw
 def test_numbers_may_be_traced_and_rounds_scanned(name, clients):
     def train(final, rate):
         algorithm = build(name, final=final, learning_rate=rate)
@@ -448,7 +454,7 @@ def test_a_traced_sparsity_prunes_that_share(clients):
     np.testing.assert_allclose(reported, [0.0, 21 / 43, 38 / 43], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.cnn])
+@pytest.mark.parametrize("name", LONG)
 def test_failing_clients_and_a_convolutional_network(name):
     """Batch statistics, dropout and convolutions under every method.
 
