@@ -39,11 +39,8 @@ def fedavg(
       **options: see `engine.options.Options`.
 
     Example:
-      >>> import jax
-      >>> from fedsparsify_jax import data, models
-      >>> digits = data.load("digits")
-      >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
-      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      With the ``clients`` and the ``model`` of the README's ten lines:
+
       >>> algorithm = fedavg(model.apply, local_epochs=1)
       >>> state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
       >>> state, info = jax.jit(algorithm.step)(jax.random.key(2), state, clients)

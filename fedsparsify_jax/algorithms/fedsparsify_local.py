@@ -98,10 +98,8 @@ def fedsparsify_local(
       ValueError: for an unknown merge or rule, or impossible fine-tuning.
 
     Example:
-      >>> from fedsparsify_jax import data, models
-      >>> digits = data.load("digits")
-      >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
-      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      With the ``clients`` and the ``model`` of the README's ten lines:
+
       >>> algorithm = fedsparsify_local(model.apply, final_sparsity=0.5, rounds=2)
       >>> state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
       >>> for key in jax.random.split(jax.random.key(2), 2):

@@ -62,11 +62,8 @@ def one_shot(
       ValueError: if the prune would not come in rounds 1, ..., T.
 
     Example:
-      >>> import jax
-      >>> from fedsparsify_jax import data, models
-      >>> digits = data.load("digits")
-      >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
-      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      With the ``clients`` and the ``model`` of the README's ten lines:
+
       >>> algorithm = one_shot(model.apply, final_sparsity=0.5, rounds=3, at=2)
       >>> state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
       >>> step = jax.jit(algorithm.step)

@@ -85,10 +85,9 @@ def over_trials(
       `stack_states`, everything in ``stacked`` and in the results ``[S, ...]``.
 
     Example:
-      >>> from fedsparsify_jax import algorithms, data, models
-      >>> digits = data.load("digits")
-      >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
-      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      With the ``clients`` and the ``model`` of the README's ten lines:
+
+      >>> from fedsparsify_jax import algorithms
       >>> def one_round(state, clients, trial):
       ...     algorithm = algorithms.fedsparsify_global(
       ...         model.apply, final_sparsity=trial["sparsity"], rounds=1

@@ -86,10 +86,9 @@ def with_ema(
       ValueError: for a decay outside [0, 1), if it is not traced.
 
     Example:
-      >>> from fedsparsify_jax import algorithms, data, models
-      >>> digits = data.load("digits")
-      >>> clients = data.stack(digits.train, data.iid(digits.train.y, 10, seed=0))
-      >>> model = models.build("mlp", input_shape=(8, 8), num_classes=10)
+      With the ``clients`` and the ``model`` of the README's ten lines:
+
+      >>> from fedsparsify_jax import algorithms
       >>> smooth = with_ema(0.9, algorithms.fedavg(model.apply, local_epochs=1))
       >>> state = smooth.init(jax.random.key(0), model.init(jax.random.key(1)))
       >>> state, info = jax.jit(smooth.step)(jax.random.key(2), state, clients)
