@@ -205,6 +205,16 @@ def test_npz_files_that_cannot_be_used(capsys, tmp_path):
     assert "not a readable npz" in refused([*command, "cut.npz"], capsys, tmp_path)
 
 
+def test_npz_scales_and_targets_are_said_in_the_first_lines(capsys):
+    x, y = np.arange(64.0).reshape(16, 4) * 4, np.linspace(1, 2, 16)
+    np.savez("mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    words = ["--dataset", "npz", "--data-dir", "mine.npz", "--algorithm", "fedavg"]
+    assert main([*SMALL, *words, "--out", "run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "inputs from 0 to 252 are divided by 255; targets are numbers" in lines[1]
+    assert "test_mae" in json.loads(Path("run/summary.json").read_text())
+
+
 def test_fashion_mnist_files_that_cannot_be_used(capsys, tmp_path):
     if not DEBIAN_DIR.is_dir():
         pytest.fail(f"{DEBIAN_DIR} is missing: apt-get install dataset-fashion-mnist")

@@ -236,6 +236,16 @@ def _begin(
         console.print(f"resuming after round {plan.completed}")
 
 
+def _understood(dataset: data.Dataset) -> str:
+    """Returns how the user's arrays are read: what is scaled, and what is learnt."""
+    x, scale = dataset.train.x, dataset.normalization.std
+    treated = "taken as they are" if scale == 1 else f"divided by {scale:g}"
+    learnt = f"{dataset.num_classes} classes"
+    if dataset.task == "regression":
+        learnt = "numbers (regression; for classes save them as integers)"
+    return f"inputs from {x.min():g} to {x.max():g} are {treated}; targets are {learnt}"
+
+
 def _described(config: TrainConfig, federation: Federation) -> Iterator[Any]:
     """Yields what is going to be trained, line by line, and its warnings."""
     sizes = [len(part) for part in federation.parts]
@@ -244,6 +254,8 @@ def _described(config: TrainConfig, federation: Federation) -> Iterator[Any]:
         f"{min(sizes):,} to {max(sizes):,} examples, {config.partition} partition, "
         f"{config.rounds} rounds"
     )
+    if config.dataset == "npz":
+        yield _understood(federation.dataset)
     untouched = dataclasses.asdict(resolve(TrainConfig(dataset=config.dataset)))
     for field in unused(dataclasses.asdict(config), untouched):
         yield f"note: {config.algorithm} has no use for {flag(field)}"
