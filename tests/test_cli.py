@@ -1,10 +1,15 @@
 """The command line in process: options, bad input, every algorithm and partition."""
 
 import configparser
+import errno
 import gzip
 import importlib
+import io
 import json
+import os
 import re
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -213,6 +218,43 @@ def test_npz_scales_and_targets_are_said_in_the_first_lines(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "inputs from 0 to 252 are divided by 255; targets are numbers" in lines[1]
     assert "test_mae" in json.loads(Path("run/summary.json").read_text())
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has left, or whose device is full."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("command", [[*SMALL, "--out", "run"], ["costs"], ["--help"]])
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_output_that_cannot_be_written_ends_nothing(
+    command, number, capsys, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", Gone(number))
+        status = main(command)
+    errors = capsys.readouterr().err
+    if number == errno.EPIPE:
+        assert (status, errors) == (0, "")
+    else:
+        assert status == (0 if command[0] == "train" else 1)
+        line = "fedsparsify: standard output was lost: No space left on device\n"
+        assert errors == line
+    if command[0] == "train":
+        assert json.loads(Path("run/summary.json").read_text())["rounds"] == 2
+
+
+def test_a_pipe_that_is_closed_prints_no_traceback():
+    command = f"{sys.executable} -m fedsparsify_jax costs --help"
+    script = f"set -o pipefail; {command} | head -1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_fashion_mnist_files_that_cannot_be_used(capsys, tmp_path):
