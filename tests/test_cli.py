@@ -162,7 +162,13 @@ BAD_OPTIONS = {
     "train --dataset fashion_mnist --data-dir none": "no directory none",
     "train --partition label-shards --classes-per-client 11": "between 1 and 10",
     "train --partition label-shards --classes-per-client 3": "divisor of the 10 class",
-    "train --partition dirichlet --num-clients 50 --alpha 0.001": "larger alpha",
+    "train --partition dirichlet --num-clients 50 --alpha 0.001": "larger --alpha",
+    "train --partition label-shards --classes-per-client 20": "error: --classes-per-cl",
+    "train --partition dirichlet --num-clients 50 --alpha 1e-3": "than 1 example in ",
+    "train --rounds 1 --fine-tune-rounds 1": "must be below the 1 round",
+    "train --client-sizes some": "one of skewed, uniform, uniform-non-iid",
+    "sweep --final-sparsity 0.5,0.50": "--final-sparsity has 0.5 twice: give every",
+    "sweep --final-sparsity 0.5,": "--final-sparsity is '0.5,': there is no value",
 }
 
 

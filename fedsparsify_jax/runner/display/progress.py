@@ -27,15 +27,6 @@ def duration(seconds: float) -> str:
     return f"{hours}:{clock}" if hours else clock.removeprefix("0")
 
 
-def counted(number: int, noun: str) -> str:
-    """Returns a number of things.
-
-    >>> counted(1, "trace"), counted(2, "trace")
-    ('1 trace', '2 traces')
-    """
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _percent(value: float | None, digits: int = 2) -> str:
     return "n/a" if value is None else f"{100 * value:.{digits}f} %"
 

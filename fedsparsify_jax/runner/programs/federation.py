@@ -10,11 +10,12 @@ import numpy as np
 from fedsparsify_jax import data, models
 from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.engine.sampling import cohort_size
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
-from fedsparsify_jax.runner.options.registry import build_algorithm
+from fedsparsify_jax.runner.options.registry import KEYWORDS, build_algorithm
+from fedsparsify_jax.runner.options.rules import in_options
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
 from fedsparsify_jax.runner.programs.placement import cohort_map
@@ -70,7 +71,7 @@ def _sizes(config: TrainConfig, examples: int) -> list[int]:
         shares = client_sizes(config.client_sizes)
     if len(shares) != config.num_clients:
         raise InputError(
-            f"--client-sizes names {len(shares)} clients, --num-clients "
+            f"--client-sizes names {counted(len(shares), 'client')}, --num-clients "
             f"{config.num_clients}"
         )
     return data.proportional_sizes(examples, shares)
@@ -184,7 +185,9 @@ def algorithm_of(
     except UnsuitableError:
         raise
     except ValueError as error:
-        raise InputError(f"{config.algorithm}: {error}") from error
+        names = {keyword: field for field, keyword in KEYWORDS.items()}
+        message = in_options(str(error), names)
+        raise InputError(f"{config.algorithm}: {message}") from error
 
 
 def assemble(
@@ -211,7 +214,10 @@ def assemble(
     else:
         dataset = load(config) if dataset is None else dataset
         dataset = data.hold_out(dataset, config.validation_fraction, config.seed)
-        parts = partition(config, dataset.train.y)
+        try:
+            parts = partition(config, dataset.train.y)
+        except InputError as error:
+            raise InputError(in_options(str(error))) from None
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)
     devices = jax.local_devices() if devices is None else devices
