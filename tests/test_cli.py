@@ -226,6 +226,15 @@ def test_npz_scales_and_targets_are_said_in_the_first_lines(capsys):
     assert "test_mae" in json.loads(Path("run/summary.json").read_text())
 
 
+@pytest.mark.parametrize("rate", ["1000", "1e-30"])
+def test_a_run_that_learns_nothing_says_so(rate, capsys):
+    words = ["--learning-rate", rate, "--algorithm", "fedavg", "--out", "run"]
+    assert main([*SMALL, *words]) == 0
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert re.search("diverged|never became better than", summary["warning"])
+    assert f"warning: {summary['warning']}\n" in capsys.readouterr().out
+
+
 class Gone(io.StringIO):
     """A stream whose reader has left, or whose device is full."""
 

@@ -32,7 +32,9 @@ def _percent(value: float | None, digits: int = 2) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4f}"
+    if value is None:
+        return "n/a"
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 FAILED = ("dropped", "stragglers", "rejected")
@@ -52,6 +54,8 @@ def failures(record: Record) -> str:
 def _failed(record: Record) -> str:
     """Returns the same as a part of a line, with what matters most."""
     text = failures(record)
+    if record["train_loss"] is None and record.get("merged", 1):
+        return "  LOSS NOT FINITE" + f"  {text}" * bool(text)
     if record.get("merged", 1) == 0:
         return f"  NOBODY LEFT ({text or 'no examples'})"
     return f"  {text}" if text else ""
