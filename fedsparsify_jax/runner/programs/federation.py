@@ -18,6 +18,7 @@ from fedsparsify_jax.runner.options.registry import KEYWORDS, build_algorithm
 from fedsparsify_jax.runner.options.rules import in_options
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
+from fedsparsify_jax.runner.programs.memory import check_memory
 from fedsparsify_jax.runner.programs.placement import cohort_map
 from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
 from fedsparsify_jax.training.losses import TASKS, Task
@@ -178,7 +179,11 @@ def algorithm_of(
       InputError: for options that do not go together.
       UnsuitableError: for an algorithm that cannot train on compact forms.
     """
-    options = dataclasses.asdict(config) | changed
+    options = dataclasses.asdict(config)
+    # No client has more examples: one is left to each of the others.
+    most = len(dataset.train.y) - (config.num_clients or 1) + 1
+    options["batch_size"] = min(config.batch_size or 1, most)
+    options |= changed
     task, classes = TASKS[dataset.task], dataset.num_classes
     try:
         return build_algorithm(options, model, task, clients, form, classes)
@@ -222,6 +227,8 @@ def assemble(
     _check_fit(str(config.model), model, dataset)
     devices = jax.local_devices() if devices is None else devices
     on_disk = config.client_data == "disk"
+    batch_size = min(config.batch_size or 1, max(map(len, parts)))
+    check_memory(config, model, dataset.train.x, parts, batch_size, devices)
     clients = data.stack(dataset.train, parts[:1] if on_disk else parts)
     placement = place(clients, config.participation, devices)
     if on_disk:
@@ -231,7 +238,9 @@ def assemble(
     client_map = cohort_map(options, model, placement.mesh)
 
     def build(form: Form | None = None) -> FederatedAlgorithm:
-        return algorithm_of(config, model, dataset, client_map, form)
+        return algorithm_of(
+            config, model, dataset, client_map, form, batch_size=batch_size
+        )
 
     federation = Federation(
         dataset=dataset,
@@ -254,9 +263,10 @@ def _compact(
     build: Callable[[Form | None], FederatedAlgorithm],
 ) -> CompactTraining:
     """Returns what may make the clients' training smaller between rounds."""
-    batch_size, devices = config.batch_size or 1, federation.placement.mesh.devices
+    devices = federation.placement.mesh.devices
     cohort = cohort_size(len(federation.parts), config.participation)
     longest = max(map(len, federation.parts))
+    batch_size = min(config.batch_size or 1, longest)
     batches = -(-longest // batch_size) * config.local_epochs
     return CompactTraining(
         build,
