@@ -21,7 +21,7 @@ from fedsparsify_jax.runner.options.help_text import help_text, metavar
 from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.options.schema import POSITIONAL, Option, Shown, read
 from fedsparsify_jax.runner.options.sweep_config import COMMAND_LINE
-from fedsparsify_jax.runner.process import distributed
+from fedsparsify_jax.runner.process import distributed, output
 from fedsparsify_jax.runner.process.signals import Stopped, catching
 
 _FILE = Option(
@@ -141,6 +141,10 @@ def _parse(arguments: Sequence[str]) -> Callable[[], object]:
     return functools.partial(command, **bound.arguments)
 
 
+_WITH_FILES = (["train"], ["sweep"], ["report"])
+"""Commands whose results are files, whatever becomes of what they print."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
@@ -149,10 +153,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status: 0; 2 for bad input, after one line on standard error; 143 and
-      130 after SIGTERM and SIGINT, see `signals`. A process that is one of several ends
+      130 after SIGTERM and SIGINT, see `signals`; 1 if the output was lost that was
+      all there is. A process that is one of several ends
       here if it fails: with these or, when another one was lost, with 1.
     """
-    status = _run(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with output.surviving() as stream:
+        status = _run(arguments)
+        if stream is not None:
+            stream.flush()
+            if stream.lost:
+                print(
+                    f"fedsparsify: standard output was lost: {stream.lost}",
+                    file=sys.stderr,
+                )
+                status = status or int(list(arguments[:1]) not in _WITH_FILES)
     distributed.leave(status)
     return status
 

@@ -55,3 +55,12 @@ def shown(value: Any) -> str:
         text += type(value).__name__
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things, in words.
+
+    >>> counted(1, "trace"), counted(2, "trace")
+    ('1 trace', '2 traces')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"

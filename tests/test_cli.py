@@ -1,10 +1,15 @@
 """The command line in process: options, bad input, every algorithm and partition."""
 
 import configparser
+import errno
 import gzip
 import importlib
+import io
 import json
+import os
 import re
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -157,7 +162,13 @@ BAD_OPTIONS = {
     "train --dataset fashion_mnist --data-dir none": "no directory none",
     "train --partition label-shards --classes-per-client 11": "between 1 and 10",
     "train --partition label-shards --classes-per-client 3": "divisor of the 10 class",
-    "train --partition dirichlet --num-clients 50 --alpha 0.001": "larger alpha",
+    "train --partition dirichlet --num-clients 50 --alpha 0.001": "larger --alpha",
+    "train --partition label-shards --classes-per-client 20": "error: --classes-per-cl",
+    "train --partition dirichlet --num-clients 50 --alpha 1e-3": "than 1 example in ",
+    "train --rounds 1 --fine-tune-rounds 1": "must be below the 1 round",
+    "train --client-sizes some": "one of skewed, uniform, uniform-non-iid",
+    "sweep --final-sparsity 0.5,0.50": "--final-sparsity has 0.5 twice: give every",
+    "sweep --final-sparsity 0.5,": "--final-sparsity is '0.5,': there is no value",
 }
 
 
@@ -203,6 +214,62 @@ def test_npz_files_that_cannot_be_used(capsys, tmp_path):
     whole = Path("good.npz").read_bytes()
     Path("cut.npz").write_bytes(whole[: len(whole) // 2])
     assert "not a readable npz" in refused([*command, "cut.npz"], capsys, tmp_path)
+
+
+def test_npz_scales_and_targets_are_said_in_the_first_lines(capsys):
+    x, y = np.arange(64.0).reshape(16, 4) * 4, np.linspace(1, 2, 16)
+    np.savez("mine.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    words = ["--dataset", "npz", "--data-dir", "mine.npz", "--algorithm", "fedavg"]
+    assert main([*SMALL, *words, "--out", "run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "inputs from 0 to 252 are divided by 255; targets are numbers" in lines[1]
+    assert "test_mae" in json.loads(Path("run/summary.json").read_text())
+
+
+@pytest.mark.parametrize("rate", ["1000", "1e-30"])
+def test_a_run_that_learns_nothing_says_so(rate, capsys):
+    words = ["--learning-rate", rate, "--algorithm", "fedavg", "--out", "run"]
+    assert main([*SMALL, *words]) == 0
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert re.search("diverged|never became better than", summary["warning"])
+    assert f"warning: {summary['warning']}\n" in capsys.readouterr().out
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has left, or whose device is full."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("command", [[*SMALL, "--out", "run"], ["costs"], ["--help"]])
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_output_that_cannot_be_written_ends_nothing(
+    command, number, capsys, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.stdout", Gone(number))
+        status = main(command)
+    errors = capsys.readouterr().err
+    if number == errno.EPIPE:
+        assert (status, errors) == (0, "")
+    else:
+        assert status == (0 if command[0] == "train" else 1)
+        line = "fedsparsify: standard output was lost: No space left on device\n"
+        assert errors == line
+    if command[0] == "train":
+        assert json.loads(Path("run/summary.json").read_text())["rounds"] == 2
+
+
+def test_a_pipe_that_is_closed_prints_no_traceback():
+    command = f"{sys.executable} -m fedsparsify_jax costs --help"
+    script = f"set -o pipefail; {command} | head -1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_fashion_mnist_files_that_cannot_be_used(capsys, tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.errors import InputError, counted
 
 Parts = list[np.ndarray]
 
@@ -113,8 +113,8 @@ def _deal(
     """Deals every client in turn the first chunks with labels new to it."""
     if min(map(len, chunks)) == 0:
         raise InputError(
-            f"{len(chunks)} chunks of {len(labels)} examples leave some empty: use "
-            "fewer clients or fewer classes per client"
+            f"{len(chunks)} chunks of {counted(len(labels), 'example')} leave some "
+            "empty: use fewer clients or fewer classes per client"
         )
     # Chunks that are dealt become empty, and go when the client has all of its own.
     remaining, parts = list(chunks), []
@@ -181,9 +181,9 @@ def dirichlet(
         if min(map(len, parts)) >= min_examples:
             return parts
     raise InputError(
-        f"alpha {alpha} leaves some of {num_clients} clients with fewer than "
-        f"{min_examples} examples in {_TRIES} draws: use a larger alpha or fewer "
-        "clients"
+        f"alpha {alpha} leaves some of {counted(num_clients, 'client')} with fewer "
+        f"than {counted(min_examples, 'example')} in {_TRIES} draws: use a "
+        "larger alpha or fewer clients"
     )
 
 
@@ -214,7 +214,8 @@ def quantity_skew(
     surplus = len(checked) - num_clients * min_examples
     if surplus < 0:
         raise InputError(
-            f"{num_clients} clients of at least {min_examples} examples need "
+            f"{counted(num_clients, 'client')} of at least "
+            f"{counted(min_examples, 'example')} need "
             f"{num_clients * min_examples}, the data has {len(checked)}"
         )
     rng = np.random.default_rng(seed)

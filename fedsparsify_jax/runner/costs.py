@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import jax
 
 from fedsparsify_jax import masks, metrics, models, text_table, trees
+from fedsparsify_jax.errors import counted
 from fedsparsify_jax.metrics.communication import FORMULAS
 from fedsparsify_jax.runner.options import schema
 from fedsparsify_jax.runner.options.rules import BELOW_ONE, Choice, above, at_least
@@ -146,7 +147,8 @@ def describe(found: dict[str, Any]) -> str:
     lines = [
         f"{found['model']}: {found['parameters']:,} numbers, "
         f"{found['prunable']:,} of them prunable",
-        f"{found['rounds']} rounds of {found['num_clients']} clients: dense "
+        f"{counted(found['rounds'], 'round')} of "
+        f"{counted(found['num_clients'], 'client')}: dense "
         f"{found['dense_bytes'] / 1e6:,.1f} MB both ways",
     ]
     for formula, ratios in found["communication"].items():

@@ -3,9 +3,11 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from fedsparsify_jax import masks, trees
 from fedsparsify_jax.metrics import inference_flops, layer_flops, training_flops
-from fedsparsify_jax.runner.display.summary import Record, summarize
+from fedsparsify_jax.runner.display.summary import Record, blind, doubt, summarize
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import prunable
 from fedsparsify_jax.runner.programs.federation import Federation
@@ -72,6 +74,10 @@ def write(
         numbers=trees.size(state.variables),
     )
     summary |= _flops(federation, state, records[-1]["kept"])
+    is_class = federation.dataset.task == "classification"
+    chance, error = blind(np.asarray(federation.dataset.test.y), is_class=is_class)
+    if warning := doubt(summary, records, chance + (2 if is_class else -2) * error):
+        summary["warning"] = warning
     model = federation.algorithm.model(state)
     with directory.writing():
         save_model(

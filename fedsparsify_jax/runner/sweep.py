@@ -17,8 +17,9 @@ from rich.console import Console
 
 from fedsparsify_jax import data
 from fedsparsify_jax.client_map import vmapped
+from fedsparsify_jax.errors import counted
 from fedsparsify_jax.runner import finish, loop
-from fedsparsify_jax.runner.display.progress import counted, duration
+from fedsparsify_jax.runner.display.progress import duration
 from fedsparsify_jax.runner.display.sweep_progress import Grid, results, sweep_reporter
 from fedsparsify_jax.runner.options import sweep_grid
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
@@ -139,10 +140,8 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
     # Summarize.
     summaries = [directory.summary(trial) or {} for trial in trials]
     console.print("\n" + results(trials, summaries), soft_wrap=True, markup=False)
-    console.print(
-        f"\n{len(trials)} runs in {out}, {duration(time.perf_counter() - start)}",
-        soft_wrap=True,
-    )
+    runs, time_taken = counted(len(trials), "run"), time.perf_counter() - start
+    console.print(f"\n{runs} in {out}, {duration(time_taken)}", soft_wrap=True)
     return summaries
 
 
@@ -157,7 +156,8 @@ def _check(sweep: _Sweep, group: Sequence[Trial]) -> None:
 def _described(sweep: _Sweep, program_groups: Sequence[Sequence[Trial]]) -> str:
     """Returns what is going to happen, in a line."""
     waiting = sum(map(len, program_groups))
-    text = f"sweep of {len(sweep.trials)} runs in {sweep.directory.path}"
+    runs = counted(len(sweep.trials), "run")
+    text = f"sweep of {runs} in {sweep.directory.path}"
     if waiting < len(sweep.trials):
         text += f": {len(sweep.trials) - waiting} are finished already"
     if waiting:

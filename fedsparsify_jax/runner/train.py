@@ -9,9 +9,10 @@ import jax
 from rich.console import Console
 
 from fedsparsify_jax import data
+from fedsparsify_jax.errors import counted
 from fedsparsify_jax.runner import finish, loop
 from fedsparsify_jax.runner.display import loggers, summary
-from fedsparsify_jax.runner.display.progress import counted, duration, reporter
+from fedsparsify_jax.runner.display.progress import duration, reporter
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
@@ -236,14 +237,26 @@ def _begin(
         console.print(f"resuming after round {plan.completed}")
 
 
+def _understood(dataset: data.Dataset) -> str:
+    """Returns how the user's arrays are read: what is scaled, and what is learnt."""
+    x, scale = dataset.train.x, dataset.normalization.std
+    treated = "taken as they are" if scale == 1 else f"divided by {scale:g}"
+    learnt = f"{dataset.num_classes} classes"
+    if dataset.task == "regression":
+        learnt = "numbers (regression; for classes save them as integers)"
+    return f"inputs from {x.min():g} to {x.max():g} are {treated}; targets are {learnt}"
+
+
 def _described(config: TrainConfig, federation: Federation) -> Iterator[Any]:
     """Yields what is going to be trained, line by line, and its warnings."""
     sizes = [len(part) for part in federation.parts]
     yield (
-        f"{config.algorithm} on {config.dataset}: {config.num_clients} clients of "
-        f"{min(sizes):,} to {max(sizes):,} examples, {config.partition} partition, "
-        f"{config.rounds} rounds"
+        f"{config.algorithm} on {config.dataset}: {counted(len(sizes), 'client')} of "
+        f"{min(sizes):,} to {counted(max(sizes), 'example')}, {config.partition} "
+        f"partition, {counted(config.rounds or 0, 'round')}"
     )
+    if config.dataset == "npz":
+        yield _understood(federation.dataset)
     untouched = dataclasses.asdict(resolve(TrainConfig(dataset=config.dataset)))
     for field in unused(dataclasses.asdict(config), untouched):
         yield f"note: {config.algorithm} has no use for {flag(field)}"

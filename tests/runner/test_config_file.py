@@ -76,6 +76,38 @@ def test_toml_and_hyphens(write):
     assert config.verbose
 
 
+NATURAL = {
+    "pin_sparsity = false": {"pin_sparsity": "off"},
+    "pin-sparsity = true": {"pin_sparsity": "on"},
+    "nesterov = true": {"nesterov": "on"},
+    "augmentation = false": {"augmentation": "off"},
+    "sparse_training = false": {"sparse_training": "off"},
+    "compilation_cache = false": {"compilation_cache": "off"},
+    "verbose = false": {"verbose": False},
+    "client_sizes = [1, 2, 3]": {"client_sizes": "1,2,3"},
+    'faults = ["dropout=0.1", "nan=0.2"]': {"faults": "dropout=0.1,nan=0.2"},
+    'logger = "csv"': {"logger": ("csv",)},
+    "rounds = 2.0": {"rounds": 2},
+    "\ufeffrounds = 2": {"rounds": 2},
+}
+
+
+@pytest.mark.parametrize("text", NATURAL)
+def test_natural_forms_mean_what_the_command_line_says(text, write):
+    config = read_back("train", "--config", write(text, "a.toml"))
+    assert config == TrainConfig(**NATURAL[text])
+
+
+def test_natural_forms_in_a_sweep(write):
+    text = "pin_sparsity = [true, false]\nclient_sizes = [1, 2]\nrounds = [2.0, 3]\n"
+    options = values(read_back("sweep", "--config", write(text, "a.toml")))
+    assert options["pin_sparsity"] == ["on", "off"]
+    assert (options["client_sizes"], options["rounds"]) == (["1,2"], [2, 3])
+    lists = write("client_sizes = [[1, 2], [3, 4]]", "b.toml")
+    two = values(read_back("sweep", "--config", lists))
+    assert two["client_sizes"] == ["1,2", "3,4"]
+
+
 def test_a_sweep_s_options_come_back(write):
     grid = {"dataset": ["digits"], "final_sparsity": [0.5, 0.9], "seed": [0, 1]}
     path = write({"options": grid}, "sweep.json")
@@ -99,7 +131,12 @@ def test_a_sweep_s_options_come_back(write):
         ({"roundz": 3}, "did you mean 'rounds'"),
         ({"rounds": {"a": 1}}, "rounds is .* must be text, a number"),
         ({"rounds": [True]}, "rounds is .* must be text, a number"),
-        ({"rounds": [1, 2]}, "rounds has 2 values: train takes one"),
+        ({"rounds": [1, 2]}, "--rounds has 2 values: train takes one"),
+        ({"rounds": True}, "config.json: --rounds is True: it must be text, a number"),
+        ({"rounds": 2.5}, "config.json: --rounds: expected INT, not '2.5'"),
+        ({"sparse_training": True}, "--sparse-training is True.* off|auto"),
+        ('{"rounds": 2, "rounds": 3}', "no JSON: the key 'rounds' is there twice"),
+        ({"batch_size": 2, "batch-size": 3}, "batch-size is there twice"),
         ({"rounds": "many"}, "expected INT, not 'many'"),
         ({"rounds": -1}, "--rounds is -1: it must be at least 1"),
     ],

@@ -165,7 +165,7 @@ def test_finished_trials_are_recognized_among_more(copied, capsys):
 def test_words_become_values():
     given = values(
         SweepConfig(
-            final_sparsity=("0.9,0.95", "0.9"),
+            final_sparsity=("0.9, 0.95",),
             client_sizes=("3,2", "skewed"),
             data_dir=("a,b",),
             seed=("3", "1"),
@@ -226,7 +226,7 @@ def test_groups_are_what_shares_a_program(grid, sizes):
 REFUSED = {
     "--final-sparsity 0.5,x": "--final-sparsity: expected FLOAT, not 'x'",
     "--rounds 2.5": "--rounds: expected INT, not '2.5'",
-    "--rounds ,": "--rounds has no value",
+    "--rounds ,": "--rounds is ',': there is no value before or after",
     "--seeds 2 --seed 1": "--seeds and --seed exclude each other",
     "--seeds 0": "--seeds is 0: it must be at least 1",
     "--final-sparsity 0.5,1": "--final-sparsity is 1.0: it must be at least 0 and",

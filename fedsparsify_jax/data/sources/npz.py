@@ -2,22 +2,29 @@
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fedsparsify_jax.data.dataset import Dataset, from_arrays
+import numpy as np
+
+from fedsparsify_jax.data.dataset import Dataset, Task, from_arrays
 from fedsparsify_jax.data.formats.limits import check_size
 from fedsparsify_jax.data.formats.npy import read_array
 from fedsparsify_jax.data.formats.tables import first_line
+from fedsparsify_jax.data.normalization import Normalization
 from fedsparsify_jax.errors import InputError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_CHUNK = 4096  # examples checked at once
+_SCALED = 16  # the largest of numbers whose deviation is 1, and more
 
 
 def load_npz(data_dir: Path | None = None) -> Dataset:
     """Loads ``x_train``, ``y_train``, ``x_test`` and ``y_test`` from an npz file.
 
     Write one with ``numpy.savez("mine.npz", x_train=..., y_train=..., ...)``; for
-    what the arrays must be, see `dataset.from_arrays`. Pickled contents are refused.
+    what the arrays must be, see `dataset.from_arrays`. Targets that are floats make it
+    a regression. Inputs from 0 to 255 are divided by 255 in whatever dtype they are
+    (`pixel_scale`). Pickled contents are refused.
 
     Args:
       data_dir: the file, or a directory that holds exactly one.
@@ -39,10 +46,81 @@ def load_npz(data_dir: Path | None = None) -> Dataset:
         raise InputError(
             f"{path} is not a readable npz file ({first_line(error)})"
         ) from error
+    floats = all(arrays[name].dtype.kind == "f" for name in ("y_train", "y_test"))
     try:
-        return from_arrays(path.stem, **arrays)
+        task: Task = "regression" if floats else "classification"
+        dataset = from_arrays(path.stem, **arrays, task=task)
+        scale = pixel_scale(dataset.train.x, dataset.test.x)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    return dataset._replace(normalization=Normalization(0.0, scale))
+
+
+class _Span(NamedTuple):
+    """Facts about the inputs of one split."""
+
+    low: float
+    high: float
+    whole: bool  # no fractions
+    image: bool  # uint8, or with more than one axis an example
+
+    @property
+    def in_bytes(self) -> bool:
+        """Returns whether all of it could be read from bytes of pixels."""
+        return self.low >= 0 and self.high <= 255 and (self.whole or self.image)
+
+    @property
+    def is_unit(self) -> bool:
+        """Returns whether it looks scaled: to 0 to 1, or to a deviation of 1."""
+        size = max(-self.low, self.high)
+        return 0 < size <= 1 or (size <= _SCALED and not self.whole)
+
+
+def _span(x: np.ndarray) -> _Span:
+    starts = range(0, len(x), _CHUNK)
+    return _Span(
+        low=float(x.min()),
+        high=float(x.max()),
+        whole=x.dtype.kind in "iu"
+        or all(bool((x[n : n + _CHUNK] % 1 == 0).all()) for n in starts),
+        image=x.ndim > 2,
+    )
+
+
+def pixel_scale(train: np.ndarray, test: np.ndarray) -> float:
+    """Returns what inputs of both splits are divided by: 255 for pixels, or 1.
+
+    Pixels are uint8, or numbers of any dtype from 0 to a highest one of 128 to 255
+    that are whole or have the axes of an image.
+
+    Args:
+      train: ``[n, ...]`` inputs, checked.
+      test: those of the test set.
+
+    Raises:
+      InputError: for one split of pixels and one that is scaled already.
+
+    Example:
+      >>> raw = np.array([[0.0, 255.0]])
+      >>> pixel_scale(raw, raw), pixel_scale(raw / 255, raw / 255)
+      (255.0, 1.0)
+    """
+    if train.dtype == test.dtype == np.uint8:
+        return 255.0
+    spans = {"training": _span(train), "test": _span(test)}
+    pixels = {
+        name: x.dtype == np.uint8 or (spans[name].in_bytes and spans[name].high > 127)
+        for name, x in (("training", train), ("test", test))
+    }
+    for name, other in (("training", "test"), ("test", "training")):
+        if pixels[name] and spans[name].high > 1 and spans[other].is_unit:
+            raise InputError(
+                f"{name} inputs go from {spans[name].low:g} to {spans[name].high:g}, "
+                f"{other} inputs from {spans[other].low:.4g} to "
+                f"{spans[other].high:.4g}: give both the same scale"
+            )
+    raw = any(pixels.values()) and all(span.in_bytes for span in spans.values())
+    return 255.0 if raw else 1.0
 
 
 def _read(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:

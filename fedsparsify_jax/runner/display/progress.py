@@ -27,21 +27,14 @@ def duration(seconds: float) -> str:
     return f"{hours}:{clock}" if hours else clock.removeprefix("0")
 
 
-def counted(number: int, noun: str) -> str:
-    """Returns a number of things.
-
-    >>> counted(1, "trace"), counted(2, "trace")
-    ('1 trace', '2 traces')
-    """
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _percent(value: float | None, digits: int = 2) -> str:
     return "n/a" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4f}"
+    if value is None:
+        return "n/a"
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 FAILED = ("dropped", "stragglers", "rejected")
@@ -61,6 +54,8 @@ def failures(record: Record) -> str:
 def _failed(record: Record) -> str:
     """Returns the same as a part of a line, with what matters most."""
     text = failures(record)
+    if record["train_loss"] is None and record.get("merged", 1):
+        return "  LOSS NOT FINITE" + f"  {text}" * bool(text)
     if record.get("merged", 1) == 0:
         return f"  NOBODY LEFT ({text or 'no examples'})"
     return f"  {text}" if text else ""

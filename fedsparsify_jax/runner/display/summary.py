@@ -13,6 +13,7 @@ from fedsparsify_jax.runner.programs.program import Report
 
 Record = dict[str, Any]
 
+_TRY = "try a smaller --learning-rate"
 COUNTED = ("merged", *FAILED)
 """Clients of a round that every line of ``metrics.jsonl`` counts."""
 
@@ -114,6 +115,46 @@ def summarize(
     }
 
 
+def blind(targets: np.ndarray, *, is_class: bool) -> tuple[float, float]:
+    """Returns what one answer for all examples reaches, and its standard error.
+
+    Args:
+      targets: of the test set.
+      is_class: whether they are classes, judged by accuracy; else by absolute error.
+
+    Example:
+      >>> blind(np.array([0, 0, 1, 2]), is_class=True)
+      (0.5, 0.25)
+    """
+    if is_class:
+        share = float(np.bincount(targets).max()) / len(targets)
+        return share, math.sqrt(share * (1 - share) / len(targets))
+    errors = np.abs(targets - np.median(targets))
+    return float(errors.mean()), float(errors.std()) / math.sqrt(len(targets))
+
+
+def doubt(summary: dict[str, Any], records: list[Record], chance: float) -> str:
+    """Returns why a finished run is none to go on with; nothing for a usable one.
+
+    Args:
+      summary: of `summarize`.
+      records: all rounds.
+      chance: what may be reached without learning, see `blind`.
+    """
+    metric = "mae" if "test_mae" in summary else "accuracy"
+    last, best = records[-1], summary[f"best_test_{metric}"]
+    if last["train_loss"] is None or summary["test_loss"] is None or best is None:
+        return f"the training diverged (losses are not finite): {_TRY}"
+    if last.get("merged", 1) == 0 and last.get("rejected", 0):
+        return f"the training diverged (no upload of the last round is finite): {_TRY}"
+    if best >= chance if metric == "mae" else best <= chance:
+        return (
+            "the model never became better than one answer for all examples: look at "
+            f"the data, or {_TRY}"
+        )
+    return ""
+
+
 def display(console: Console, summary: dict[str, Any], where: str) -> None:
     """Prints the summary: a name and a value a line, never cut or wrapped."""
 
@@ -155,9 +196,8 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
     width = max(map(len, rows))
     lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
     console.print("\n" + "\n".join(lines), soft_wrap=True, markup=False)
+    warning = summary.get("warning")
     if summary[f"test_{name}"] is None or summary["test_loss"] is None:
-        console.print(
-            "warning: the training diverged (losses are not finite): try a smaller "
-            "--learning-rate",
-            soft_wrap=True,
-        )
+        warning = f"the training diverged (losses are not finite): {_TRY}"
+    if warning:
+        console.print(f"warning: {warning}", soft_wrap=True)

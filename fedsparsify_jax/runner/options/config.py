@@ -105,8 +105,8 @@ class TrainConfig:
     """Where clients' data are kept: on the devices, or in files that the next cohort is
     read from while a round runs. Results are the same."""
     client_sizes: Annotated[str | None, CLIENT_SIZES, WITH_COMMAS] = None
-    """Proportions of the clients' sizes, for iid and value-skew; skewed and uniform are
-    those of the brain age experiments."""
+    """Proportions of the clients' sizes, for iid and value-skew; the names are those of
+    the brain age experiments."""
 
     rounds: Annotated[
         int | None, Heading("Training"), at_least(1), Keyword(), BY_DATASET, CHANGEABLE

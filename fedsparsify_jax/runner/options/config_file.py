@@ -2,7 +2,9 @@
 
 The file is JSON or TOML: options by name, with ``_`` or ``-``, or such a table under
 ``options``, which is what ``config.json`` of a run and ``sweep.json`` of a sweep have.
-Words on the command line win over the file's.
+Values have their natural form: true and false also for ``on|off``, 2.0 for a whole
+number, [3, 2, 1] for numbers that the command line divides by commas. What the command
+line has wins over the file.
 """
 
 import json
@@ -13,7 +15,13 @@ from typing import Any
 
 from fedsparsify_jax.errors import InputError, shown, unknown
 from fedsparsify_jax.runner.options.config import TrainConfig, having
-from fedsparsify_jax.runner.options.schema import OF_ONE_START, Option, read
+from fedsparsify_jax.runner.options.rules import flag
+from fedsparsify_jax.runner.options.schema import (
+    OF_ONE_START,
+    WITH_COMMAS,
+    Option,
+    read,
+)
 
 Words = bool | str | list[str]
 
@@ -39,32 +47,76 @@ def beneath(
     merged: dict[str, Any] = {}
     for name, value in _table(path).items():
         field = name.replace("-", "_")
+        if field in merged:
+            raise InputError(f"--config {path}: {name} is there twice")
         if field in having(OF_ONE_START) or _RIVALS.get(field) in words:
             continue
         if field in options:
-            merged[field] = _words(path, options[field], value)
+            merged[field] = value
         elif field not in read(TrainConfig):
             raise InputError(f"--config {path}: {unknown('option', name, options)}")
-    return {name: value for name, value in merged.items() if value} | {**words}
+    try:
+        lower = {
+            field: _words(options[field], value)
+            for field, value in merged.items()
+            if field not in words and value not in (None, [])
+        }
+    except InputError as error:
+        raise InputError(f"--config {path}: {error}") from None
+    return lower | {**words}
 
 
-def _words(path: str, option: Option, value: Any) -> Words | None:
-    """Returns a value as words; nothing for what is not set or is switched off."""
-    if value is None or isinstance(value, bool):
-        return value
-    values = value if isinstance(value, list) else [value]
-    if len(values) > 1 and not option.several:
+def _words(option: Option, value: Any) -> Words:
+    """Returns a file's value as the command line would have it, checked."""
+    entries = value if isinstance(value, list) else [value]
+    as_one = option.kind is str and WITH_COMMAS in option.traits
+    if as_one and (not option.several or not _has_texts_or_lists(entries)):
+        entries = [entries]
+    if len(entries) > 1 and not option.several:
         raise InputError(
-            f"--config {path}: {option.field} has {len(values)} values: train takes one"
+            f"{flag(option.field)} has {len(entries)} values: train takes one"
         )
-    for entry in values:
-        if isinstance(entry, bool) or not isinstance(entry, str | int | float):
-            raise InputError(
-                f"--config {path}: {option.field} is {shown(value)}: it must be text, "
-                "a number, true, false or a list"
-            )
-    words = [str(entry) for entry in values]
-    return words if option.several else "".join(words)
+    if option.kind is bool and isinstance(entries[0], bool):
+        return entries[0]
+    words = [_word(option, entry, value) for entry in entries]
+    if option.raw:  # texts are the sweep's to divide and to read
+        one = option._replace(raw=False, several=False)
+        for word, entry in zip(words, entries, strict=True):
+            if not isinstance(entry, str):
+                one.parse(word)
+    typed: Words = words if option.several else words[0]
+    option.parse(typed)
+    return typed
+
+
+def _has_texts_or_lists(entries: list[Any]) -> bool:
+    return any(isinstance(entry, str | list) for entry in entries)
+
+
+def _word(option: Option, entry: Any, value: Any) -> str:
+    """Returns one entry of an option's value as a word."""
+    if isinstance(entry, bool):
+        word = "on" if entry else "off"
+        if word in (option.metavar or "").split("|"):
+            return word
+    elif isinstance(entry, float) and option.kind is int and entry.is_integer():
+        return str(int(entry))
+    elif isinstance(entry, str | int | float):
+        return str(entry)
+    elif isinstance(entry, list) and WITH_COMMAS in option.traits:
+        return ",".join(_word(option, part, value) for part in entry)
+    allowed = option.metavar or "true or false"
+    raise option.refusal(value, f"text, a number or a list that means {allowed}")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns a JSON object; Python's reader would let the last of two keys win."""
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"the key {shown(key)} is there twice")
+        table[key] = value
+    return table
 
 
 def _table(path: str) -> Mapping[str, Any]:
@@ -73,8 +125,11 @@ def _table(path: str) -> Mapping[str, Any]:
     try:
         if file.stat().st_size > _LARGEST:
             raise InputError(f"--config {path}: too large for a configuration")
-        text = file.read_text(encoding="utf-8")
-        table = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix == ".toml":
+            table = tomllib.loads(text)
+        else:
+            table = json.loads(text, object_pairs_hook=_no_repeats)
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

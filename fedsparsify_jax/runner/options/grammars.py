@@ -46,7 +46,7 @@ def client_sizes(text: str) -> list[int]:
     if len(sizes) < len(words) or min(sizes) < 1:
         raise InputError(
             f"--client-sizes is {shown(text)}: expected whole numbers such as 30,20,10 "
-            f"of at least 1, or one of {', '.join(data.BRAIN_AGE_SIZES)}"
+            f"of at least 1, or one of {', '.join(sorted(data.BRAIN_AGE_SIZES))}"
         )
     return sizes
 
@@ -129,5 +129,5 @@ def _faults(text: str) -> str:
 
 
 DATA_SET = Grammar(data_set, "|".join([*data.NAMES, "hf:OWNER/NAME"]))
-CLIENT_SIZES = Grammar(_sizes, "INT,INT,...|skewed|uniform")
+CLIENT_SIZES = Grammar(_sizes, "|".join(["INT,INT,...", *sorted(data.BRAIN_AGE_SIZES)]))
 FAULTS = Grammar(_faults, _FAULTS)

@@ -8,11 +8,11 @@ from fedsparsify_jax.aggregation.merges import WITHSTANDING
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
 from fedsparsify_jax.engine.wrappers.attacks import SCALED
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.runner.options import defaults, schema
 from fedsparsify_jax.runner.options.config import STORED, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
-from fedsparsify_jax.runner.options.rules import flag
+from fedsparsify_jax.runner.options.rules import flag, in_options
 from fedsparsify_jax.runner.process import distributed
 
 
@@ -21,7 +21,7 @@ def _check_together(config: TrainConfig) -> None:
     try:
         cohort_size(config.num_clients, config.participation)
     except ValueError as error:
-        raise InputError(f"--{error}") from error
+        raise InputError(in_options(str(error))) from error
     _check_schedule(config)
     if config.coordinator is not None and config.out is None:
         raise InputError(
@@ -55,15 +55,16 @@ def _check_schedule(config: TrainConfig) -> None:
     if (config.fine_tune_rounds or 0) >= config.rounds:
         raise InputError(
             f"--fine-tune-rounds is {config.fine_tune_rounds}: it must be below the "
-            f"{config.rounds} rounds"
+            f"{counted(config.rounds, 'round')}"
         )
+    only = f"there are only {config.rounds} rounds"
+    if config.rounds == 1:
+        only = "there is only 1 round"
     rounds = {"prune_at": config.prune_at or 1}
     rounds |= {"begin": config.begin, "frequency": config.frequency}
     for field, number in rounds.items():
         if number > config.rounds:
-            raise InputError(
-                f"{flag(field)} is {number}: there are only {config.rounds} rounds"
-            )
+            raise InputError(f"{flag(field)} is {number}: {only}")
     first, last = config.initial_sparsity, config.final_sparsity
     if first > last:
         raise InputError(
@@ -103,7 +104,7 @@ def _of_store(config: TrainConfig) -> dict[str, Any]:
         if config.num_clients not in (None, has):
             raise InputError(
                 f"--num-clients is {config.num_clients}: the store {config.data_dir} "
-                f"has {has} clients"
+                f"has {counted(has, 'client')}"
             )
         settled["num_clients"] = has
     return settled

@@ -1,7 +1,8 @@
 """Rules of options' values, as they stand beside the fields of a configuration."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from fedsparsify_jax.errors import InputError, unknown
@@ -10,6 +11,30 @@ from fedsparsify_jax.errors import InputError, unknown
 def flag(field: str) -> str:
     """Returns an option as it is typed: ``batch_size`` as ``--batch-size``."""
     return "--" + field.replace("_", "-")
+
+
+def in_options(message: str, fields: Mapping[str, str] | None = None) -> str:
+    """Returns a message of the core with its arguments' names as options.
+
+    Names with an underscore are no other words. Of plain ones only the message's first
+    word is taken for a name, wherever it is repeated.
+
+    Args:
+      message: of an error.
+      fields: names of arguments to options, where these differ.
+
+    Example:
+      >>> in_options("alpha 0.1 is low: use a larger alpha or a smaller batch_size")
+      '--alpha 0.1 is low: use a larger --alpha or a smaller --batch-size'
+    """
+    first = message.partition(" ")[0]
+
+    def option(match: re.Match[str]) -> str:
+        name = match.group()
+        return flag((fields or {}).get(name, name))
+
+    names = [r"[a-z]+(?:_[a-z]+)+"] + ([first] if re.fullmatch("[a-z]+", first) else [])
+    return re.sub(rf"(?<![\w./-])(?:{'|'.join(names)})(?![\w./(-])", option, message)
 
 
 class Rule(NamedTuple):

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.errors import InputError, shown
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.rules import at_least, flag
 from fedsparsify_jax.runner.options.schema import (
@@ -77,14 +77,27 @@ def _words(field: str, value: Any) -> list[str]:
         if not isinstance(word, str):
             raise OPTIONS[field].refusal(word, "a word, as on the command line")
     if WITH_COMMAS not in OPTIONS[field].traits:
-        words = [part for word in words for part in word.split(",") if part]
-    if value and not words:
-        raise InputError(f"{flag(field)} has no value")
+        words = [part.strip() for word in words for part in word.split(",")]
+    if not all(words):
+        raise InputError(
+            f"{flag(field)} is {shown(','.join(words))}: there is no value before or "
+            "after a comma"
+        )
     return words
 
 
+def _without_repeats(field: str, parsed: list[Any]) -> list[Any]:
+    for position, value in enumerate(parsed):
+        if value in parsed[:position]:
+            raise InputError(
+                f"{flag(field)} has {shown(value)} twice: give every value once (for "
+                "repetitions there is --seeds)"
+            )
+    return parsed
+
+
 def values(config: Any) -> dict[str, list[Any]]:
-    """Returns the values of every option that has some, in order, without repeats.
+    """Returns the values of every option that has some, in order.
 
     Args:
       config: a `SweepConfig`.
@@ -102,7 +115,7 @@ def values(config: Any) -> dict[str, list[Any]]:
     for field, option in OPTIONS.items():
         words = _words(field, getattr(config, field))
         if words:
-            axes[field] = list(dict.fromkeys(map(option.parse, words)))
+            axes[field] = _without_repeats(field, list(map(option.parse, words)))
         if NEUTRAL in option.traits and len(axes.get(field, ())) > 1:
             raise InputError(
                 f"{flag(field)} does not change what is computed: give one value"

@@ -10,13 +10,15 @@ import numpy as np
 from fedsparsify_jax import data, models
 from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.engine.sampling import cohort_size
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
-from fedsparsify_jax.runner.options.registry import build_algorithm
+from fedsparsify_jax.runner.options.registry import KEYWORDS, build_algorithm
+from fedsparsify_jax.runner.options.rules import in_options
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
+from fedsparsify_jax.runner.programs.memory import check_memory
 from fedsparsify_jax.runner.programs.placement import cohort_map
 from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
 from fedsparsify_jax.training.losses import TASKS, Task
@@ -70,7 +72,7 @@ def _sizes(config: TrainConfig, examples: int) -> list[int]:
         shares = client_sizes(config.client_sizes)
     if len(shares) != config.num_clients:
         raise InputError(
-            f"--client-sizes names {len(shares)} clients, --num-clients "
+            f"--client-sizes names {counted(len(shares), 'client')}, --num-clients "
             f"{config.num_clients}"
         )
     return data.proportional_sizes(examples, shares)
@@ -145,7 +147,7 @@ def _check_fit(name: str, model: Model, dataset: data.Dataset) -> None:
 def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
     assert config.model is not None
     # Without a normalization the model takes raw numbers as it likes (tokens, say).
-    plain = dataset.normalization == data.Normalization()
+    plain = dataset.normalization == data.Normalization() or config.model == "lstm"
     return models.build(
         config.model,
         input_shape=dataset.train.x.shape[1:],
@@ -177,14 +179,20 @@ def algorithm_of(
       InputError: for options that do not go together.
       UnsuitableError: for an algorithm that cannot train on compact forms.
     """
-    options = dataclasses.asdict(config) | changed
+    options = dataclasses.asdict(config)
+    # No client has more examples: one is left to each of the others.
+    most = len(dataset.train.y) - (config.num_clients or 1) + 1
+    options["batch_size"] = min(config.batch_size or 1, most)
+    options |= changed
     task, classes = TASKS[dataset.task], dataset.num_classes
     try:
         return build_algorithm(options, model, task, clients, form, classes)
     except UnsuitableError:
         raise
     except ValueError as error:
-        raise InputError(f"{config.algorithm}: {error}") from error
+        names = {keyword: field for field, keyword in KEYWORDS.items()}
+        message = in_options(str(error), names)
+        raise InputError(f"{config.algorithm}: {message}") from error
 
 
 def assemble(
@@ -211,11 +219,16 @@ def assemble(
     else:
         dataset = load(config) if dataset is None else dataset
         dataset = data.hold_out(dataset, config.validation_fraction, config.seed)
-        parts = partition(config, dataset.train.y)
+        try:
+            parts = partition(config, dataset.train.y)
+        except InputError as error:
+            raise InputError(in_options(str(error))) from None
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)
     devices = jax.local_devices() if devices is None else devices
     on_disk = config.client_data == "disk"
+    batch_size = min(config.batch_size or 1, max(map(len, parts)))
+    check_memory(config, model, dataset.train.x, parts, batch_size, devices)
     clients = data.stack(dataset.train, parts[:1] if on_disk else parts)
     placement = place(clients, config.participation, devices)
     if on_disk:
@@ -225,7 +238,9 @@ def assemble(
     client_map = cohort_map(options, model, placement.mesh)
 
     def build(form: Form | None = None) -> FederatedAlgorithm:
-        return algorithm_of(config, model, dataset, client_map, form)
+        return algorithm_of(
+            config, model, dataset, client_map, form, batch_size=batch_size
+        )
 
     federation = Federation(
         dataset=dataset,
@@ -248,9 +263,10 @@ def _compact(
     build: Callable[[Form | None], FederatedAlgorithm],
 ) -> CompactTraining:
     """Returns what may make the clients' training smaller between rounds."""
-    batch_size, devices = config.batch_size or 1, federation.placement.mesh.devices
+    devices = federation.placement.mesh.devices
     cohort = cohort_size(len(federation.parts), config.participation)
     longest = max(map(len, federation.parts))
+    batch_size = min(config.batch_size or 1, longest)
     batches = -(-longest // batch_size) * config.local_epochs
     return CompactTraining(
         build,

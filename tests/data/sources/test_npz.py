@@ -53,6 +53,40 @@ def test_npz_bytes_are_images(tmp_path):
     assert loaded.normalization == data.Normalization(0.0, 255.0)
 
 
+WHOLE = np.arange(48).reshape(6, 8) * 5  # 0 to 235, flat
+FRACTIONS = np.linspace(0, 255, 48).reshape(6, 2, 4)  # resized images
+
+
+@pytest.mark.parametrize("x", [WHOLE, WHOLE.astype(float), FRACTIONS])
+def test_npz_pixels_are_scaled_in_every_dtype(tmp_path, x):
+    loaded = load_npz(saved(tmp_path, x_train=x, x_test=x[:3]))
+    assert loaded.normalization == data.Normalization(0.0, 255.0)
+    mixed = load_npz(saved(tmp_path, x_train=x.astype(np.uint8), x_test=x[:3]))
+    assert mixed.normalization == loaded.normalization
+
+
+@pytest.mark.parametrize("x", [WHOLE / 255, WHOLE - 100, WHOLE * 10, WHOLE // 10])
+def test_npz_other_numbers_are_left_alone(tmp_path, x):
+    loaded = load_npz(saved(tmp_path, x_train=x, x_test=x[:3]))
+    assert loaded.normalization == data.Normalization()
+
+
+@pytest.mark.parametrize("raw", [WHOLE.astype(np.uint8), WHOLE.astype(float)])
+def test_npz_splits_of_different_scales_are_refused(tmp_path, raw):
+    for scaled in (WHOLE / 255, (WHOLE - 117) / 69):
+        for x_train, x_test in ((raw, scaled[:3]), (scaled, raw[3:])):
+            path = saved(tmp_path, x_train=x_train, x_test=x_test)
+            with pytest.raises(InputError, match=r"inputs go from .* the same scale"):
+                load_npz(path)
+
+
+def test_npz_float_targets_are_a_regression(tmp_path):
+    ages = {"y_train": np.linspace(40, 80, 6), "y_test": np.array([50.0, 60, 70])}
+    loaded = load_npz(saved(tmp_path, **ages))
+    assert (loaded.task, loaded.num_classes) == ("regression", 1)
+    assert np.array_equal(loaded.test.y, [50, 60, 70])
+
+
 @pytest.mark.parametrize(
     ("stored", "kept"),
     [(">f4", "float32"), (">i4", "int32"), ("<i8", "int32"), ("<u8", "int32"),
