@@ -265,6 +265,16 @@ def test_output_that_cannot_be_written_ends_nothing(
         assert json.loads(Path("run/summary.json").read_text())["rounds"] == 2
 
 
+def test_a_directory_s_name_that_the_locale_cannot_read_is_refused(tmp_path):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [sys.executable, "-m", "fedsparsify_jax", *SMALL, "--out", "l\u00e4ufe"]
+    done = subprocess.run(words, capture_output=True, env=os.environ | locale)
+    (line,) = done.stderr.decode().splitlines()
+    assert done.returncode == 2 and "set PYTHONUTF8=1" in line
+    assert line.startswith("fedsparsify: error: --out is ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_pipe_that_is_closed_prints_no_traceback():
     command = f"{sys.executable} -m fedsparsify_jax costs --help"
     script = f"set -o pipefail; {command} | head -1"

@@ -43,7 +43,11 @@ from fedsparsify_jax.runner.programs.sweep_program import (
 from fedsparsify_jax.runner.storage import resume, sweep_directory
 from fedsparsify_jax.runner.storage.checkpoint_files import Record
 from fedsparsify_jax.runner.storage.lock import locked, refuse_if_locked
-from fedsparsify_jax.runner.storage.run_directory import random_name, versions
+from fedsparsify_jax.runner.storage.run_directory import (
+    check_name,
+    random_name,
+    versions,
+)
 from fedsparsify_jax.runner.storage.sweep_checkpoints import GroupCheckpoints
 from fedsparsify_jax.runner.storage.sweep_directory import (
     SweepDirectory,
@@ -112,6 +116,7 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
     trials = sweep_grid.trials(axes)
     datasets = {"dataset": sorted({trial.config.dataset for trial in trials})}
     out = config.out or default_path(datasets | axes)
+    check_name(out)
     refuse_if_locked(out)
     plan = sweep_directory.plan(sweep_directory.read(out, trials), trials, versions())
     directory = SweepDirectory(out, plan.runs)

@@ -26,7 +26,11 @@ from fedsparsify_jax.runner.programs.sources import DataSource, InMemory, OnDisk
 from fedsparsify_jax.runner.storage import resume, run_directory
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.runner.storage.lock import locked, refuse_if_locked
-from fedsparsify_jax.runner.storage.run_directory import RunDirectory, default_path
+from fedsparsify_jax.runner.storage.run_directory import (
+    RunDirectory,
+    check_name,
+    default_path,
+)
 from fedsparsify_jax.types import State
 
 
@@ -51,6 +55,8 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
     config = resolve(config)
     loggers.check(config.logger)
     config = dataclasses.replace(config, out=config.out or default_path(config))
+    assert config.out is not None
+    check_name(config.out)
     with catching() as stop:
         try:
             return _train(config, console, stop)

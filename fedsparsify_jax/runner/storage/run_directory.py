@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.errors import InputError, shown
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.storage import checkpoint_files, resume
 from fedsparsify_jax.runner.storage.checkpoint_files import Record
@@ -43,6 +43,24 @@ _PACKAGES = (
 
 LISTED = 200
 """Clients that ``partition.json`` lists; of a large federation the first."""
+
+
+def check_name(path: Path) -> None:
+    """Refuses a directory whose name this process cannot pass on as UTF-8.
+
+    Under the locale C with Python's UTF-8 mode off, letters beyond ASCII are kept as
+    single bytes, which libraries that write checkpoints do not take.
+
+    Raises:
+      InputError: with the setting that helps.
+    """
+    try:
+        str(path.absolute()).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"--out is {shown(path)}: its letters cannot be read in this locale: set "
+            "PYTHONUTF8=1 or a UTF-8 locale such as LC_ALL=C.UTF-8"
+        ) from None
 
 
 def default_path(config: TrainConfig) -> Path:
