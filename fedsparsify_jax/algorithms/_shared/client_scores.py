@@ -66,7 +66,7 @@ def balanced_batch(
     order = epoch_order(key, data.sizes, length)
     real = jnp.arange(length) < data.sizes
     classes = data.y[order]
-    is_class = (classes[:, None] == jnp.arange(num_classes)) & real[:, None]
+    is_class = (classes[:, None] == jnp.arange(num_classes)[None]) & real[:, None]
     # How many of its class come before each example in the random order.
     rank = jnp.sum(jnp.cumsum(is_class, axis=0) * is_class, axis=1)
     chosen = real & (rank >= 1) & (rank <= per_class)
