@@ -32,7 +32,7 @@ def prunable_leaves(tree: PyTree, prunable: Prunable | None = None) -> PyTree:
     def choose(name: str, _: object) -> bool:
         if prunable is not None:
             return bool(prunable(name))
-        return not collections or name.startswith("params/")
+        return not collections or name.split("/")[0] == "params"
 
     return trees.map_with_name(choose, tree)
 

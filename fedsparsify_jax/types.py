@@ -134,7 +134,7 @@ class RoundInfo(NamedTuple):
     merged: jax.Array  # uploads that were merged; if 0, the model stayed as it was
     dropped: jax.Array  # clients that sent nothing
     stragglers: jax.Array  # clients that made fewer steps, and sent the result
-    rejected: jax.Array  # uploads that held a NaN or an infinity
+    rejected: jax.Array  # uploads with a NaN or an infinity, or such a loss
     # [P] uint32: messages by and to each client that was looked at before round 1: the
     # model, and a score for every parameter; 0 in all other rounds
     setup_up: jax.Array

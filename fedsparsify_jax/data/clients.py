@@ -10,18 +10,22 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.types import ClientData, Examples
 
 
-def stack(examples: Examples, parts: Sequence[np.ndarray]) -> ClientData:
+def stack(
+    examples: Examples, parts: Sequence[np.ndarray], *, num_classes: int | None = None
+) -> ClientData:
     """Gathers every client's examples, padded with zeros to the largest client.
 
     Args:
       examples: x ``[n, ...]`` and y ``[n]``.
       parts: one index array a client, of any sizes above zero.
+      num_classes: C, to refuse labels that are not in ``0 .. C - 1``.
 
     Returns:
-      x ``[N, M, ...]`` in the dtype of ``examples``, y ``[N, M]`` and count ``[N]``.
+      x ``[N, M, ...]`` in the dtype of ``examples``, y ``[N, M]`` and sizes ``[N]``.
 
     Raises:
-      InputError: if there is no client, or one without examples.
+      InputError: if there is no client, one without examples, or a label outside the
+        classes.
 
     Example:
       >>> examples = Examples(np.arange(6).reshape(3, 2), np.array([0, 1, 2]))
@@ -35,6 +39,8 @@ def stack(examples: Examples, parts: Sequence[np.ndarray]) -> ClientData:
     if counts.min() == 0:
         raise InputError(f"client {int(counts.argmin())} has no examples")
     length = int(counts.max())
+    if num_classes is not None:
+        check_classes(np.asarray(examples.y), num_classes)
     source_x, source_y = np.asarray(examples.x), np.asarray(examples.y)
     x = np.zeros((len(parts), length, *source_x.shape[1:]), source_x.dtype)
     y = np.zeros((len(parts), length, *source_y.shape[1:]), source_y.dtype)
@@ -42,6 +48,20 @@ def stack(examples: Examples, parts: Sequence[np.ndarray]) -> ClientData:
         x[client, : len(part)] = source_x[part]
         y[client, : len(part)] = source_y[part]
     return ClientData(x=jnp.asarray(x), y=jnp.asarray(y), sizes=jnp.asarray(counts))
+
+
+def check_classes(labels: np.ndarray, num_classes: int) -> None:
+    """Refuses labels outside the classes.
+
+    Raises:
+      InputError: naming the first of them.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if wrong.size:
+        raise InputError(
+            f"label {labels[wrong[0]]} of example {wrong[0]}: with {num_classes} "
+            f"classes labels are 0 to {num_classes - 1}"
+        )
 
 
 def class_table(

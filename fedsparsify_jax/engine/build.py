@@ -17,6 +17,7 @@ from fedsparsify_jax.engine.tuning import Tuning, tuning_of
 from fedsparsify_jax.engine.wrappers.attacks import forging, poisoned
 from fedsparsify_jax.engine.wrappers.clipping import clipped_to
 from fedsparsify_jax.engine.wrappers.ema import with_ema
+from fedsparsify_jax.engine.wrappers.inputs import with_checks
 from fedsparsify_jax.engine.wrappers.setup import with_setup
 from fedsparsify_jax.method import Method, no_clients
 from fedsparsify_jax.training.compact import wrapper as compact
@@ -75,7 +76,7 @@ def engine(
 
     run = round_of(method, clients, client_map, o.faults)
     algorithm = gathering(init_of(method, tuning, o.num_clients), run, o)
-    return with_ema(o.server_ema, with_setup(method, algorithm))
+    return with_checks(with_ema(o.server_ema, with_setup(method, algorithm)))
 
 
 def init_of(method: Method, tuning: Tuning, num_clients: int | None) -> InitFn:

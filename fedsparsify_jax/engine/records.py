@@ -104,7 +104,7 @@ class ClientResult(NamedTuple):
     state: ClientsState  # kept for this client
     loss: jax.Array  # float32: mean training loss
     bytes_up: jax.Array  # uint32: of the upload
-    finite: jax.Array  # bool: whether every number of the upload is finite
+    finite: jax.Array  # bool: whether the loss and every number of the upload are
 
 
 ClientHalf = Callable[[Context, ClientTask], ClientResult]
@@ -182,7 +182,7 @@ def result_of(
         state=kept,
         loss=trained.loss,
         bytes_up=bytes_up,
-        finite=is_finite((upload.variables, upload.extra)),
+        finite=is_finite((upload.variables, upload.extra, trained.loss)),
     )
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fedsparsify_jax.client_map import ClientMap, chunked
-from fedsparsify_jax.training.losses import correct
+from fedsparsify_jax.training.losses import correct, example_losses
 from fedsparsify_jax.types import ApplyFn, Examples, LossFn, Variables
 
 MetricFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -68,7 +68,7 @@ def evaluate(
         index = jnp.minimum(index, total - 1)
         x, y = examples.x[index], examples.y[index]
         outputs, _ = apply_fn(variables, x)
-        losses = jnp.where(valid, loss_fn(outputs, y), 0.0)
+        losses = jnp.where(valid, example_losses(loss_fn, outputs, y), 0.0)
         measured = jnp.where(valid, metric_fn(outputs, y), 0.0)
         return jnp.sum(losses), jnp.sum(measured)
 

@@ -102,7 +102,7 @@ def layer_flops(
 
 def _leaf(path: str, variables: Variables) -> Value:
     """Returns the origin of a leaf, which is trained if it is a parameter."""
-    trained = "params" not in variables or path.startswith("params/")
+    trained = "params" not in variables or path.split("/")[0] == "params"
     return Value({path: Fraction(1)}, trained=trained, data=False)
 
 

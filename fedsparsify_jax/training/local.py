@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import trees
 from fedsparsify_jax.method import Batch, BatchLoss, Context, GradFn, Method
+from fedsparsify_jax.training.losses import example_losses
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,
@@ -94,7 +95,8 @@ def batch_loss(apply_fn: ApplyFn, loss_fn: LossFn) -> BatchLoss:
         outputs, changed = apply_fn(
             variables, batch.x, train=True, key=key, valid=batch.valid
         )
-        losses = jnp.where(batch.valid, loss_fn(outputs, batch.y), 0.0)
+        losses = example_losses(loss_fn, outputs, batch.y)
+        losses = jnp.where(batch.valid, losses, 0.0)
         examples = jnp.sum(batch.valid, dtype=losses.dtype)
         return jnp.sum(losses) / jnp.maximum(examples, 1.0), changed
 

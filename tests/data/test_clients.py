@@ -48,3 +48,10 @@ def test_class_table_counts_the_clients_it_leaves_out():
     table = data.class_table(labels, data.iid(labels, 25), max_rows=20)
     lines = table.splitlines()
     assert len(lines) == 22 and lines[-1] == "... and 5 more clients"
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_labels_outside_the_classes_are_refused(label):
+    examples = Examples(np.ones((2, 1)), np.array([0, label]))
+    with pytest.raises(InputError, match=f"label {label} of example 1: with 3 classes"):
+        data.stack(examples, [np.array([0, 1])], num_classes=3)
