@@ -92,7 +92,7 @@ def masks_of(builder: Any, rounds: int = 2, **options: Any) -> list[Any]:
 )
 def test_the_mean_over_clients_that_have_examples(builder: Any, scores: Any) -> None:
     expected = expected_mask((scores(0) + scores(2)) / 2)
-    first, second = masks_of(builder, source="cohort")
+    first, second = masks_of(builder, source="cohort", prunable=None)
     np.testing.assert_array_equal(first, expected)
     np.testing.assert_array_equal(second, expected)
 
@@ -104,8 +104,40 @@ def test_the_mean_over_clients_that_have_examples(builder: Any, scores: Any) -> 
 def test_one_client_that_has_examples(builder: Any, scores: Any) -> None:
     candidates = [expected_mask(scores(client)) for client in (0, 2)]
     assert not np.array_equal(*candidates)
-    found = masks_of(builder, rounds=1)[0]
+    found = masks_of(builder, rounds=1, prunable=None)[0]
     assert any(np.array_equal(found, mask) for mask in candidates)
+
+
+@pytest.mark.parametrize(
+    ("builder", "scores", "options"),
+    [
+        (
+            algorithms.grasp,
+            (grasp_scores(0) + grasp_scores(2)) / 2,
+            {"source": "cohort"},
+        ),
+        (algorithms.synflow, np.abs(START), {"iterations": 3}),
+    ],
+)
+def test_as_published_kernels_are_ranked_and_biases_stay(
+    builder: Any, scores: np.ndarray, options: Any
+) -> None:
+    (mask,) = masks_of(builder, 1, **options)
+    expected = np.zeros(6, bool)
+    expected[np.argsort(-scores, kind="stable")[:3]] = True  # half of six
+    assert mask.tolist() == [True, True, *expected.tolist()]
+
+
+def test_a_balanced_batch_has_as_many_of_every_class_as_the_client_has() -> None:
+    y = jnp.array([0, 0, 0, 1, 1, 2, 0, 1])
+    data = ClientData(jnp.arange(8.0)[:, None], y, jnp.int32(6))  # the last are padding
+    batch = client_scores.balanced_batch(jax.random.key(0), data, 2, 4)
+    real = np.asarray(batch.valid)
+    assert np.bincount(np.asarray(batch.y)[real], minlength=4).tolist() == [2, 2, 1, 0]
+    assert np.asarray(batch.x)[:, 0].max() < 6
+    with pytest.raises(ValueError, match="needs classes"):
+        floats = data._replace(y=jnp.ones(8))
+        client_scores.balanced_batch(jax.random.key(0), floats, 2, 4)
 
 
 def test_the_random_client_is_never_an_empty_one() -> None:
@@ -134,10 +166,12 @@ def test_zero_initialized_parameters_can_be_frozen() -> None:
 
 def test_synflow_takes_an_example_of_ones() -> None:
     """R = sum |w_i| x_i: the scores are |w| for ones, |w| x for another input."""
-    (found,) = masks_of(algorithms.synflow, 1, iterations=3)
+    (found,) = masks_of(algorithms.synflow, 1, iterations=3, prunable=None)
     np.testing.assert_array_equal(found, expected_mask(np.abs(START)))
     other = np.array([9.0, 1.0, 5.0, 1.0, 7.0, 0.1], np.float32)
-    (found,) = masks_of(algorithms.synflow, 1, iterations=3, example=other)
+    (found,) = masks_of(
+        algorithms.synflow, 1, iterations=3, example=other, prunable=None
+    )
     np.testing.assert_array_equal(found, expected_mask(np.abs(START) * other))
 
 
