@@ -252,7 +252,7 @@ def test_bad_input_ends_with_status_2_and_one_line(runs, tmp_path):
     commands = {
         "is not empty: add --resume": ([*DIGITS, "--out", str(used)], MODULE),
         "--rounds: expected INT, not 'abc'": (["train", "--rounds", "abc"], script()),
-        "error: Expected one of {train, sweep, costs, report}. (see": ([], MODULE),
+        "error: name a command: train, sweep, costs, report (see": ([], MODULE),
     }
     processes = {
         message: start(arguments, tmp_path, command)
@@ -271,6 +271,6 @@ def test_a_terminal_without_utf8_gets_the_same_line(tmp_path):
     assert finished(process) == (
         2,
         "",
-        "fedsparsify: error: Unrecognized options: --ronds, 3: did you mean --rounds? "
+        "fedsparsify: error: unknown option --ronds: did you mean --rounds? "
         "(see --help)\n",
     )

@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments.lib.provenance import of_run
 from experiments.lib.table import Table, identity
 from fedsparsify_jax.runner.options.config import NOT_COMPARED
@@ -50,12 +48,6 @@ def _thinned(column: Sequence[Any]) -> list[Any]:
     """Returns rounds EVERY, 2 EVERY, ... and the last one."""
     last = len(column) - 1
     return [v for n, v in enumerate(column) if (n + 1) % EVERY == 0 or n == last]
-
-
-def _last(column: Sequence[float | None], number: int) -> float:
-    """Returns the mean of the last evaluations."""
-    evaluated = [value for value in column if value is not None]
-    return float(np.mean(evaluated[-number:]))
 
 
 def _curves(records: Sequence[dict[str, Any]], metric: str, layers: bool) -> Line:
@@ -112,15 +104,10 @@ def line(run: Path, layers: bool = False) -> Line:
 
 
 def read_lines(path: Path) -> dict[str, Line]:
-    """Returns the lines of a file by identity; none if there is no such file.
-
-    Every line gets ``last_5``, the mean of its last five rounds.
-    """
+    """Returns the lines of a file by identity; none if there is no such file."""
     if not path.exists():
         return {}
-    rows = [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines()]
-    for row in rows:
-        row.setdefault("last_5", _last(row["curves"][row["metric"]], 5))
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     return {identity(row["options"]): row for row in rows}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from experiments.lib.collecting import Line, read_lines
@@ -62,6 +63,12 @@ def rounds_of(line: Line) -> pd.DataFrame:
     return table
 
 
+def last_five(line: Line) -> float:
+    """Returns the mean of a line's last five evaluations."""
+    column = [v for v in line["curves"][line["metric"]] if v is not None]
+    return float(np.mean(column[-5:]))
+
+
 def _smooth(line: Line) -> pd.DataFrame:
     """Returns the curves with a moving mean in place of the metric."""
     table, name = rounds_of(line), f"test_{line['metric']}"
@@ -83,7 +90,8 @@ class Results:
         names = {row.of for row in table.rows if row.of is not None} | {table.name}
         self._lines: dict[str, Line] = {}
         for name in sorted(names, key=lambda name: name == table.name):
-            self._lines |= read_lines(path_of(name, preset, root))
+            for key, line in read_lines(path_of(name, preset, root)).items():
+                self._lines[key] = {"last_5": last_five(line)} | line
         self._cells = {
             row.key: [
                 (point, self._lines.get(identity(point)))

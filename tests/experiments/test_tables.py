@@ -29,7 +29,7 @@ def test_examples_in_docstrings(name):
 
 def test_the_table_has_the_cells_that_it_should_have():
     # Methods without a sparsity are run once a partition and seed.
-    dense, sparse = 3, 8
+    dense, sparse = 3, 9
     assert len(TABLE.cells("paper")) == (dense + sparse * 5) * 2 * 3
 
 

@@ -41,6 +41,7 @@ VALUES = {
     "replace_share": (0.5, 0.2),
     "server_ema": (0.5, 0.9),
     "clip_norm": (0.5, 0.1),
+    "temperature": (1.0, 50.0),
 }
 OF_ALL = ("learning_rate", "momentum", "server_ema", "clip_norm")
 # These need an attack or a defence beside them; test_hostile_runs.py sweeps attackers.
@@ -51,6 +52,7 @@ TRIED = (
     "fedopt",
     "fedsparsify-local",
     "one-shot",
+    "grasp",
     "synflow",
     "feddst",
 )
