@@ -100,7 +100,7 @@ class ClientData(NamedTuple):
 
 
 class ClientsState(NamedTuple):
-    """What clients keep between rounds; every leaf has a leading ``[N]``."""
+    """The state that clients keep between rounds; leaves have a leading ``[N]``."""
 
     optimizer: PyTree = ()  # optimizer states, () when made fresh every round
     extra: PyTree = ()  # a method's own, () when it keeps nothing
@@ -117,7 +117,7 @@ class State(NamedTuple):
 
 
 class RoundInfo(NamedTuple):
-    """What a round reports and the next one does not need."""
+    """The report of a round, which the next one does not need."""
 
     round: jax.Array  # int32 scalar: t
     # float32 scalar: training loss, mean over the merged clients' examples; NaN if none

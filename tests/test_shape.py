@@ -73,6 +73,18 @@ def test_docstrings_of_functions_begin_with_a_verb():
     assert not strays
 
 
+def test_no_docstring_begins_with_a_question():
+    question = re.compile(r"(What|Where|How|Whether|Who|Whose|Which|When)\b")
+    strays = []
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Module | ast.ClassDef):
+                text = ast.get_docstring(node) or ""
+                if question.match(text):
+                    strays.append(f"{path.relative_to(ROOT)}: {text.splitlines()[0]}")
+    assert not strays
+
+
 def importers_of_top_modules():
     importers = defaultdict(set)
     for path in FILES:

@@ -1,4 +1,4 @@
-"""Who takes part in a round, and with which randomness."""
+"""The clients of a round, and their randomness."""
 
 import jax
 import jax.numpy as jnp

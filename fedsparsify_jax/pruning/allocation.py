@@ -1,4 +1,4 @@
-"""How a sparsity budget is divided among the leaves of a model."""
+"""Division of a sparsity budget among the leaves of a model."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What pruning saves by arithmetic alone: the tables of ``fedsparsify costs``."""
+"""Savings of pruning by arithmetic alone: the tables of ``fedsparsify costs``."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What a run that is over leaves: the model and the summary."""
+"""The results of a run that is over: the model and the summary."""
 
 import dataclasses
 from typing import Any

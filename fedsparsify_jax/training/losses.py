@@ -1,4 +1,4 @@
-"""What a model is trained for: its loss, and the measure people read."""
+"""The kinds of problem: their losses, and the measures that people read."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What a run needs at least of a device's memory, compared before it is compiled."""
+"""The least memory that a run needs, compared with the device's before it compiles."""
 
 import dataclasses
 import math

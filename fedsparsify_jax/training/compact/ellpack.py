@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 class Lists(NamedTuple):
-    """Where the survivors of a layer are."""
+    """The places of the survivors of a layer."""
 
     inputs: jax.Array  # [rows, slots] int32: what a slot reads, 0 where it is padding
     valid: jax.Array  # [rows, slots] bool: False for padding

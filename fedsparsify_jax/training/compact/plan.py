@@ -1,4 +1,4 @@
-"""Which form pays: the sizes of a compact form for given masks, by measured costs.
+"""The form that pays: sizes of a compact form for given masks, by measured costs.
 
 The costs are nanoseconds of one core for one client step of 32 examples, forward,
 backward and update (AMD EPYC, jax 0.10.2, `benchmarks/sparse_training.py`). Only their

@@ -1,4 +1,4 @@
-"""Which layer feeds which, and which units of a masked network can matter.
+"""The chain of layers, and the units of a masked network that can matter.
 
 A *stage* is a dense or convolutional layer with the batch norm that follows it. In a
 sequential network every stage reads only the one before it, through functions that
