@@ -38,6 +38,7 @@ CONFINED = {
     "onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "flatbuffers": {"deploy"},
+    "zstandard": {"deploy/wire/container.py"},
     "datasets": {"data"},
     "nibabel": {"data"},
     "cyclopts": {"cli.py"},

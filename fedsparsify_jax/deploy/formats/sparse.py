@@ -4,7 +4,6 @@ Only the weights that are not zero are stored, and where they are, in a safetens
 container; see `deploy.wire`.
 """
 
-import json
 from pathlib import Path
 
 from fedsparsify_jax.deploy.saved import SavedModel, saved_model
@@ -12,13 +11,12 @@ from fedsparsify_jax.deploy.wire import decode, encode
 from fedsparsify_jax.errors import InputError
 
 ABOUT = "model"
-"""The entry of the metadata that holds the description, as JSON."""
+"""The entry of the metadata that holds the description."""
 
 
 def to_safetensors(saved: SavedModel) -> bytes:
     """Returns the file of a model; its numbers come back bit for bit."""
-    metadata = {ABOUT: json.dumps(saved.about)}
-    return encode(saved.variables, saved.masks, metadata=metadata)
+    return encode(saved.variables, saved.masks, metadata={ABOUT: saved.about})
 
 
 def from_safetensors(path: Path) -> SavedModel:
@@ -29,12 +27,12 @@ def from_safetensors(path: Path) -> SavedModel:
     """
     try:
         message = decode(path.read_bytes())
-        text = message.metadata.get(ABOUT)
-        if text is None:
+        about = message.metadata.get(ABOUT)
+        if not isinstance(about, dict):
             raise InputError("it holds no model: export a run to make one that does")
-        saved = saved_model(message.variables, json.loads(text))
+        saved = saved_model(message.variables, about)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # of a description that is no JSON, no mapping
+    except Exception as error:  # of variables that are no nested dicts of arrays
         raise InputError(f"{path} is a damaged model file ({error})") from error
     return saved
