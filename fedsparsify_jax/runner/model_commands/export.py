@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
+import jax
+import numpy as np
+
 from fedsparsify_jax import trees
 from fedsparsify_jax.deploy import SavedModel, files
 from fedsparsify_jax.deploy.saved import compacted
@@ -95,8 +98,12 @@ def _described(
 ) -> list[str]:
     """Returns what to say of a file."""
     before, after = trees.size(saved.variables), trees.size(smaller.variables)
-    kept = int(trees.nonzeros(smaller.variables))
+    kept = sum(
+        int(np.count_nonzero(leaf))
+        for leaf in jax.tree.leaves(smaller.variables)
+        if leaf.dtype.kind == "f"
+    )
     lines = [f"{path}: {size:,} bytes, {size / (4 * before):.3f} x the dense numbers"]
     if after != before:
         lines.append(f"{before:,} numbers became {after:,} without dead units")
-    return [*lines, f"{kept:,} of them are not zero"]
+    return [*lines, f"{kept:,} weights are not zero"]
