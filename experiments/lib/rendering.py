@@ -19,6 +19,7 @@ from experiments.studies import feddst_by_hand, mask_agreement
 from fedsparsify_jax.errors import InputError
 
 PAGES = (
+    RESULTS.parents[1] / "README.md",
     RESULTS.parent / "README.md",
     RESULTS.parents[1] / "docs" / "fedsparsify_plus.md",
 )
