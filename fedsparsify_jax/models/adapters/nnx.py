@@ -73,7 +73,7 @@ def from_nnx(
     owner = f"module {type(structure.module).__name__}"
     if not callable(structure.module):
         raise InputError(f"{owner} has no __call__: define it, from x to outputs")
-    accepted = accepted_flags(structure.module.__call__, owner)
+    accepted = accepted_flags(_first_layer(structure.module), owner)
 
     def init(key: Key) -> Variables:
         return structure.collected(make(nnx.Rngs(key)), {"params", "batch_stats"})
@@ -103,6 +103,13 @@ def from_nnx(
         return checked_outputs(outputs, rows, owner), changed
 
     return Model(init=init, apply=apply)
+
+
+def _first_layer(module: Any) -> Any:
+    """Returns what gets the arguments of a module."""
+    while isinstance(module, nnx.Sequential) and module.layers:
+        module = module.layers[0]
+    return module
 
 
 def _check_sequentials(module: nnx.Module) -> None:
