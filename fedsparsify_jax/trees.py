@@ -49,8 +49,30 @@ def repeat(tree: Tree, times: int) -> Tree:
 
 
 def where(condition: jax.Array, yes: Tree, no: Tree) -> Tree:
-    """Chooses between two trees of the same structure by a bool scalar."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+    """Chooses between two trees of the same structure by a bool scalar.
+
+    >>> where(jnp.array(True), {"key": jax.random.key(1)}, {"key": jax.random.key(2)})
+    {'key': Array((), dtype=key<fry>) overlaying:
+    [0 1]}
+    """
+    (first, with_keys), (second, _) = hide_keys(yes), hide_keys(no)
+    chex.assert_trees_all_equal_structs(yes, no)
+    return with_keys(
+        [jnp.where(condition, a, b) for a, b in zip(first, second, strict=True)]
+    )
+
+
+def cast_like(tree: Tree, like: Tree) -> Tree:
+    """Converts every leaf to the dtype of the other tree's leaf.
+
+    >>> cast_like({"w": jnp.ones(1, jnp.float16)}, {"w": jnp.zeros(1)})
+    {'w': Array([1.], dtype=float32)}
+    """
+
+    def cast(leaf: jax.Array, other: jax.Array) -> jax.Array:
+        return leaf if leaf.dtype == other.dtype else leaf.astype(other.dtype)
+
+    return jax.tree.map(cast, tree, like)
 
 
 def where_each(condition: jax.Array, yes: Tree, no: Tree) -> Tree:

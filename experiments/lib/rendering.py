@@ -15,14 +15,17 @@ from experiments.lib.markdown import still_missing
 from experiments.lib.registry import TABLES
 from experiments.lib.reporting import Report
 from experiments.lib.results import RESULTS, Results, path_of
-from experiments.studies import mask_agreement
+from experiments.studies import feddst_by_hand, mask_agreement
 from fedsparsify_jax.errors import InputError
 
 PAGES = (
+    RESULTS.parents[1] / "README.md",
     RESULTS.parent / "README.md",
     RESULTS.parents[1] / "docs" / "fedsparsify_plus.md",
 )
 """Texts with blocks."""
+STUDIES = {study.NAME: study.report for study in (mask_agreement, feddst_by_hand)}
+"""What is measured beside the tables."""
 _BLOCK = re.compile(r"(<!-- begin (\S+) (\S+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -113,8 +116,8 @@ def fill(
         begin, which, name, end = match.groups()
         table, _, preset = which.rpartition("-")
         if which not in at_hand:
-            if table == mask_agreement.NAME:
-                at_hand[which] = mask_agreement.report(preset, root)
+            if table in STUDIES:
+                at_hand[which] = STUDIES[table](preset, root)
             elif table in TABLES and preset in TABLES[table][0].presets:
                 at_hand[which] = report_of(table, preset, root)[1]
             else:
@@ -135,9 +138,9 @@ def everything(root: Path = RESULTS, pages: Sequence[Path] = PAGES) -> dict[Path
     for name, preset in _known(root):
         results, reports[f"{name}-{preset}"] = report_of(name, preset, root)
         files |= _files(results, reports[f"{name}-{preset}"], root)
-    agreement = mask_agreement.report("paper", root)
-    for key, svg in agreement.figures.items():
-        files[root / f"{mask_agreement.NAME}-paper-{key}.svg"] = svg
+    for name, report in STUDIES.items():
+        for key, svg in report("paper", root).figures.items():
+            files[root / f"{name}-paper-{key}.svg"] = svg
     for page in filter(Path.exists, pages):
         place = Path(os.path.relpath(root, page.parent)).as_posix()
         text = page.read_text(encoding="utf-8")

@@ -220,7 +220,7 @@ def _initial_stage(
             carry: tuple[Variables, Masks], number: jax.Array
         ) -> tuple[tuple[Variables, Masks], None]:
             variables, masks = carry
-            state = optimizer.init({"params": variables["params"]})
+            state = optimizer.init(variables["params"])
             key = jax.random.fold_in(train_key, number)
             trained = train(key, variables, masks, state, data, context)
             masks = rule.masks(trained.variables, masks, trained.memory, 0, context)

@@ -19,8 +19,10 @@ from fedsparsify_jax.engine.wrappers.clipping import clipped_to
 from fedsparsify_jax.engine.wrappers.ema import with_ema
 from fedsparsify_jax.engine.wrappers.inputs import with_checks
 from fedsparsify_jax.engine.wrappers.setup import with_setup
+from fedsparsify_jax.engine.wrappers.variables import checked
 from fedsparsify_jax.method import Method, no_clients
 from fedsparsify_jax.training.compact import wrapper as compact
+from fedsparsify_jax.training.forward import check_signature
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,
@@ -48,9 +50,11 @@ def engine(
 
     Returns:
       The algorithm. Its ``init`` raises ``ValueError`` if the variables have no
-      ``params`` collection or ``num_clients`` is missing where it is needed.
+      ``params`` collection, or leaves there that cannot be trained, or ``num_clients``
+      is missing where it is needed.
 
     Raises:
+      InputError: for a forward pass or an optimizer that is none.
       ValueError: for an option out of range.
       compact.wrapper.UnsuitableError: if the method needs full shapes in local
         training, with ``compact_form``.
@@ -64,6 +68,7 @@ def engine(
       >>> int(state.round)
       0
     """
+    check_signature(apply_fn)
     o = resolve(options)
     tuning = tuning_of(apply_fn, method, o)
     client_map = o.client_map or vmapped()
@@ -84,12 +89,7 @@ def init_of(method: Method, tuning: Tuning, num_clients: int | None) -> InitFn:
 
     def init(key: Key, variables: Variables) -> State:
         del key  # every method draws what it needs in its rounds
-        if "params" not in variables:
-            raise ValueError(
-                'variables must be a dict of collections such as {"params": ...}; '
-                f"got the keys {sorted(variables)}"
-            )
-        variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables)
+        variables = checked(variables)
         masks = mask_algebra.ones_like(variables)
         kept = ClientsState(
             optimizer=(

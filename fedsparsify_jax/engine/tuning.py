@@ -18,6 +18,7 @@ from fedsparsify_jax.training.local import (
     continued,
     local_training,
 )
+from fedsparsify_jax.training.optimizers import for_clients
 from fedsparsify_jax.types import ApplyFn, Key, Masks, PyTree, Variables
 
 
@@ -63,9 +64,13 @@ def _effort(task: ClientTask) -> jax.Array | None:
 
 
 def optimizer_of(o: Options) -> optax.GradientTransformation:
-    """Returns the clients' optimizer: the given one, or SGD."""
+    """Returns the clients' optimizer: the given one, or SGD.
+
+    Raises:
+      InputError: for an optimizer that is none.
+    """
     if o.optimizer is not None:
-        return o.optimizer
+        return for_clients(o.optimizer)
     # A momentum of exactly 0 would only carry a useless buffer.
     momentum = o.momentum
     if isinstance(momentum, int | float) and momentum == 0:
@@ -110,7 +115,7 @@ def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
         )
 
     def new_optimizer(variables: Variables) -> optax.OptState:
-        return transform.init({"params": variables["params"]})
+        return transform.init(variables["params"])
 
     keeps_optimizer = o.optimizer_state == "kept"
     more = method.fine_tune_epochs

@@ -1,12 +1,8 @@
 """Models by name, and adapters for the user's own."""
 
-from fedsparsify_jax.models.adapters.linen import (
-    Augment,
-    Model,
-    Preprocess,
-    from_functions,
-    from_linen,
-)
+from fedsparsify_jax.models.adapters.functions import from_functions
+from fedsparsify_jax.models.adapters.linen import from_linen
+from fedsparsify_jax.models.adapters.model import Augment, Model, Preprocess
 from fedsparsify_jax.models.adapters.nnx import from_nnx
 from fedsparsify_jax.models.networks import NAMES, build
 from fedsparsify_jax.models.networks.brain_age import BrainAgeCNN

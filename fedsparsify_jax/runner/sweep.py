@@ -20,7 +20,12 @@ from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.errors import counted
 from fedsparsify_jax.runner import finish, loop
 from fedsparsify_jax.runner.display.progress import duration
-from fedsparsify_jax.runner.display.sweep_progress import Grid, results, sweep_reporter
+from fedsparsify_jax.runner.display.sweep_progress import (
+    Grid,
+    results,
+    sweep_reporter,
+    warnings,
+)
 from fedsparsify_jax.runner.options import sweep_grid
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
 from fedsparsify_jax.runner.options.sweep_config import values
@@ -145,6 +150,8 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
     # Summarize.
     summaries = [directory.summary(trial) or {} for trial in trials]
     console.print("\n" + results(trials, summaries), soft_wrap=True, markup=False)
+    for line in warnings(trials, summaries):
+        console.print(line, soft_wrap=True, markup=False)
     runs, time_taken = counted(len(trials), "run"), time.perf_counter() - start
     console.print(f"\n{runs} in {out}, {duration(time_taken)}", soft_wrap=True)
     return summaries

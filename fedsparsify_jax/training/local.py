@@ -17,7 +17,9 @@ from jax.typing import ArrayLike
 
 from fedsparsify_jax import trees
 from fedsparsify_jax.method import Batch, BatchLoss, Context, GradFn, Method
+from fedsparsify_jax.training.forward import training_pass
 from fedsparsify_jax.training.losses import example_losses
+from fedsparsify_jax.training.optimizers import extra_arguments, for_clients
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,
@@ -92,8 +94,8 @@ def batch_loss(apply_fn: ApplyFn, loss_fn: LossFn) -> BatchLoss:
     def loss(
         variables: Variables, batch: Batch, key: Key
     ) -> tuple[jax.Array, Variables]:
-        outputs, changed = apply_fn(
-            variables, batch.x, train=True, key=key, valid=batch.valid
+        outputs, changed = training_pass(
+            apply_fn, variables, batch.x, key=key, valid=batch.valid
         )
         losses = example_losses(loss_fn, outputs, batch.y)
         losses = jnp.where(batch.valid, losses, 0.0)
@@ -125,17 +127,14 @@ _Update = Callable[[_Carry, Batch, Key, ArrayLike], _Carry]
 
 
 def _step_on(
-    loss: BatchLoss,
-    optimizer: optax.GradientTransformation,
-    method: Method,
-    trained: tuple[str, ...],
+    loss: BatchLoss, optimizer: optax.GradientTransformation, method: Method
 ) -> Callable[[Masks, Context], _Update]:
     """Builds the step on one batch: gradient, optimizer, projection."""
+    change = for_clients(optimizer).update
 
     def split(variables: Variables) -> tuple[Variables, Variables]:
-        weights = {name: tree for name, tree in variables.items() if name in trained}
-        others = {name: tree for name, tree in variables.items() if name not in trained}
-        return weights, others
+        others = {name: tree for name, tree in variables.items() if name != "params"}
+        return {"params": variables["params"]}, others
 
     def gradient_of(batch: Batch, key: Key, context: Context) -> GradFn:
         def objective(weights: Variables, others: Variables) -> Any:
@@ -156,9 +155,18 @@ def _step_on(
         (value, changed), gradients, memory = method.gradient.update(
             gradient_of(batch, key, context), carry.variables, carry.memory, context
         )
-        weights, _ = split(carry.variables)
-        updates, state = optimizer.update(gradients, carry.optimizer, weights)
-        weights = optax.apply_updates(weights, updates)
+
+        numbers, with_keys = trees.hide_keys(key)
+
+        def value_at(params: PyTree) -> jax.Array:
+            variables = method.project(masks, carry.variables | {"params": params})
+            same = with_keys(numbers)
+            return method.objective(loss, variables, batch, same, context)[0]
+
+        params, gradient = carry.variables["params"], gradients["params"]
+        extra = extra_arguments(value, gradient, value_at)
+        updates, state = change(gradient, carry.optimizer, params, **extra)
+        weights = {"params": optax.apply_updates(params, updates)}
         seen = jnp.sum(batch.valid, dtype=jnp.float32)
         new = _Carry(
             variables=method.project(masks, carry.variables | changed | weights),
@@ -166,7 +174,8 @@ def _step_on(
             memory=memory,
             loss=carry.loss + value * seen,
         )
-        return trees.where((seen > 0) & made, new, carry)
+        # Data of 64 bits, or an optimizer that computes in them, change no dtype.
+        return trees.where((seen > 0) & made, trees.cast_like(new, carry), carry)
 
     return lambda masks, context: partial(step, masks, context)
 
@@ -221,18 +230,17 @@ def local_training(
     *,
     epochs: int,
     batch_size: int,
-    trained: tuple[str, ...] = ("params",),
 ) -> TrainFn:
     """Builds the local training of one client.
 
     Args:
       loss: mean loss of a batch.
-      optimizer: any Optax transformation; its state covers the trained collections.
+      optimizer: any Optax transformation, see `optimizers.for_clients`; its state is
+        that of the tree ``variables["params"]``. The other collections change only
+        through what the forward pass returns.
       method: its hooks ``objective``, ``gradient`` and ``project`` are used here.
       epochs: E, passes over the client's examples.
       batch_size: B.
-      trained: collections that the optimizer changes; the others change only through
-        what the forward pass returns.
 
     Returns:
       ``(key, variables, masks, optimizer_state, data, context) -> Trained``.
@@ -244,7 +252,7 @@ def local_training(
         raise ValueError(f"epochs is {epochs}: it must be at least 0")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-    step_on = _step_on(loss, optimizer, method, trained)
+    step_on = _step_on(loss, optimizer, method)
 
     def train(
         key: Key,

@@ -254,7 +254,7 @@ def test_without_fine_tuning_a_round_is_train_purge_vote_bit_for_bit(clients):
 
         def one(key, data):
             train_key, _, _ = jax.random.split(key, 3)
-            optimizer = optax.sgd(RATE).init(state.variables)
+            optimizer = optax.sgd(RATE).init(state.variables["params"])
             variables = train(
                 train_key, state.variables, state.masks, optimizer, data, context
             ).variables

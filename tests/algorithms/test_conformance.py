@@ -230,6 +230,27 @@ def test_one_trace_carries_out_all_rounds_and_may_donate_the_state(name, clients
     chex.assert_trees_all_equal((states[-1], infos[-1]), (state, info))
 
 
+def in_bits(tree, dtype):
+    """The tree with its floats in another dtype."""
+    floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jax.tree.map(lambda a: a.astype(dtype) if floating(a) else a, tree)
+
+
+@every_row
+@pytest.mark.parametrize("bits", ["float32", "float64", "float16", "bfloat16"])
+def test_64_bits_and_16_change_no_dtype_of_the_state(name, bits, clients):
+    with jax.enable_x64(True):
+        algorithm = build(name)
+        variables = in_bits(MODEL.init(jax.random.key(2)), bits)
+        state = algorithm.init(jax.random.key(1), variables)
+        for data in (clients, in_bits(clients, jnp.float64)):
+            key = jax.random.key(3)
+            new, info = jax.eval_shape(algorithm.step, key, state, data)
+            chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
+            kinds = {leaf.dtype.name for leaf in jax.tree.leaves(info)}
+            assert kinds == {"int32", "uint32", "float32"}
+
+
 @every_row
 def test_the_key_decides_everything(name, clients):
     algorithm, step = compiled(name)

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -307,6 +308,15 @@ def test_the_table_is_by_hand():
     said = "--final-sparsity 0.5 2 62.50 +- 17.68 50.00 +- 0.00 1.50 +- 0.00"
     assert " ".join(first.split()) == said
     assert second.split()[1:6] == ["0.8", "2", "n/a", "80.00", "+-"]
+
+
+def test_a_sweep_names_the_runs_that_learnt_nothing(capsys):
+    rates = ["--learning-rate", "0.1,1000", "--compilation-cache", "off"]
+    with jax.debug_nans(False):
+        assert main(["sweep", *SMALL, *rates]) == 0
+    output = capsys.readouterr().out.splitlines()
+    (warning,) = [line for line in output if line.startswith("warning: ")]
+    assert re.match(r"warning: 1 run of 2 \(.*1000.*\): .*--learning-rate", warning)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def train_one(x, y, count, *, epochs=1, batch_size=2, optimizer=None, apply=None
         jnp.array(x, jnp.float32)[:, None], jnp.array(y, jnp.float32), jnp.int32(count)
     )
     context = Context(jnp.int32(1), jnp.float32(0), variables, kept, (), ())
-    state = optimizer.init(variables)
+    state = optimizer.init(variables["params"])
     return jax.jit(train)(jax.random.key(0), variables, kept, state, data, context)
 
 

@@ -1,70 +1,38 @@
-"""Models as the engine trains them: a pair of pure functions."""
+"""Flax linen modules as the pair of pure functions that the engine trains."""
 
+import contextlib
+import dataclasses
+import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.errors import LazyInitError
+import numpy as np
+from flax.errors import InvalidRngError, LazyInitError, ScopeParamShapeError
 from jax.typing import DTypeLike
 
-from fedsparsify_jax.types import ApplyFn, Key, Variables
-
-Preprocess = Callable[[jax.Array], jax.Array]
-"""Raw inputs ``[B, ...]`` to the network's inputs."""
-Augment = Callable[[Key, jax.Array], jax.Array]
-"""Random change of the raw inputs, ``[B, ...]`` to the same, in training only."""
-
-
-class Model(NamedTuple):
-    """A model as pure functions.
-
-    Attributes:
-      init: ``key -> variables``.
-      apply: the forward pass, see `types.ApplyFn`:
-        ``apply(variables, x, train=..., key=..., valid=...) -> (outputs, changed)``.
-      sequential: whether every layer reads only the one before it, through functions
-        of single units that map zero to zero; `training.compact` needs it. A linen
-        module has a class attribute of this name.
-    """
-
-    init: Callable[[Key], Variables]
-    apply: ApplyFn
-    sequential: bool = False
-
-
-def accepted_flags(call: Callable[..., Any], **values: Any) -> dict[str, Any]:
-    """Selects the keyword arguments that a network's ``__call__`` names."""
-    names = inspect.signature(call).parameters
-    return {name: value for name, value in values.items() if name in names}
-
-
-def prepare(
-    x: jax.Array,
-    key: Key | None,
-    *,
-    train: bool,
-    preprocess: Preprocess | None,
-    augment: Augment | None,
-    dtype: DTypeLike = jnp.float32,
-) -> tuple[jax.Array, Key | None]:
-    """Prepares raw inputs for the network; returns them and the key that is left.
-
-    Args:
-      x: raw inputs ``[B, ...]``.
-      key: randomness of the step, or None.
-      train: whether to augment; nothing is augmented without a key either.
-      preprocess: by default a conversion to ``dtype``.
-      augment: gets one half of the key and the raw inputs.
-      dtype: of the inputs where there is no ``preprocess``.
-    """
-    if augment is not None and train and key is not None:
-        augment_key, key = jax.random.split(key)
-        x = augment(augment_key, x)
-    x = jnp.asarray(x, dtype) if preprocess is None else preprocess(x)
-    return x, key
+from fedsparsify_jax.errors import InputError, shown
+from fedsparsify_jax.models.adapters.flags import (
+    IN_TRAINING,
+    Accepted,
+    accepted_flags,
+    arranged,
+    in_mode,
+    named_flags,
+    tried_flags,
+)
+from fedsparsify_jax.models.adapters.model import (
+    Augment,
+    Model,
+    Preprocess,
+    checked_outputs,
+    prepare,
+)
+from fedsparsify_jax.types import Key, Variables
 
 
 def from_linen(
@@ -77,19 +45,28 @@ def from_linen(
 ) -> Model:
     """Wraps a Flax linen module.
 
-    The module is called with ``x`` and with those of ``train`` and ``valid`` that its
-    ``__call__`` accepts. Randomness comes under the name ``dropout``; collections
-    beside ``params`` (batch statistics) may change in training. ``nn.BatchNorm`` knows
-    nothing of padded rows unless the module hands it ``valid`` as its mask;
-    `batch_norm.BatchNorm` does.
+    The module is called with ``x``, and learns whether it trains under the name that it
+    has for that: ``train``, ``training``, ``is_training``, or the inverse,
+    ``deterministic`` or ``use_running_average``, as an argument of ``__call__``, also
+    one that its ``**kwargs`` hand on, or as an attribute. In an ``nn.Sequential`` every
+    layer gets it. ``valid`` is passed to a ``__call__`` that accepts it.
+
+    Randomness comes under the name ``dropout``; collections beside ``params`` (batch
+    statistics) may change in training. ``nn.BatchNorm`` knows nothing of padded rows
+    unless the module hands it ``valid`` as its mask; `batch_norm.BatchNorm` does.
 
     Args:
-      module: the network, ``[B, ...]`` to outputs.
+      module: the network, ``[B, ...]`` to outputs ``[B, ...]``.
       input_shape: shape of one example, without the batch axis.
       preprocess: raw inputs to the network's; by default only a conversion to
         ``input_dtype``.
       augment: ``(key, x) -> x`` on raw inputs, in training steps only.
       input_dtype: of the network's inputs; an integer for tokens.
+
+    Raises:
+      InputError: if the module is no unbound linen module, needs an argument of another
+        name, or the shape or dtype cannot be. ``init`` raises it for a module without
+        parameters, ``apply`` for outputs that are not one array ``[B, ...]``.
 
     Example:
       >>> model = from_linen(nn.Dense(2), (3,))
@@ -98,16 +75,19 @@ def from_linen(
       >>> outputs.shape, changed
       ((5, 2), {})
     """
+    owner = _checked_module(module)
+    # Initialised without the forward pass, which on a brain volume is most of the work.
+    example = _example(input_shape, input_dtype)
+    forward = _forward(module, owner, example)
 
     def init(key: Key) -> Variables:
-        flags = accepted_flags(module.__call__, train=False)
-        shape = (1, *input_shape)
         try:
-            # Without the forward pass, which on a brain volume is most of the work.
-            example = jax.ShapeDtypeStruct(shape, jnp.dtype(input_dtype))
-            return dict(module.lazy_init(key, example, **flags))
+            variables = forward("lazy_init", key, example)
         except LazyInitError:  # parameters that depend on the inputs
-            return dict(module.init(key, jnp.zeros(shape, input_dtype), **flags))
+            variables = forward("init", key, jnp.zeros(example.shape, example.dtype))
+        if not jax.tree.leaves(variables.get("params")):
+            raise InputError(f"{owner} has no parameters: there is nothing to train")
+        return dict(variables)
 
     def apply(
         variables: Variables,
@@ -117,6 +97,7 @@ def from_linen(
         key: Key | None = None,
         valid: jax.Array | None = None,
     ) -> tuple[jax.Array, Variables]:
+        rows = x
         x, key = prepare(
             x,
             key,
@@ -127,45 +108,185 @@ def from_linen(
         )
         # Batch statistics change in training only.
         mutable = [name for name in variables if name != "params"] if train else []
-        outputs, changed = module.apply(
-            variables,
-            x,
-            rngs=None if key is None else {"dropout": key},
-            mutable=mutable,
-            **accepted_flags(module.__call__, train=train, valid=valid),
-        )
-        return outputs, dict(changed)
+        rngs = None if key is None else {"dropout": key}
+        with _explained(owner, example.shape[1:], x, key):
+            outputs, changed = forward(
+                "apply",
+                variables,
+                x,
+                rngs=rngs,
+                mutable=mutable,
+                train=train,
+                valid=valid,
+            )
+        return checked_outputs(outputs, rows, owner), dict(changed)
 
     sequential = getattr(module, "sequential", False)
     return Model(init=init, apply=apply, sequential=sequential)
 
 
-def from_functions(
-    init_fn: Callable[[Key], Any], apply_fn: Callable[[Any, jax.Array], jax.Array]
-) -> Model:
-    """Wraps a plain pair of functions over a tree of parameters.
+def _checked_module(module: Any) -> str:
+    """Returns the name of a module for messages, if it can be wrapped."""
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        name = module.__name__
+        raise InputError(f"module is the class {name}: pass an instance, {name}(...)")
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"module is {shown(module)}: it must be a flax.linen.Module; "
+            "models.from_nnx takes NNX modules, models.from_functions plain functions"
+        )
+    name = type(module).__name__
+    if module.scope is not None:
+        raise InputError(
+            f"module {name} is bound to variables: pass module.unbind()[0], or the "
+            f"module as {name}(...) makes it"
+        )
+    if not callable(module):
+        raise InputError(f"module {name} has no __call__: define it, from x to outputs")
+    return f"module {name}"
+
+
+def _example(input_shape: Any, input_dtype: Any) -> jax.ShapeDtypeStruct:
+    """Describes a batch of one example."""
+    try:
+        shape = tuple(operator.index(size) for size in input_shape)
+    except TypeError:
+        shape = (0,)
+    if any(size < 1 for size in shape):
+        raise InputError(
+            f"input_shape is {shown(input_shape)}: it must be the shape of one "
+            "example, without the batch axis, such as (28, 28)"
+        )
+    try:
+        return jax.ShapeDtypeStruct((1, *shape), jnp.dtype(input_dtype))
+    except TypeError as error:
+        raise InputError(
+            f"input_dtype is {shown(input_dtype)}: it must be a dtype such as "
+            "jnp.float32, or jnp.int32 for tokens"
+        ) from error
+
+
+def _forward(
+    module: nn.Module, owner: str, example: jax.ShapeDtypeStruct
+) -> Callable[..., Any]:
+    """Builds ``(method, source, x, train, valid, **options) -> result`` of a module.
+
+    The method is Flax's ``init`` or ``lazy_init``, whose source is a key, or ``apply``,
+    whose source are the variables. The module gets the flags that it takes.
+    """
+    accepted = accepted_flags(module.__call__, owner)
+    attributes = _flags_in_attributes(module, accepted)
+    parameters = inspect.signature(module.__call__).parameters
+    # Flax refuses a flag that is both an attribute and an argument.
+    twice = {n for n in attributes & accepted.names if parameters[n].default is None}
+    accepted = accepted._replace(names=accepted.names - twice)
+
+    def run(
+        accepted: Accepted,
+        method: str,
+        source: Any,
+        x: Any,
+        *,
+        train: bool = False,
+        valid: jax.Array | None = None,
+        **options: Any,
+    ) -> Any:
+        updates: dict[str, Any] = in_mode(attributes, train)
+        copy = module.clone(**updates) if updates else module
+        flags = accepted.values(train, valid=valid)
+        inputs, flags = arranged(module.__call__, x, **flags)
+        with nn.intercept_methods(_hand_on(train, valid)):
+            return getattr(copy, method)(source, *inputs, **options, **flags)
+
+    def attempt(flags: Mapping[str, Any]) -> Any:
+        chosen = Accepted(frozenset(flags))
+        return jax.eval_shape(
+            functools.partial(run, chosen, "init"), jax.random.key(0), example
+        )
+
+    if not isinstance(module, nn.Sequential):  # whose layers get the flags one by one
+        accepted = tried_flags(attempt, accepted, owner, valid=None)
+    return functools.partial(run, accepted)
+
+
+def _flags_in_attributes(module: nn.Module, accepted: Accepted) -> frozenset[str]:
+    """Names the attributes of a module that say whether it trains.
+
+    One that is None, as in ``nn.Dropout``, leaves this to the call.
+    """
+    values = {
+        field.name: getattr(module, field.name)
+        for field in dataclasses.fields(module)
+        if field.name in IN_TRAINING
+    }
+    return frozenset(
+        name
+        for name, value in values.items()
+        if isinstance(value, bool) or (value is None and name not in accepted.names)
+    )
+
+
+def _hand_on(train: bool, valid: jax.Array | None) -> Callable[..., Any]:
+    """Builds the interceptor that gives flags to all layers of an ``nn.Sequential``.
+
+    By itself that passes arguments to its first layer only: the others would stay in
+    the mode of their defaults.
+    """
+    callers: list[nn.Module] = []
+
+    def intercept(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if (
+            context.method_name == "__call__"
+            and callers
+            and isinstance(callers[-1], nn.Sequential)
+        ):
+            flags = _missing(module, args, kwargs).values(train, valid=valid)
+            args, kwargs = arranged(module.__call__, *args, **flags, **kwargs)
+        callers.append(module)
+        try:
+            return next_call(*args, **kwargs)
+        finally:
+            callers.pop()
+
+    return intercept
+
+
+def _missing(module: nn.Module, args: Any, kwargs: Any) -> Accepted:
+    """Names the flags of a layer that neither its call nor its attributes have."""
+    names = named_flags(module.__call__, "valid")
+    signature = inspect.signature(module.__call__)
+    names -= {*signature.bind_partial(*args, **kwargs).arguments}
+    fixed = {name for name in names if isinstance(getattr(module, name, None), bool)}
+    return Accepted(names - fixed)
+
+
+@contextlib.contextmanager
+def _explained(
+    owner: str, shape: tuple[int, ...], x: Any, key: Key | None
+) -> Iterator[None]:
+    """Says in the library's words what two errors of Flax mean.
 
     Args:
-      init_fn: ``key -> params``, any tree of arrays.
-      apply_fn: ``(params, x) -> outputs``.
-
-    Returns:
-      A model whose variables are ``{"params": params}``.
-
-    Example:
-      >>> model = from_functions(lambda key: {"w": jax.random.normal(key, (3, 2))},
-      ...                        lambda params, x: x @ params["w"])
-      >>> outputs, _ = model.apply(model.init(jax.random.key(0)), jnp.ones((5, 3)))
-      >>> outputs.shape
-      (5, 2)
+      owner: the module, for messages.
+      shape: of the example that it was initialised with.
+      x: the network's inputs ``[B, ...]``.
+      key: the randomness that it gets.
     """
-
-    def init(key: Key) -> Variables:
-        return {"params": init_fn(key)}
-
-    def apply(
-        variables: Variables, x: jax.Array, **_: Any
-    ) -> tuple[jax.Array, Variables]:
-        return apply_fn(variables["params"], x), {}
-
-    return Model(init=init, apply=apply)
+    try:
+        yield
+    except ScopeParamShapeError as error:
+        if np.shape(x)[1:] == shape:
+            raise
+        raise InputError(
+            f"{owner} was initialised for examples of shape {shape} (input_shape, "
+            f"without the batch axis) and got inputs of shape {np.shape(x)}: {error}"
+        ) from error
+    except InvalidRngError as error:
+        raise InputError(
+            f"{owner} draws random numbers: training needs a key, and evaluation must "
+            "not draw any"
+            if key is None
+            else f"{owner} draws random numbers under a name other than 'dropout', the "
+            f"only one that has a key: {error}"
+        ) from error

@@ -1,35 +1,35 @@
 """Flax NNX modules as the pair of pure functions that the engine trains."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from fedsparsify_jax.models.adapters.linen import (
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.models.adapters.flags import (
+    accepted_flags,
+    named_flags,
+    tried_flags,
+)
+from fedsparsify_jax.models.adapters.model import (
     Augment,
     Model,
     Preprocess,
-    accepted_flags,
+    checked_outputs,
     prepare,
+)
+from fedsparsify_jax.models.adapters.nnx_structure import (
+    KEY,
+    maker,
+    structure_of,
 )
 from fedsparsify_jax.types import Key, Variables
 
-Path = tuple[Any, ...]
-
-_KEY, _COUNT = "key of a stream", "count of a stream"
-_KINDS: dict[type, str] = {
-    nnx.Param: "params",
-    nnx.BatchStat: "batch_stats",
-    nnx.RngKey: _KEY,
-    nnx.RngCount: _COUNT,
-}
-
 
 def from_nnx(
-    module_factory: Callable[[nnx.Rngs], nnx.Module],
+    module_factory: Callable[..., nnx.Module],
     *,
     preprocess: Preprocess | None = None,
     augment: Augment | None = None,
@@ -37,19 +37,23 @@ def from_nnx(
     """Wraps a Flax NNX module.
 
     Its ``nnx.Param`` become the collection ``params`` and its ``nnx.BatchStat``
-    ``batch_stats``, nested dicts with string keys. ``train`` puts the module into
-    training or evaluation mode (``module.train()``, ``module.eval()``), and is passed
-    on, like ``valid``, if ``__call__`` names it. All random streams of the module
-    start anew from the key of the step.
+    ``batch_stats``, nested dicts with string keys. Plain arrays among its attributes
+    are constants of the model. ``train`` puts the module into training or evaluation
+    mode (``module.train()``, ``module.eval()``), and is passed on, under the name that
+    ``__call__`` has for it as in `from_linen`, and like ``valid``, if it takes them.
+    All random streams of the module start anew from the key of the step.
 
     Args:
-      module_factory: ``nnx.Rngs -> module``; traced, so it must not have side effects.
+      module_factory: ``nnx.Rngs -> module``, or a class that takes ``rngs``; traced, so
+        it must not have side effects.
       preprocess: raw inputs to the network's; by default a conversion to
         float32.
       augment: ``(key, x) -> x`` on raw inputs, in training steps only.
 
     Raises:
-      ValueError: if the module has no parameters, or variables of another kind.
+      InputError: if the module has no parameters, variables of another kind, or needs
+        an argument of another name. ``apply`` raises it for outputs that are not one
+        array ``[B, ...]``.
 
     Example:
       >>> model = from_nnx(lambda rngs: nnx.Linear(3, 2, rngs=rngs))
@@ -60,36 +64,19 @@ def from_nnx(
       >>> outputs.shape, changed
       ((5, 2), {})
     """
-    # The structure alone; every call fills it with the caller's arrays.
-    graph, structure = nnx.split(nnx.eval_shape(lambda: module_factory(nnx.Rngs(0))))
-    kinds = {path: _kind(path, leaf) for path, leaf in nnx.to_flat_state(structure)}
-    if "params" not in kinds.values():
-        raise ValueError("the module has no nnx.Param: there is nothing to train")
-
-    def collect(state: nnx.State, names: set[str]) -> Variables:
-        variables: Variables = {}
-        for path, leaf in nnx.to_flat_state(state):
-            if kinds.get(path) in names:
-                _put(variables, (kinds[path], *path), leaf.get_value())
-        return variables
-
-    def fill(variables: Variables, key: Key | None) -> nnx.Module:
-        leaves = []
-        for number, (path, leaf) in enumerate(nnx.to_flat_state(structure)):
-            # Random streams start anew from the key, all else is the caller's.
-            if kinds[path] == _KEY:
-                stream = jax.random.key(0) if key is None else key
-                value = jax.random.fold_in(stream, number)
-            elif kinds[path] == _COUNT:
-                value = jnp.zeros(leaf.shape, leaf.dtype)
-            else:
-                value = _get(variables, (kinds[path], *path))
-            leaves.append((path, leaf.replace(value)))
-        return nnx.merge(graph, nnx.from_flat_state(leaves))
+    make = maker(module_factory)
+    structure = structure_of(make)
+    kinds = set(structure.kinds.values())
+    if "params" not in kinds:
+        raise InputError("the module has no nnx.Param: there is nothing to train")
+    _check_sequentials(structure.module)
+    owner = f"module {type(structure.module).__name__}"
+    if not callable(structure.module):
+        raise InputError(f"{owner} has no __call__: define it, from x to outputs")
+    accepted = accepted_flags(_first_layer(structure.module), owner)
 
     def init(key: Key) -> Variables:
-        state = nnx.state(module_factory(nnx.Rngs(key)))
-        return collect(state, {"params", "batch_stats"})
+        return structure.collected(make(nnx.Rngs(key)), {"params", "batch_stats"})
 
     def apply(
         variables: Variables,
@@ -99,38 +86,46 @@ def from_nnx(
         key: Key | None = None,
         valid: jax.Array | None = None,
     ) -> tuple[jax.Array, Variables]:
-        if train and key is None and _KEY in kinds.values():
-            raise ValueError("the module draws random numbers: training needs a key")
+        if train and key is None and KEY in kinds:
+            raise InputError("the module draws random numbers: training needs a key")
+        rows = x
         x, key = prepare(x, key, train=train, preprocess=preprocess, augment=augment)
-        module: Any = fill(variables, key)
-        if train:
-            module.train()
-        else:
-            module.eval()
-        outputs = module(x, **accepted_flags(module.__call__, train=train, valid=valid))
-        changed = collect(nnx.state(module), {"batch_stats"}) if train else {}
-        return outputs, changed
+
+        def attempt(flags: Mapping[str, Any]) -> Any:
+            call = functools.partial(structure.evaluate, **flags)
+            return jax.eval_shape(call, variables, x)
+
+        takes = tried_flags(attempt, accepted, owner, valid=None)
+        module: Any = structure.filled(variables, key, train=train)
+        outputs = module(x, **takes.values(train, valid=valid))
+        structure.check_constants(module)
+        changed = structure.collected(module, {"batch_stats"}) if train else {}
+        return checked_outputs(outputs, rows, owner), changed
 
     return Model(init=init, apply=apply)
 
 
-def _kind(path: Path, leaf: Any) -> str:
-    """Names the collection of a variable, or its part of a random stream."""
-    for kind, name in _KINDS.items():
-        if isinstance(leaf, kind):
-            return name
-    raise ValueError(
-        f"variable {'/'.join(map(str, path))} is a {type(leaf).__name__}: only "
-        "nnx.Param, nnx.BatchStat and random streams are supported"
-    )
+def _first_layer(module: Any) -> Any:
+    """Returns what gets the arguments of a module."""
+    while isinstance(module, nnx.Sequential) and module.layers:
+        module = module.layers[0]
+    return module
 
 
-def _put(tree: dict[str, Any], path: Path, value: Any) -> None:
-    *parents, last = map(str, path)
-    for name in parents:
-        tree = tree.setdefault(name, {})
-    tree[last] = value
+def _check_sequentials(module: nnx.Module) -> None:
+    """Raises InputError for a flag that would stay at its default.
 
-
-def _get(tree: dict[str, Any], path: Path) -> Any:
-    return functools.reduce(lambda node, name: node[str(name)], path, tree)
+    ``nnx.Sequential`` passes arguments to its first layer only. Layers that keep the
+    flag as an attribute, as those of NNX do, need none.
+    """
+    for _, part in nnx.iter_modules(module):
+        layers = list(part.layers)[1:] if isinstance(part, nnx.Sequential) else []
+        for layer in filter(callable, layers):
+            names = named_flags(layer)
+            attributes = vars(layer) if isinstance(layer, nnx.Module) else {}
+            if names - {*attributes}:
+                raise InputError(
+                    f"layer {type(layer).__name__} of an nnx.Sequential takes the "
+                    f"argument {min(names)!r}, which that passes to its first layer "
+                    "only: call the layers in a module of your own"
+                )

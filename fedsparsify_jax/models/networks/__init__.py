@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from fedsparsify_jax.errors import InputError, unknown
-from fedsparsify_jax.models.adapters.linen import Augment, Model, Preprocess, from_linen
+from fedsparsify_jax.models.adapters.linen import from_linen
+from fedsparsify_jax.models.adapters.model import Augment, Model, Preprocess
 from fedsparsify_jax.models.networks.brain_age import BrainAgeCNN
 from fedsparsify_jax.models.networks.cnn import CNN
 from fedsparsify_jax.models.networks.lstm import TextLSTM

@@ -28,7 +28,7 @@ class CNN(nn.Module):
     dropout: float = 0.2
     conv: str = "auto"
 
-    sequential = True  # see `linen.Model`
+    sequential = True  # see `model.Model`
 
     @nn.compact
     def __call__(

@@ -20,7 +20,7 @@ class MLP(nn.Module):
     num_classes: int
     hidden: tuple[int, ...] = (128, 128)
 
-    sequential = True  # see `linen.Model`
+    sequential = True  # see `model.Model`
 
     @nn.compact
     def __call__(

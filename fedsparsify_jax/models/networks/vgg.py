@@ -33,7 +33,7 @@ class VGG16(nn.Module):
     )
     conv: str = "auto"
 
-    sequential = True  # see `linen.Model`
+    sequential = True  # see `model.Model`
 
     @nn.compact
     def __call__(

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from fedsparsify_jax import text_table
+from fedsparsify_jax.errors import counted
 from fedsparsify_jax.runner.display.progress import duration, measured
 from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.options.sweep_grid import Trial
@@ -145,3 +146,21 @@ def results(trials: Sequence[Trial], summaries: Sequence[Record]) -> str:
         tables.setdefault(tuple(row), []).append(list(row.values()))
     # A table of accuracies, and one of mean absolute errors.
     return "\n".join(text_table.aligned(head, rows) for head, rows in tables.items())
+
+
+def warnings(trials: Sequence[Trial], summaries: Sequence[Record]) -> list[str]:
+    """Returns a line for each reason not to go on with a run: which runs have it.
+
+    Args:
+      trials: all of them.
+      summaries: theirs; ``warning`` is that of `summary.doubt`.
+    """
+    runs: dict[str, list[str]] = {}
+    for trial, summary in zip(trials, summaries, strict=True):
+        if reason := summary.get("warning"):
+            runs.setdefault(reason, []).append(trial.name)
+    return [
+        f"warning: {counted(len(names), 'run')} of {len(trials)} ({', '.join(names)}): "
+        f"{reason}"
+        for reason, names in runs.items()
+    ]
