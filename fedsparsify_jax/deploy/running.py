@@ -14,6 +14,19 @@ from fedsparsify_jax.deploy.formats.stablehlo import from_stablehlo
 from fedsparsify_jax.deploy.saved import SavedModel
 from fedsparsify_jax.errors import InputError
 
+_DTYPES = (
+    "float16",
+    "float32",
+    "float64",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "int64",
+)
+"""Dtypes of inputs that a program may ask for."""
+
 
 class Runnable(NamedTuple):
     """A model file as a function.
@@ -45,14 +58,14 @@ def runnable(path: Path | str) -> Runnable:
     if format == "onnx":
         return _of_session(path)
     if format == "stablehlo":
-        exported = from_stablehlo(path)
+        exported, about = from_stablehlo(path)
         (example,), (outputs,) = exported.in_avals, exported.out_avals
         return Runnable(
             run=lambda x: np.asarray(exported.call(jnp.asarray(x))),
             input_shape=tuple(example.shape[1:]),
             dtype=np.dtype(example.dtype),
             outputs=outputs.shape[1],
-            about={},
+            about=about,
         )
     return of_saved(load(path))
 
@@ -75,11 +88,12 @@ def _of_session(path: Path) -> Runnable:
     (example,), (outputs,) = session.get_inputs(), session.get_outputs()
     (_, *shape), (_, width) = example.shape, outputs.shape
     sizes = [*shape, width]
-    kind = {"tensor(float)": "float32", "tensor(float16)": "float16"}.get(
-        example.type, example.type.removeprefix("tensor(").removesuffix(")")
-    )
     if not all(isinstance(size, int) for size in sizes):
         raise InputError(f"{path} has inputs or outputs of no fixed shape")
+    kind = example.type.removeprefix("tensor(").removesuffix(")")
+    kind = {"float": "float32", "double": "float64"}.get(kind, kind)
+    if kind not in _DTYPES:
+        raise InputError(f"{path} takes inputs of {kind}: expected numbers")
     return Runnable(
         run=lambda x: np.asarray(session.run(None, {example.name: x})[0]),
         input_shape=tuple(shape),
@@ -120,6 +134,15 @@ def check_inputs(model: Runnable, x: Any, where: str) -> np.ndarray:
 
 
 def batched(model: Runnable, x: np.ndarray, batch_size: int = 1000) -> np.ndarray:
-    """Runs a model over many examples, some at a time: outputs ``[n, C]``."""
+    """Runs a model over many examples, some at a time: outputs ``[n, C]``.
+
+    Raises:
+      InputError: if the model, which may come from anywhere, cannot be run.
+    """
     starts = range(0, len(x), batch_size)
-    return np.concatenate([model.run(x[n : n + batch_size]) for n in starts])
+    try:
+        outputs = [model.run(x[n : n + batch_size]) for n in starts]
+        return np.concatenate(outputs).reshape(len(x), model.outputs)
+    except Exception as error:  # every runtime has kinds of its own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"the model cannot be run ({reason})") from error

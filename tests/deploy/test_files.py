@@ -74,6 +74,11 @@ def test_every_format_runs(format, compact, tmp_path):
     )
 
 
+def test_a_program_names_no_paths_of_the_machine_that_made_it():
+    content = files.encode(pruned(CASES["mlp"], 0.5), "stablehlo")
+    assert b".py" not in content
+
+
 def test_text_models_have_all_forms_but_onnx(tmp_path):
     case = Case("lstm", (7,), "int32", 2, {"vocabulary": 20, "units": [3]})
     saved, x = pruned(case, 0.3), np.arange(14, dtype=np.int32).reshape(2, 7)

@@ -1,5 +1,7 @@
 """ONNX files: written by ``onnx``, run by ``onnxruntime``."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -42,12 +44,14 @@ def from_onnx(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions
     try:
-        session = onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints some of them too
+            session = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
         (example,), (outputs,) = session.get_inputs(), session.get_outputs()
         if len(example.shape) < 2 or len(outputs.shape) != 2:
             raise ValueError("it maps no batch of examples to outputs")
+        description(session)
     except Exception as error:  # onnxruntime has a kind of its own for each
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is no readable ONNX model ({reason})") from error
@@ -55,10 +59,13 @@ def from_onnx(path: Path) -> Any:
 
 
 def description(session: Any) -> dict[str, Any]:
-    """Returns the description that a session's model carries, empty without one."""
+    """Returns the description that a session's model carries, empty without one.
+
+    Raises:
+      ValueError: for one that is damaged.
+    """
     properties = session.get_modelmeta().custom_metadata_map
-    try:
-        about = json.loads(properties.get(ABOUT, "{}"))
-    except ValueError:
-        return {}
-    return about if isinstance(about, dict) else {}
+    about = json.loads(properties.get(ABOUT, "{}"))
+    if not isinstance(about, dict):
+        raise ValueError("its description is no JSON object")
+    return about

@@ -1,16 +1,35 @@
-"""Models as programs of JAX: StableHLO for any batch size, weights inside."""
+"""Models as programs of JAX: StableHLO for any batch size, weights inside.
 
+A file is what ``jax.export`` serialises, and behind that, where its reader does not
+look, the model's description and a digest: JAX finds damage only when it compiles.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import export
 
-from fedsparsify_jax.deploy.saved import SavedModel, portable
+from fedsparsify_jax.deploy.saved import LAYERS, SavedModel, portable
 from fedsparsify_jax.errors import InputError
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """The platforms that a program is for."""
+_MARK = b"\nfedsparsify stablehlo 1\n"
+_DIGEST = 32
+_LOCATIONS = "jax_traceback_in_locations_limit"
+
+
+class Program(NamedTuple):
+    """A program that was read."""
+
+    exported: Any  # a jax.export.Exported
+    about: dict[str, Any]  # the model's description
 
 
 def _needs_flatbuffers() -> None:
@@ -20,6 +39,21 @@ def _needs_flatbuffers() -> None:
         raise InputError(
             "StableHLO files need flatbuffers: pip install 'fedsparsify_jax[onnx]'"
         ) from None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST).digest()
+
+
+@contextlib.contextmanager
+def _without_source_lines() -> Iterator[None]:
+    """Keeps the paths of this machine out of what is compiled."""
+    before = getattr(jax.config, _LOCATIONS)
+    jax.config.update(_LOCATIONS, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(_LOCATIONS, before)
 
 
 def to_stablehlo(saved: SavedModel) -> bytes:
@@ -32,27 +66,34 @@ def to_stablehlo(saved: SavedModel) -> bytes:
     forward, about = portable(saved), saved.about
     variables = jax.tree.map(np.asarray, saved.variables)
     shape = ("batch", *map(str, about["input_shape"]))
-    (batch, *sizes) = jax.export.symbolic_shape(", ".join(shape))
-    example = jax.ShapeDtypeStruct((batch, *sizes), np.dtype(about["input_dtype"]))
+    example = jax.ShapeDtypeStruct(
+        export.symbolic_shape(", ".join(shape)), np.dtype(about["input_dtype"])
+    )
     program = jax.jit(lambda x: forward(variables, x)[0])
-    exported = jax.export.export(program, platforms=PLATFORMS)(example)
-    return bytes(exported.serialize())
+    with _without_source_lines():
+        serialized = export.export(program, platforms=PLATFORMS)(example).serialize()
+    short = {name: value for name, value in about.items() if name != LAYERS}
+    content = bytes(serialized) + _MARK + json.dumps(short).encode()
+    return content + _digest(content)
 
 
-def from_stablehlo(path: Path) -> Any:
-    """Reads a program, a ``jax.export.Exported``.
+def from_stablehlo(path: Path) -> Program:
+    """Reads a program.
 
     Raises:
       InputError: for a file that is damaged or no such program.
     """
     _needs_flatbuffers()
+    content = path.read_bytes()
+    content, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if _digest(content) != digest:
+        raise InputError(
+            f"{path} is no whole StableHLO program of this library: its digest differs"
+        )
     try:
-        exported = jax.export.deserialize(bytearray(path.read_bytes()))
-        (example,), (outputs,) = exported.in_avals, exported.out_avals
-        if len(example.shape) < 2 or len(outputs.shape) != 2:
-            raise ValueError("it maps no batch of examples to outputs")
-    except Exception as error:  # as many kinds as there are kinds of damage
+        program, _, about = content.rpartition(_MARK)
+        return Program(export.deserialize(bytearray(program)), json.loads(about))
+    except Exception as error:  # of a program of another version of JAX, say
         raise InputError(
             f"{path} is no readable StableHLO program ({type(error).__name__}: {error})"
         ) from error
-    return exported

@@ -77,7 +77,7 @@ def _affine(node: Node, x: Constants) -> Constants:
 
 def _unary(node: Node, x: Constants) -> Constants:
     if node.kind == "relu":
-        return np.where(x > 0, x, x * 0)
+        return np.maximum(x, 0.0)
     return np.asarray(UNARY[node.kind](x.astype(np.float32)), np.float64)
 
 

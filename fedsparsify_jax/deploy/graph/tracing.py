@@ -59,7 +59,7 @@ def trace(
       >>> model = models.build("mlp", input_shape=(2, 2), num_classes=2, hidden=(3,))
       >>> graph = trace(model.apply, model.init(jax.random.key(0)), (2, 2), "float32")
       >>> [node.kind for node in graph]
-      ['input', 'reshape', 'dense', 'affine', 'relu', 'dense', 'affine']
+      ['input', 'reshape', 'dense', 'relu', 'dense']
     """
     x = jax.ShapeDtypeStruct((BATCH, *shape), dtype)
     values = jax.tree.map(np.asarray, values)
