@@ -32,14 +32,13 @@ def answers(content, x):
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_papers_networks_answer_the_same_in_onnxruntime(name):
     case = WHOLE[name]
-    # Of these fewer weights are pruned, so that deep ones still say something.
-    saved = pruned(case, 0.5, biases=False)
+    # The sums of 27 blocks without training grow large unless each adds little.
+    saved = pruned(case, 0.5, biases=False, gain=0.5 if name == "resnet56" else 2)
     x = inputs(case, 2)
     expected = outputs(saved, x)
-    assert np.ptp(expected) > 1e-3
-    # The sizes of answers grow with random weights: 1e-4 of the largest one.
-    tolerance = 1e-4 * max(1, np.abs(expected).max())
-    np.testing.assert_allclose(answers(to_onnx(saved), x), expected, atol=tolerance)
+    assert np.ptp(expected) > 0.01
+    y = answers(to_onnx(saved), x)
+    np.testing.assert_allclose(y, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dense", [False, True])

@@ -184,7 +184,7 @@ def test_bad_options_are_one_line(run, capsys, tmp_path, monkeypatch):
         f"export {where} --dense": "--dense goes with --format onnx",
         "inspect": "inspect takes one model file or run: got none",
         "inspect none.onnx": "no file none.onnx",
-        "inspect file.onnx": "file.onnx is no readable ONNX model",
+        "inspect file.onnx": "file.onnx is no whole model file of this library",
         "inspect file.txt": "it must end in .safetensors",
         f"predict {where}": "predict needs --data FILE.npz",
         f"predict {where} --data missing.npz": "no file missing.npz",
