@@ -43,8 +43,12 @@ def table() -> str:
             kills["commit"],
         ),
     ]
-    names = {"configurations": "bad configurations", "files": "damaged files"}
-    for kind, name in names.items():
+    names = {
+        "configurations": ("bad configurations", inputs),
+        "files": ("damaged files", inputs),
+        "models": ("damaged model files", _result("soak_models")),
+    }
+    for kind, (name, inputs) in names.items():
         found = inputs[kind]
         outcome = (
             f"{found['refused']:,} refused in a line, {found['accepted']:,} accepted "

@@ -9,11 +9,13 @@ no label out of range.
 Work: configurations with 1 to 3 options of random types and values, 6 in 10 given to
 `resolve`, 2 to a sweep, 2 to the command line; files of every source of
 `tests/damaged.py`, small and valid, with 1 to 3 accidents to one of them: bits flipped,
-bytes inserted, cut out, copied or overwritten, truncation, a foreign file. An input
-that takes more than 10 seconds twice counts as hung.
+bytes inserted, cut out, copied or overwritten, truncation, a foreign file. Model files
+of every format (`tests/damaged_models.py`) have the same accidents, and end in one line
+or in a model. An input that takes more than 10 seconds twice counts as hung.
 
     python benchmarks/soak_inputs.py --jobs 2 --out FILE.json   # about three minutes
     python benchmarks/soak_inputs.py --count 100 --seed 1
+    python benchmarks/soak_inputs.py --count 100000 --kinds models
 """
 
 import argparse
@@ -41,6 +43,7 @@ from common import ROOT, write_result
 sys.path.insert(0, str(ROOT / "tests"))
 
 import damaged
+import damaged_models
 import datasets
 
 from fedsparsify_jax import cli
@@ -297,9 +300,39 @@ def files(count: int, seed: int) -> Counts:
     return {**total.result(), "by_source": by_source}
 
 
+def models(count: int, seed: int) -> Counts:
+    """Damages model files and reads them.
+
+    Args:
+      count: files.
+      seed: of all that is random.
+
+    Returns:
+      As from `files`.
+    """
+    rng, total, by_source = random.Random(seed), Tally(), {}
+    kinds = list(damaged_models.MODEL_FILES.items())
+    with tempfile.TemporaryDirectory(prefix="soak-") as made:
+        for place, (name, file) in enumerate(kinds):
+            tally, content = Tally(), file.content
+            path = Path(made) / f"model.{file.format}"
+            few = count // len(kinds) + (place < count % len(kinds))
+            for number in range(few):
+                path.write_bytes(damaged.damage(rng, content))
+                tally.count(
+                    f"{name}, input {number}",
+                    functools.partial(damaged_models.outcome, path),
+                )
+            by_source[name] = dict(tally.counts)
+            total.counts.update(tally.counts)
+            total.examples += tally.examples
+    return {**total.result(), "by_source": by_source}
+
+
 KINDS: dict[str, Callable[[int, int], Counts]] = {
     "configurations": configurations,
     "files": files,
+    "models": models,
 }
 
 
@@ -310,19 +343,23 @@ def _added(one: Any, other: Any) -> Any:
     return {name: _added(one[name], other[name]) for name in one}
 
 
-def in_parallel(count: int, seed: int, jobs: int) -> dict[str, Counts]:
-    """Both kinds, each divided among processes.
+def in_parallel(
+    count: int, seed: int, jobs: int, kinds: list[str]
+) -> dict[str, Counts]:
+    """Runs kinds of input, each divided among processes.
 
     Args:
       count: of each kind.
       seed: of the first process; the others have the following ones.
       jobs: processes.
+      kinds: keys of `KINDS`.
     """
     shares = [count // jobs + (job < count % jobs) for job in range(jobs)]
     seeds = range(seed, seed + jobs)
+    chosen = {kind: KINDS[kind] for kind in kinds}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context) as pool:
-        found = {kind: pool.map(soak, shares, seeds) for kind, soak in KINDS.items()}
+        found = {kind: pool.map(soak, shares, seeds) for kind, soak in chosen.items()}
         return {kind: functools.reduce(_added, parts) for kind, parts in found.items()}
 
 
@@ -334,24 +371,25 @@ def _print(what: str, found: Counts) -> None:
 
 
 def main() -> None:
-    """Runs both and prints their counts."""
+    """Runs all kinds and prints their counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=10_000, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--kinds", nargs="+", default=[*KINDS], choices=[*KINDS])
     options = parser.parse_args()
     result: dict[str, Any] = {name: getattr(options, name) for name in _SAID}
     start = time.perf_counter()
-    result |= in_parallel(options.count, options.seed, options.jobs)
+    result |= in_parallel(options.count, options.seed, options.jobs, options.kinds)
     result["seconds"] = round(time.perf_counter() - start, 1)
-    for what in KINDS:
+    for what in options.kinds:
         _print(what, result[what])
-    for name, counts in result["files"]["by_source"].items():
-        print(f"  {name}: {counts}")
+        for name, counts in result[what].get("by_source", {}).items():
+            print(f"  {name}: {counts}")
     if options.out:
         write_result(options.out, result)
-    if any(result[what][bad] for what in KINDS for bad in ("wrong", "hung")):
+    if any(result[what][bad] for what in options.kinds for bad in ("wrong", "hung")):
         sys.exit(1)
 
 

@@ -12,6 +12,7 @@ from fedsparsify_jax import aggregation as aggregation
 from fedsparsify_jax import algorithms as algorithms
 from fedsparsify_jax import client_map as client_map
 from fedsparsify_jax import data as data
+from fedsparsify_jax import deploy as deploy
 from fedsparsify_jax import engine as engine
 from fedsparsify_jax import masks as masks
 from fedsparsify_jax import method as method
@@ -45,6 +46,7 @@ __all__ = [
     "algorithms",
     "client_map",
     "data",
+    "deploy",
     "engine",
     "masks",
     "method",

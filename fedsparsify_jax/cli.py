@@ -2,11 +2,11 @@
 
 import difflib
 import functools
-import inspect
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,10 @@ from fedsparsify_jax.errors import InputError, shown
 from fedsparsify_jax.report import ReportConfig, report
 from fedsparsify_jax.runner import SweepConfig, TrainConfig, sweep, train
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
+from fedsparsify_jax.runner.model_commands.evaluate import EvaluateConfig, evaluate
+from fedsparsify_jax.runner.model_commands.export import ExportConfig, export
+from fedsparsify_jax.runner.model_commands.inspection import InspectConfig, inspect
+from fedsparsify_jax.runner.model_commands.predict import PredictConfig, predict
 from fedsparsify_jax.runner.options import config_file
 from fedsparsify_jax.runner.options.help_text import help_text, metavar
 from fedsparsify_jax.runner.options.rules import flag
@@ -50,12 +54,13 @@ def _latest(hint: Any, tokens: Sequence[cyclopts.Token]) -> tuple[str, ...]:
     return tuple(token.value for token in tokens[start:])
 
 
-def _parameter(option: Option) -> inspect.Parameter:
+def _parameter(option: Option) -> Parameter:
     """Returns an option as a parameter of a command: words that are not read yet."""
     positional = POSITIONAL in option.traits
     several = option.several and not positional
+    names = [*filter(None, [flag(option.field), option.shown.short])]
     text = cyclopts.Parameter(
-        name=option.metavar if positional else flag(option.field),
+        name=option.metavar if positional else names,
         help=help_text(option),
         metavar=metavar(option),
         group=_group(option.group),
@@ -66,11 +71,11 @@ def _parameter(option: Option) -> inspect.Parameter:
         converter=_latest if several else None,
     )
     words: Any = tuple[str, ...] if several else str
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(
+    kind = Parameter.KEYWORD_ONLY
+    return Parameter(
         option.field,
-        inspect.Parameter.VAR_POSITIONAL if positional else kind,
-        default=inspect.Parameter.empty if positional else None,
+        Parameter.VAR_POSITIONAL if positional else kind,
+        default=Parameter.empty if positional else None,
         annotation=Annotated[bool if option.kind is bool else words, text],
     )
 
@@ -90,7 +95,7 @@ def _register(
         run(config(**{field: options[field].parse(w) for field, w in words.items()}))
 
     every = [*options.values(), *([_FILE] if name in ("train", "sweep") else [])]
-    signature = inspect.Signature(list(map(_parameter, every)))
+    signature = Signature(list(map(_parameter, every)))
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__doc__ = config.__doc__
     _OPTIONS[name] = [flag(option.field) for option in every]
@@ -105,6 +110,12 @@ _register(lambda config: train(config), "train", TrainConfig, read(TrainConfig))
 _register(lambda config: sweep(config), "sweep", SweepConfig, COMMAND_LINE)
 _register(lambda config: show_costs(config), "costs", CostsConfig, read(CostsConfig))
 _register(lambda config: report(config), "report", ReportConfig, read(ReportConfig))
+_register(lambda config: export(config), "export", ExportConfig, read(ExportConfig))
+_register(lambda config: inspect(config), "inspect", InspectConfig, read(InspectConfig))
+_register(lambda config: predict(config), "predict", PredictConfig, read(PredictConfig))
+_register(
+    lambda config: evaluate(config), "evaluate", EvaluateConfig, read(EvaluateConfig)
+)
 
 
 def _message(error: cyclopts.CycloptsError) -> str:
@@ -141,7 +152,7 @@ def _parse(arguments: Sequence[str]) -> Callable[[], object]:
     return functools.partial(command, **bound.arguments)
 
 
-_WITH_FILES = (["train"], ["sweep"], ["report"])
+_WITH_FILES = (["train"], ["sweep"], ["report"], ["export"], ["predict"])
 """Commands whose results are files, whatever becomes of what they print."""
 
 

@@ -24,6 +24,10 @@ from fedsparsify_jax.cli import main
 from fedsparsify_jax.data.sources.fashion_mnist import DEBIAN_DIR
 from fedsparsify_jax.report import ReportConfig
 from fedsparsify_jax.runner.costs import CostsConfig
+from fedsparsify_jax.runner.model_commands.evaluate import EvaluateConfig
+from fedsparsify_jax.runner.model_commands.export import ExportConfig
+from fedsparsify_jax.runner.model_commands.inspection import InspectConfig
+from fedsparsify_jax.runner.model_commands.predict import PredictConfig
 from fedsparsify_jax.runner.options import schema
 from fedsparsify_jax.runner.options.config import PARTITIONS, TrainConfig
 from fedsparsify_jax.runner.options.help_text import help_text
@@ -92,6 +96,10 @@ COMMANDS = {
     "sweep": COMMAND_LINE,
     "costs": schema.read(CostsConfig),
     "report": schema.read(ReportConfig),
+    "export": schema.read(ExportConfig),
+    "inspect": schema.read(InspectConfig),
+    "predict": schema.read(PredictConfig),
+    "evaluate": schema.read(EvaluateConfig),
 }
 
 
@@ -155,7 +163,7 @@ BAD_OPTIONS = {
     "sweep --rounds": "--rounds: expected INT (see --help)",
     "sweep --resume": "sweep has no option --resume: it is one of train (see --help)",
     "trian": 'Unknown command "trian". Did you mean "train"?',
-    "": "name a command: train, sweep, costs, report (see --help)",
+    "": "name a command: train, sweep, costs, report, export, inspect, predict, eval",
     "train --data-dir here": "'digits' ships with the package and takes no --data-dir",
     "train --dataset npz": "'npz' needs --data-dir",
     "train --dataset npz --data-dir none.npz": "no file none.npz",

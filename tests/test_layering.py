@@ -22,6 +22,7 @@ LAYERS = [
     ("metrics",),
     ("engine",),
     ("algorithms", "data"),
+    ("deploy",),
     ("runner",),
     ("report",),
     ("cli",),
@@ -33,7 +34,11 @@ CONFINED = {
     "flax": {"models"},
     "filelock": {"runner/storage/lock.py"},
     "orbax": {"runner/storage/checkpoints.py"},
-    "safetensors": {"runner/storage/model_files.py"},
+    "safetensors": {"deploy/wire/container.py", "runner/storage/model_files.py"},
+    "onnx": {"deploy"},
+    "onnxruntime": {"deploy"},
+    "flatbuffers": {"deploy"},
+    "zstandard": {"deploy/wire/container.py"},
     "datasets": {"data"},
     "nibabel": {"data"},
     "cyclopts": {"cli.py"},
@@ -101,7 +106,7 @@ def test_heavy_packages_stay_where_they_belong():
 
 
 def test_the_core_does_no_input_or_output():
-    shell = {"runner", "report", "cli", "__main__", "data", "__init__"}
+    shell = {"runner", "report", "cli", "__main__", "data", "deploy", "__init__"}
     for path, tree in modules():
         if layer(path) in shell:
             continue
@@ -152,7 +157,7 @@ def test_files_do_not_import_in_circles():
     assert order.index(Path("trees.py")) < order.index(Path("engine/round.py"))
 
 
-@pytest.mark.parametrize("house", ["data", "models", "runner"])
+@pytest.mark.parametrize("house", ["data", "deploy", "models", "runner"])
 def test_rooms_of_a_folder_do_not_import_in_circles(house):
     rooms = {}
     for path, targets in imports_of_files().items():

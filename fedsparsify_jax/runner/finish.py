@@ -23,8 +23,10 @@ def _model_description(
     return {
         "model": config.model,
         "input_shape": list(dataset.train.x.shape[1:]),
+        "input_dtype": str(dataset.train.x.dtype),
         "num_classes": dataset.num_classes,
         "normalization": dataclasses.asdict(dataset.normalization),
+        "task": dataset.task,
         "dataset": dataset.name,
         "algorithm": config.algorithm,
         f"test_{federation.task.metric}": summary[f"test_{federation.task.metric}"],

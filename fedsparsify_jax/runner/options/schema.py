@@ -63,6 +63,7 @@ class Shown(NamedTuple):
 
     metavar: str | None = None
     hint: str | None = None  # in brackets behind the help
+    short: str | None = None  # another name on the command line, such as -o
 
 
 class _Kind(NamedTuple):

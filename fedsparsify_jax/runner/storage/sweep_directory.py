@@ -28,7 +28,7 @@ from fedsparsify_jax.runner.storage.run_directory import (
     write_whole,
 )
 
-_OPTIONS, _TABLE = "sweep.json", "sweep.jsonl"
+SWEEP, _TABLE = "sweep.json", "sweep.jsonl"
 
 
 def default_path(axes: Mapping[str, Sequence[Any]]) -> Path:
@@ -73,11 +73,11 @@ class Plan(NamedTuple):
 
 def read(path: Path, trials: Sequence[Trial]) -> Existing:
     """Reads what a start has to know of a sweep's directory; changes nothing."""
-    names = run_directory.names_in(path, f"{_OPTIONS}.partial")
+    names = run_directory.names_in(path, f"{SWEEP}.partial")
     obstacle = "" if names else run_directory.obstacle(path)
-    if names and _OPTIONS not in names:
+    if names and SWEEP not in names:
         obstacle = (
-            f"--out {path} is not empty and holds no sweep (no {_OPTIONS}): name "
+            f"--out {path} is not empty and holds no sweep (no {SWEEP}): name "
             "another directory"
         )
     runs = {trial.name for trial in trials}
@@ -142,7 +142,7 @@ class SweepDirectory(NamedTuple):
         """
         content = {"options": axes, "versions": run_directory.versions()}
         with making(self.path):
-            write_json(self.path / _OPTIONS, content)
+            write_json(self.path / SWEEP, content)
 
     def write_table(self, trials: Sequence[Trial]) -> None:
         """Writes ``sweep.jsonl`` anew from the finished trials."""

@@ -88,9 +88,7 @@ def alive_units(stages: tuple[Stage, ...], masks: Masks) -> tuple[jax.Array, ...
       [[True, False], [True, False], [True]]
     """
     params = masks["params"]
-    matrices = [
-        _unit_mask(stage, entry(params, stage.path)["kernel"]) for stage in stages
-    ]
+    matrices = [unit_mask(entry(params, stage.path)["kernel"]) for stage in stages]
     fed = [jnp.ones(stages[0].inputs, bool)]
     counted = [jnp.zeros(stages[0].inputs, bool)]  # in running statistics
     for stage, matrix in zip(stages, matrices, strict=True):
@@ -109,11 +107,13 @@ def alive_units(stages: tuple[Stage, ...], masks: Masks) -> tuple[jax.Array, ...
     return tuple(alive)
 
 
-def _unit_mask(stage: Stage, kernel: jax.Array) -> jax.Array:
-    """Returns the mask of a kernel as ``[inputs, outputs]``, any place of a window."""
-    if stage.kind == "Dense":
-        return kernel
-    return jnp.any(kernel, axis=tuple(range(kernel.ndim - 2)))
+def unit_mask(kernel: jax.Array) -> jax.Array:
+    """Returns a kernel's mask ``[*window, I, O]`` as ``[I, O]``, any of the window.
+
+    >>> unit_mask(jnp.array([[[True, False]], [[False, False]]])).tolist()
+    [[True, False]]
+    """
+    return kernel.any(axis=tuple(range(kernel.ndim - 2)))
 
 
 def _as_inputs(units: jax.Array, matrix: jax.Array) -> jax.Array:

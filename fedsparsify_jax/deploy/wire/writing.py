@@ -1,0 +1,200 @@
+"""Writing messages: what of a model is sent."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from fedsparsify_jax.deploy.wire import container, positions
+from fedsparsify_jax.deploy.wire.header import Header, digest, written
+from fedsparsify_jax.deploy.wire.names import flat
+from fedsparsify_jax.deploy.wire.values import (
+    CODES,
+    DTYPE_OF,
+    DTYPES,
+    VALUES,
+    Narrow,
+    Values,
+    narrow,
+    planes,
+)
+from fedsparsify_jax.errors import InputError, shown, unknown
+from fedsparsify_jax.types import Masks, Variables
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def encode(
+    variables: Variables,
+    masks: Masks | None = None,
+    *,
+    values: Values = "float32",
+    known: Masks | None = None,
+    previous: Masks | None = None,
+    compress: Literal["zstd"] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> bytes:
+    """Writes a model as a message.
+
+    Args:
+      variables: nested dicts of arrays, NumPy's or JAX's.
+      masks: what is kept of them, bools of the same shapes; None for a dense message.
+      values: dtype in which float32 arrays travel: ``"float32"``, bit for bit, or
+        ``"float16"``, ``"bfloat16"`` or ``"int8"`` with a scale for every array. Arrays
+        of other dtypes always travel as they are.
+      known: masks that the receiver has, exactly these: no positions are sent.
+      previous: masks that the receiver has: what has changed since is sent.
+      compress: ``"zstd"`` for a message in zstd (extra ``deploy``), its numbers as
+        planes of bytes; lossless.
+      metadata: whatever JSON can say, for the receiver.
+
+    Returns:
+      The message, see ``docs/formats.md``.
+
+    Raises:
+      InputError: if variables and masks do not fit one another, a weight that is not
+        kept is not zero, or something cannot be sent.
+
+    Example:
+      >>> model = {"w": np.array([0.0, 0.0, 3.0], np.float32)}
+      >>> encode(model, {"w": np.array([False, False, True])})[-5:]
+      b'\\x00\\x00@@ '
+    """
+    _check_options(values, compress, masks, known, previous)
+    leaves, empty = flat(variables, "variables")
+    _check_dtypes(leaves)
+    receiver = known if previous is None else previous
+    has = None if receiver is None else _fitting(receiver, leaves)
+    kept = has if masks is None else _fitting(masks, leaves)
+    if known is not None and masks is not None:
+        _check_same(kept, has)
+
+    arrays: dict[str, np.ndarray] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, leaf in leaves.items():
+        mask = None if kept is None else kept[name].reshape(-1)
+        numbers = _kept_numbers(leaf, mask, name)
+        parts = _parts(numbers, values, name, in_planes=compress is not None)
+        if has is None and "" in parts and numbers.size == leaf.size:
+            parts[""] = parts[""].reshape(leaf.shape)
+        elif has is None:
+            shapes[name] = leaf.shape
+        if mask is not None and known is None:
+            parts |= _changes(mask, None if has is None else has[name].reshape(-1))
+        arrays |= {f"{name}#{part}" if part else name: a for part, a in parts.items()}
+    header = Header(
+        masks=_kind(masks, known, previous),
+        of="" if has is None else digest(has),
+        values=values,
+        exact=_exact(leaves, values),
+        shapes=shapes,
+        empty=empty,
+        metadata=dict(metadata or {}),
+    )
+    return container.pack(arrays, written(header), compress)
+
+
+def _check_options(
+    values: str,
+    compress: str | None,
+    masks: Masks | None,
+    known: Masks | None,
+    previous: Masks | None,
+) -> None:
+    if values not in VALUES:
+        raise unknown("values", str(values), VALUES)
+    if compress not in (None, "zstd"):
+        raise unknown("compress", str(compress), ["zstd"])
+    if known is not None and previous is not None:
+        raise InputError("give known or previous masks, not both")
+    if masks is None and previous is not None:
+        raise InputError("give the masks whose changes since the previous are sent")
+
+
+def _kind(masks: Masks | None, known: Masks | None, previous: Masks | None) -> str:
+    if known is not None:
+        return "known"
+    if previous is not None:
+        return "previous"
+    return "none" if masks is None else "sent"
+
+
+def _check_dtypes(leaves: Arrays) -> None:
+    for name, leaf in leaves.items():
+        if leaf.dtype.newbyteorder("<") not in CODES:
+            raise InputError(
+                f"{shown(name)} is of {leaf.dtype}: messages have {', '.join(DTYPES)}"
+            )
+
+
+def _fitting(masks: Masks, leaves: Arrays) -> dict[str, np.ndarray]:
+    """Returns the masks of leaves by path."""
+    flat_masks, _ = flat(masks, "masks")
+    for name in leaves.keys() ^ flat_masks.keys():
+        raise InputError(f"masks and variables differ: only one has {shown(name)}")
+    for name, mask in flat_masks.items():
+        if mask.dtype != bool or mask.shape != leaves[name].shape:
+            raise InputError(
+                f"the mask of {shown(name)} is {mask.dtype} {mask.shape}: it must be "
+                f"bool {leaves[name].shape}"
+            )
+    return flat_masks
+
+
+def _check_same(masks: Arrays | None, known: Arrays | None) -> None:
+    for name in masks or {}:
+        if not np.array_equal((masks or {})[name], (known or {})[name]):
+            raise InputError(
+                f"the masks of {shown(name)} are not the known ones: give those of the "
+                "receiver as previous"
+            )
+
+
+def _exact(leaves: Arrays, values: str) -> tuple[str, ...]:
+    """Returns the arrays that have the dtype ``values`` without being narrowed."""
+    if values == "float32":
+        return ()
+    return tuple(n for n, leaf in leaves.items() if leaf.dtype == DTYPE_OF[values])
+
+
+def _kept_numbers(leaf: np.ndarray, mask: np.ndarray | None, name: str) -> np.ndarray:
+    """Returns the numbers ``[k]`` of an array that its mask keeps, in row order."""
+    numbers = np.ascontiguousarray(leaf, leaf.dtype.newbyteorder("<")).reshape(-1)
+    if mask is None or mask.all():
+        return numbers
+    kept = numbers[mask]
+    if np.count_nonzero(numbers) != np.count_nonzero(kept):
+        raise InputError(
+            f"{shown(name)} is not zero where its mask drops it: apply the masks "
+            "before sending"
+        )
+    return kept
+
+
+def _parts(
+    numbers: np.ndarray, values: str, name: str, *, in_planes: bool
+) -> dict[str, np.ndarray]:
+    """Returns the parts of the message that hold numbers ``[k]``."""
+    sent = Narrow(numbers, None)
+    if numbers.dtype == np.float32:
+        sent = narrow(numbers, values, shown(name))
+    parts = {} if sent.scale is None else {"scale": sent.scale}
+    dtype = sent.numbers.dtype
+    if in_planes and dtype.itemsize > 1:
+        return {CODES[dtype]: planes(sent.numbers), **parts}
+    return {"": sent.numbers, **parts}
+
+
+def _changes(mask: np.ndarray, before: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Returns the parts that say what is kept, of ``[n]`` numbers."""
+    still = mask if before is None else mask[before]
+    parts = {}
+    if not still.all():
+        form, code = positions.write(still)
+        parts[f"kept.{form}"] = code
+    if before is not None:
+        grown = mask[~before]
+        if grown.any():
+            form, code = positions.write(grown)
+            parts[f"grown.{form}"] = code
+    return parts

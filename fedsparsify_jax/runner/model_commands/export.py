@@ -1,0 +1,109 @@
+"""``fedsparsify export``: the model of a run as one file, for wherever it is to run."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import numpy as np
+
+from fedsparsify_jax import trees
+from fedsparsify_jax.deploy import SavedModel, files
+from fedsparsify_jax.deploy.saved import compacted
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.runner.model_commands.source import model_of_run, only
+from fedsparsify_jax.runner.options.schema import POSITIONAL, Shown, check
+
+DIRECTORY = "export"
+"""The directory of a run that its exported files go to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Write the model of a finished run as one file.
+
+    safetensors stores what is left of a sparse model and nothing else, npz is for
+    NumPy, stablehlo is a program of JAX, onnx is for all other runtimes.
+    """
+
+    run: Annotated[tuple[Path, ...], POSITIONAL, Shown("RUN", hint="a directory")] = ()
+    """Directory of a finished run."""
+    format: Literal["safetensors", "npz", "stablehlo", "onnx"] = "safetensors"
+    """Format of the file."""
+    compact: bool = False
+    """Remove dead units, channels and inputs: a smaller network, the same outputs."""
+    dense: bool = False
+    """Store zeros too, for engines that read no sparse initialisers; of onnx."""
+    out: Annotated[
+        Path | None,
+        Shown("PATH", hint="default: export/model.FORMAT in the run", short="-o"),
+    ] = None
+    """File to write; its name ends in the format."""
+
+
+def export(config: ExportConfig) -> Path:
+    """Writes the model of a run and prints how large the file is.
+
+    Args:
+      config: the run, the format, and the file.
+
+    Returns:
+      The file that was written.
+
+    Raises:
+      InputError: one line that says what is wrong: a run that is not finished, a
+        model without such a form, a file that cannot be written, a missing package.
+    """
+    config = dataclasses.replace(config, **check(config))
+    run = only(config.run, "run", "export")
+    name = "model-compact" if config.compact else "model"
+    default = run / DIRECTORY / f"{name}.{config.format}"
+    path = config.out or default
+    if files.format_of(path) != config.format:
+        raise InputError(f"--out is {path}: its name must end in .{config.format}")
+    if config.dense and config.format != "onnx":
+        raise InputError("--dense goes with --format onnx: leave it out")
+    saved = model_of_run(run)
+    with _made(path.parent if config.out is None else None):
+        files.check_writable(path)
+        smaller = compacted(saved) if config.compact else saved
+        content = files.encode(smaller, config.format, dense=config.dense)
+        files.write(path, content)
+    for line in _described(path, len(content), saved, smaller):
+        print(line)
+    return path
+
+
+@contextlib.contextmanager
+def _made(directory: Path | None) -> Iterator[None]:
+    """Makes a directory; if nothing comes of it, takes it away again."""
+    missing = directory is not None and not directory.exists()
+    try:
+        if directory is not None and missing:
+            directory.mkdir()
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write {directory}: {error.strerror}") from error
+    except InputError:
+        if directory is not None and missing:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        raise
+
+
+def _described(
+    path: Path, size: int, saved: SavedModel, smaller: SavedModel
+) -> list[str]:
+    """Returns what to say of a file."""
+    before, after = trees.size(saved.variables), trees.size(smaller.variables)
+    kept = sum(
+        int(np.count_nonzero(leaf))
+        for leaf in jax.tree.leaves(smaller.variables)
+        if leaf.dtype.kind == "f"
+    )
+    lines = [f"{path}: {size:,} bytes, {size / (4 * before):.3f} x the dense numbers"]
+    if after != before:
+        lines.append(f"{before:,} numbers became {after:,} without dead units")
+    return [*lines, f"{kept:,} weights are not zero"]
