@@ -3,8 +3,8 @@
 Claim: on FashionMNIST with 10 clients and 200 rounds, a run with ``--sparse-training
 auto`` takes at most 0.85 x (0.75 x) the wall time of one with ``off`` at 95 % (99 %)
 sparsity, from the start of the command to its summary, compilations included; its
-accuracy is the same within the rounding of sums. For 100 clients at 10 % the figures are
-reported without a goal.
+accuracy is the same within the rounding of sums. For 100 clients at 10 % the figures
+are reported without a goal.
 
     python benchmarks/sparse_runs.py
     python benchmarks/sparse_runs.py --out FILE.json --rounds 200 --repeats 3

@@ -1,4 +1,4 @@
-"""When to change to another form: its compilation against what it saves.
+"""Changes to another form: a compilation against what it saves until the next one.
 
 A schedule says how sparse the model will be, and today's magnitudes say roughly where,
 so the masks of later rounds can be foreseen. With them the cheapest sequence of forms
