@@ -76,6 +76,8 @@ def write(
         numbers=trees.size(state.variables),
     )
     summary |= _flops(federation, state, records[-1]["kept"])
+    if federation.compact:
+        summary["sparse_training"] = federation.compact.summary()
     is_class = federation.dataset.task == "classification"
     chance, error = blind(np.asarray(federation.dataset.test.y), is_class=is_class)
     if warning := doubt(summary, records, chance + (2 if is_class else -2) * error):

@@ -166,7 +166,7 @@ def _run(
 
     def next_rounds(state: State, completed: int, seconds: float) -> int:
         rounds = _until_evaluation(config, completed)
-        program.prepare(state, rounds, total - completed)
+        program.prepare(state, rounds, completed)
         return rounds
 
     with (

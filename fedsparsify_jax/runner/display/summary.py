@@ -155,6 +155,25 @@ def doubt(summary: dict[str, Any], records: list[Record], chance: float) -> str:
     return ""
 
 
+def _forms(compact: dict[str, Any]) -> str:
+    """Returns the compact forms of a run and what they saved, for people.
+
+    >>> _forms({"forms": [{"from_round": 120, "step_cost": 0.62}], "work_saved": 0.15})
+    'from round 120 a step costs 62 %; about 15 % of all steps saved'
+    >>> _forms({"forms": [], "work_saved": 0.0})
+    'none that would have paid'
+    """
+    if not compact["forms"]:
+        return "none that would have paid"
+    parts = [
+        f"from round {form['from_round']} a step costs {form['step_cost']:.0%}"
+        for form in compact["forms"]
+    ]
+    listed = ", ".join(part.replace("%", " %") for part in parts)
+    saved = f"{100 * compact['work_saved']:.0f} %"
+    return f"{listed}; about {saved} of all steps saved"
+
+
 def display(console: Console, summary: dict[str, Any], where: str) -> None:
     """Prints the summary: a name and a value a line, never cut or wrapped."""
 
@@ -191,6 +210,8 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
         ),
         "run directory": where,
     }
+    if compact := summary.get("sparse_training"):
+        rows["smaller forms"] = _forms(compact)
     if failed := failures(summary):
         rows["clients' failures"] = failed
     width = max(map(len, rows))

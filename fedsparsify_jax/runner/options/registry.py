@@ -4,8 +4,10 @@ An option with a `schema.Keyword` goes to every algorithm whose builder has it. 
 algorithm is a row of `algorithms.registry`, and an option for every new keyword.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from fedsparsify_jax import masks, schedules
 from fedsparsify_jax.aggregation.merges import withstanding
@@ -81,6 +83,24 @@ def schedule(options: Mapping[str, Any]) -> Schedule | None:
                 final=final,
             )
     return None
+
+
+def expected_sparsity(options: Mapping[str, Any]) -> Callable[[int], float] | None:
+    """Returns the sparsity after every round, as far as the options say it."""
+    row = ALGORITHMS[options["algorithm"]]
+    if "schedule" not in row.keywords:
+        return None
+    planned = schedule(options)
+    if planned is None:
+        planned = schedules.polynomial(
+            options["final_sparsity"],
+            end=options["rounds"] - (options["fine_tune_rounds"] or 0),
+            exponent=options["exponent"],
+            every=options["frequency"],
+            begin=options["begin"],
+            initial=options["initial_sparsity"],
+        )
+    return lambda t: float(np.asarray(planned(t)))
 
 
 def prunable(options: Mapping[str, Any]) -> Prunable | None:

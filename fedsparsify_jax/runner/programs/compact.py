@@ -1,7 +1,7 @@
 """Choice, between rounds, of the compact form that clients train (--sparse-training).
 
-The choice goes by the masks and by costs that were measured once, never by the clock of
-the run, so that the same command makes the same choices.
+The choice goes by the masks, by the schedule and by costs that were measured once,
+never by the clock of the run, so that the same command makes the same choices.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,25 @@ from fedsparsify_jax.models import Model
 from fedsparsify_jax.models.adapters.layers import layers_of
 from fedsparsify_jax.training.compact import (
     CompactForm,
+    Plan,
     full_plan,
     next_form,
+    plan_for,
     stages_of,
     step_cost,
 )
+from fedsparsify_jax.training.compact.timing import change_now, foreseen
 from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
-from fedsparsify_jax.types import FederatedAlgorithm, Masks
+from fedsparsify_jax.types import FederatedAlgorithm, Masks, Variables
 
 MOST_PROGRAMS = 6
 """Forms of a run, the full one included: each is a compilation."""
-FEWER = 0.9
+FEWER = 0.95
 """Share of what was kept at the last choice that may be kept for another one."""
 COMPILATION = 4.0
-"""Seconds that another form must save in what is left of the run."""
+"""Seconds that another form takes to be compiled, which it must save."""
+GAIN = 0.95
+"""Share of the present cost of a step that another form may have at most."""
 
 
 class CompactTraining:
@@ -39,10 +44,15 @@ class CompactTraining:
       x: raw examples ``[n, ...]``, or their shape and dtype.
       client_steps: steps of 32 examples that a device makes in a round.
       platform: of the devices.
+      rounds: of the run.
+      sparsity: round to the sparsity after it, to foresee later masks; None if it is
+        not known.
 
     Attributes:
       algorithm: what runs the next rounds.
       form: the compact form of it, None for the full one.
+      changes: the rounds after which there was another form, with the share of a
+        step's cost that it has.
       note: why there will be no compact form, for people; "" if there may be.
     """
 
@@ -54,12 +64,15 @@ class CompactTraining:
         *,
         client_steps: float,
         platform: str,
+        rounds: int,
+        sparsity: Callable[[int], float] | None = None,
     ):
         self.algorithm = build(None)
+        self.changes: list[tuple[int, float]] = []
+        self._rounds, self._sparsity = rounds, sparsity
         self.form: CompactForm | None = None
         self.note = ""
         self._build, self._model, self._client_steps = build, model, client_steps
-        self._forms = 1
         self._kept: int | None = None
         variables = jax.eval_shape(model.init, jax.random.key(0))
         one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
@@ -75,32 +88,63 @@ class CompactTraining:
             except UnsuitableError as error:
                 self.note = str(error)
 
-    def update(self, masks: Masks, rounds_left: int) -> bool:
+    def update(self, variables: Variables, masks: Masks, completed: int) -> bool:
         """Changes to another form if that pays.
 
         Args:
-          masks: concrete ones, those of the next round.
-          rounds_left: of the run.
+          variables: the model of the next round, concrete.
+          masks: its masks.
+          completed: rounds of the run.
 
         Returns:
           Whether the form has changed.
         """
-        if self.note or self._forms >= MOST_PROGRAMS:
+        if self.note or len(self.changes) + 1 >= MOST_PROGRAMS:
             return False
         # Not before enough has been pruned since the last choice.
-        masks = jax.device_get(masks)
+        variables, masks = jax.device_get((variables, masks))
         kept = sum(int(np.count_nonzero(mask)) for mask in jax.tree.leaves(masks))
         if self._kept is not None and kept > FEWER * self._kept:
             return False
         self._kept = kept
-        form = next_form(self._model.apply, self._stages, masks, self.form)
-        if form is None:
-            return False
-        # What it saves in the rest of the run must exceed its compilation.
-        before = step_cost(self._stages, masks, self.form.plan if self.form else None)
-        saved = before - step_cost(self._stages, masks, form.plan)
-        if saved * 1e-9 * self._client_steps * rounds_left < COMPILATION:
+        form = next_form(self._model.apply, self._stages, masks, self.form, gain=GAIN)
+        if form is None or not self._pays(variables, masks, completed):
             return False
         self.algorithm, self.form = self._build(form), form
-        self._forms += 1
+        full, small = self._cost(masks), self._cost(masks, form.plan)
+        self.changes.append((completed, small / full))
         return True
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the forms of the run so far, and an estimate of what they save.
+
+        ``forms`` has the first round of every form with the cost of a client's step,
+        as a share of the full one's; ``work_saved`` is the share of all rounds' steps.
+        """
+        ends = [*(completed for completed, _ in self.changes[1:]), self._rounds]
+        saved = sum(
+            (1 - share) * (end - start)
+            for (start, share), end in zip(self.changes, ends, strict=False)
+        )
+        return {
+            "forms": [
+                {"from_round": completed + 1, "step_cost": round(share, 3)}
+                for completed, share in self.changes
+            ],
+            "work_saved": round(saved / max(self._rounds, 1), 4),
+        }
+
+    def _cost(self, masks: Masks, plan: Plan | None = None) -> float:
+        """Returns the seconds that a round's steps take."""
+        return step_cost(self._stages, masks, plan) * 1e-9 * self._client_steps
+
+    def _pays(self, variables: Variables, masks: Masks, completed: int) -> bool:
+        """Returns whether to compile the form for these masks, or to wait."""
+        paid = self._cost(masks, self.form.plan if self.form else None)
+        every, spans = [masks], [self._rounds - completed]
+        if self._sparsity is not None:
+            every, spans = foreseen(
+                variables, masks, self._sparsity, completed, self._rounds
+            )
+        costs = [self._cost(kept, plan_for(self._stages, kept)) for kept in every]
+        return change_now(paid, costs, spans, COMPILATION)

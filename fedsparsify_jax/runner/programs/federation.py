@@ -14,7 +14,11 @@ from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
-from fedsparsify_jax.runner.options.registry import KEYWORDS, build_algorithm
+from fedsparsify_jax.runner.options.registry import (
+    KEYWORDS,
+    build_algorithm,
+    expected_sparsity,
+)
 from fedsparsify_jax.runner.options.rules import in_options
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
@@ -274,4 +278,6 @@ def _compact(
         federation.dataset.train.x,
         client_steps=cohort * batches * batch_size / 32 / devices.size,
         platform=devices.flat[0].platform,
+        rounds=config.rounds or 0,
+        sparsity=expected_sparsity(dataclasses.asdict(config)),
     )

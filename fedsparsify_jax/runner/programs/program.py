@@ -95,7 +95,7 @@ class RoundProgram:
         """Returns how many programs were compiled."""
         return len(self._compiled)
 
-    def prepare(self, state: State, rounds: int, left: int) -> None:
+    def prepare(self, state: State, rounds: int, completed: int) -> None:
         """Compiles what the next call needs.
 
         Before that, clients go over to a compact form if the run may and it pays.
@@ -103,10 +103,10 @@ class RoundProgram:
         Args:
           state: of the next call, where it lies.
           rounds: of the next call.
-          left: rounds of the run.
+          completed: rounds of the run before it.
         """
         if self._federation.compact:
-            self._federation.compact.update(state.masks, left)
+            self._federation.compact.update(state.variables, state.masks, completed)
         self.compile(state, rounds)
 
     def compile(self, state: State, rounds: int) -> None:

@@ -22,8 +22,13 @@ def chooser(model=MLP, build=algorithms.fedsparsify_global, shape=(300,), **chan
         return build(model.apply, compact_form=form)
 
     x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    options = {"client_steps": 1e4, "platform": "cpu"} | changes
+    options = {"client_steps": 1e4, "platform": "cpu", "rounds": 10**6} | changes
     return compact.CompactTraining(with_form, model, x, **options)
+
+
+def update(chosen, density, completed=0):
+    weights = jax.tree.map(lambda mask: mask.astype(np.float32), masks_of(density))
+    return chosen.update(weights, masks_of(density), completed)
 
 
 def masks_of(density, seed=0):
@@ -50,15 +55,15 @@ def masks_of(density, seed=0):
 def test_what_has_no_small_form_says_why(changes, note):
     chosen = chooser(**changes)
     assert note in chosen.note
-    assert not chosen.update(masks_of(0.01), rounds_left=1000)
-    assert chosen.form is None
+    assert not update(chosen, 0.01)
+    assert chosen.form is None and chosen.summary()["forms"] == []
 
 
 def test_forms_follow_the_masks_and_are_few():
     chosen = chooser()
     full = chosen.algorithm
     densities = np.geomspace(1.0, 0.002, 40)
-    changed = [chosen.update(masks_of(d), rounds_left=10**6) for d in densities]
+    changed = [update(chosen, density) for density in densities]
     assert not changed[0]  # nothing is pruned yet
     assert 2 <= sum(changed) < compact.MOST_PROGRAMS
     assert chosen.algorithm is not full
@@ -68,16 +73,35 @@ def test_forms_follow_the_masks_and_are_few():
 
 
 def test_a_form_that_cannot_pay_any_more_is_not_compiled():
-    assert not chooser().update(masks_of(0.01), rounds_left=1)
+    assert not update(chooser(), 0.01, completed=10**6 - 1)
     chosen = chooser()
-    assert chosen.update(masks_of(0.01), rounds_left=10**6)
-    assert not chosen.update(masks_of(0.0095), rounds_left=10**6)
+    assert update(chosen, 0.01)
+    assert not update(chosen, 0.0095)
 
 
 def test_no_more_forms_than_allowed(monkeypatch):
     monkeypatch.setattr(compact, "MOST_PROGRAMS", 1)
-    chosen = chooser()
-    assert not chosen.update(masks_of(0.01), rounds_left=10**6)
+    assert not update(chooser(), 0.01)
+
+
+def test_a_form_waits_for_a_better_one_that_the_schedule_promises():
+    """A step costs 0.4 s a round in full here, so that few compilations pay."""
+    steps, late = (
+        {"client_steps": 4e3, "rounds": 50},
+        lambda t: 0.95 if t < 8 else 0.998,
+    )
+    assert update(chooser(**steps), 0.05)
+    weights = jax.tree.map(
+        lambda mask: np.random.default_rng(1).random(mask.shape) * mask, masks_of(0.05)
+    )
+    knowing = chooser(**steps, sparsity=late)
+    assert not knowing.update(weights, masks_of(0.05), 0)
+    assert update(knowing, 0.002, completed=8)
+    (form,) = knowing.summary()["forms"]
+    assert form["from_round"] == 9 and form["step_cost"] < 0.6
+    assert knowing.summary()["work_saved"] == pytest.approx(
+        (1 - form["step_cost"]) * 42 / 50, abs=1e-3
+    )
 
 
 def run(out, **changes):
@@ -101,10 +125,10 @@ def run(out, **changes):
 
 def test_a_run_goes_over_to_smaller_forms_with_the_same_results(tmp_path, monkeypatch):
     forms = []
-    update = compact.CompactTraining.update
+    original = compact.CompactTraining.update
 
-    def watched(self, masks, rounds_left):
-        changed = update(self, masks, rounds_left)
+    def watched(self, variables, masks, completed):
+        changed = original(self, variables, masks, completed)
         forms.append(self.form)
         return changed
 
@@ -117,7 +141,7 @@ def test_a_run_goes_over_to_smaller_forms_with_the_same_results(tmp_path, monkey
     )
     assert forms[0] is None
     assert forms[-1] is not None
-    assert "in full" not in said
+    assert "in full" not in said and "smaller forms" in said
     for a, b in zip(found, expected, strict=True):
         assert a["kept"] == b["kept"]
         for name in ("train_loss", "test_loss", "test_accuracy"):
