@@ -16,7 +16,7 @@ def weights(path: Path) -> dict[str, np.ndarray]:
     """Returns the floating-point initialisers of an ONNX file by name.
 
     Raises:
-      InputError: for a file that is damaged or not ours, or without the package ``onnx``.
+      InputError: for a file that is damaged or not ours, or without ``onnx``.
     """
     onnx, content = needs_onnx(), content_of(path)
     try:
