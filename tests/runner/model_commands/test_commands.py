@@ -10,6 +10,7 @@ import pytest
 
 from fedsparsify_jax import data, deploy
 from fedsparsify_jax.cli import main
+from fedsparsify_jax.runner.model_commands.source import model_of_run
 from fedsparsify_jax.runner.storage.model_files import load_model
 
 
@@ -209,6 +210,12 @@ def test_data_that_a_model_is_not_for(run, capsys, tmp_path):
     np.savez("shapes.npz", x_train=x[:, 1:], y_train=y, x_test=x[:, 1:], y_test=y)
     command[-1] = "shapes.npz"
     assert "has shape (20, 7, 8)" in refused(command, capsys, tmp_path)
-    assert main(["export", str(run), "--format", "stablehlo", "-o", "m.stablehlo"]) == 0
-    error = refused(["evaluate", "m.stablehlo"], capsys, tmp_path)
-    assert "evaluate needs --dataset: this file names none" in error
+    for dataset, message in {
+        None: "this file names none",
+        "mine": "the model was trained on 'mine', which is no name of a data set",
+    }.items():
+        saved = deploy.load(deploy.save("m.npz", model_of_run(run)))
+        saved.about["dataset"] = dataset
+        deploy.save("m.npz", saved)
+        error = refused(["evaluate", "m.npz"], capsys, tmp_path)
+        assert f"evaluate needs --dataset: {message}" in error
