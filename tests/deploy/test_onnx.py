@@ -1,14 +1,18 @@
 """ONNX files answer in onnxruntime as the network does, for any number of examples."""
 
 import sys
+from itertools import product
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from flax import nnx
 from pruned_networks import CASES, Case, inputs, outputs, pruned
 
-from fedsparsify_jax import deploy
+from fedsparsify_jax import deploy, models
 from fedsparsify_jax.deploy.formats.onnx import to_onnx
 from fedsparsify_jax.deploy.formats.onnx_arrays import weights
 from fedsparsify_jax.deploy.saved import compacted
@@ -94,3 +98,29 @@ def test_without_the_extra_its_command_is_named(package, monkeypatch, tmp_path):
             to_onnx(pruned(CASES["mlp"], 0.5))
         else:
             deploy.runnable(path)
+
+
+def own_network(rngs):
+    """A convolutional network of a user, in Flax NNX."""
+    return nnx.Sequential(
+        nnx.Conv(2, 5, (3, 3), strides=2, rngs=rngs),
+        nnx.relu,
+        nnx.Conv(5, 4, (2, 2), padding="VALID", use_bias=False, rngs=rngs),
+        jnp.tanh,
+        lambda x: x.reshape(x.shape[0], -1),
+        nnx.Linear(36, 3, rngs=rngs),
+        nnx.sigmoid,
+    )
+
+
+def test_networks_of_the_users_own_are_exported(tmp_path):
+    model = models.from_nnx(own_network)
+    values = model.init(jax.random.key(0))
+    saved = deploy.traced_model(model.apply, values, (8, 8, 2), task="regression")
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 2)).astype(np.float32)
+    expected = model.apply(values, x)[0]
+    for name, compact in product(deploy.FORMATS, (False, True)):
+        path = deploy.save(tmp_path / f"model.{name}", saved, compact=compact)
+        file = deploy.runnable(path)
+        np.testing.assert_allclose(file.run(x), expected, atol=1e-5)
+        assert (file.outputs, file.about["task"]) == (3, "regression")

@@ -101,7 +101,7 @@ def _described(result: dict[str, Any]) -> str:
     about, numbers = result["about"], max(result["numbers"], 1)
     shape = " x ".join(map(str, about["input_shape"]))
     lines = [
-        f"{result['path']}: {about.get('model', 'program')}, inputs {shape} "
+        f"{result['path']}: {about.get('model', 'model')}, inputs {shape} "
         f"{about.get('input_dtype', '')}, {about['num_classes']} outputs"
     ]
     if "algorithm" in about:
