@@ -79,17 +79,18 @@ def export(config: ExportConfig) -> Path:
 @contextlib.contextmanager
 def _made(directory: Path | None) -> Iterator[None]:
     """Makes a directory; if nothing comes of it, takes it away again."""
-    missing = directory is not None and not directory.exists()
-    try:
-        if directory is not None and missing:
-            directory.mkdir()
+    if directory is None or directory.exists():
         yield
+        return
+    try:
+        directory.mkdir()
     except OSError as error:
         raise InputError(f"cannot write {directory}: {error.strerror}") from error
-    except InputError:
-        if directory is not None and missing:
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
         raise
 
 

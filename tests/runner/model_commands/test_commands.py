@@ -200,6 +200,15 @@ def test_bad_options_are_one_line(run, capsys, tmp_path, monkeypatch):
         assert message in refused(words.split(), capsys, tmp_path), words
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     assert "no permission" in refused(["export", where], capsys, run)
+    monkeypatch.undo()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedsparsify_jax.deploy.files.encode", interrupted)
+    before = listing(run)
+    assert main(["export", where]) == 130
+    assert listing(run) == before
 
 
 def test_data_that_a_model_is_not_for(run, capsys, tmp_path):
