@@ -85,6 +85,12 @@ def test_inspect_lists_the_layers(format, run, capsys):
     assert "Dense_0/kernel" in text and "#" in text
 
 
+def test_inspect_says_where_compact_layers_come_from(run, capsys):
+    assert main(["export", str(run), "--compact", "-o", "m.npz"]) == 0
+    assert main(["inspect", "m.npz"]) == 0
+    assert "_dense/kernel (Dense_1) " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("format", ["run", *deploy.FORMATS])
 def test_predict_writes_what_the_model_answers(format, run, capsys):
     path = run
@@ -180,7 +186,7 @@ def test_bad_options_are_one_line(run, capsys, tmp_path, monkeypatch):
         "export": "export takes one run: got none",
         f"export {where} other": "export takes one run: got 2 paths",
         f"export {where} --format onxn": "did you mean 'onnx'",
-        f"export {where} -o model.npz": "must end in .safetensors",
+        f"export {where} -o model.npz --format onnx": "must end in .onnx",
         f"export {where} -o no/model.safetensors": "there is no directory",
         f"export {where} --dense": "--dense goes with --format onnx",
         "inspect": "inspect takes one model file or run: got none",
