@@ -89,15 +89,17 @@ def test_a_model_without_an_onnx_form_is_refused():
         to_onnx(pruned(case, 0.0))
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+@pytest.mark.parametrize("package", ["flatbuffers", "onnx", "onnxruntime"])
 def test_without_the_extra_its_command_is_named(package, monkeypatch, tmp_path):
     path = deploy.save(tmp_path / "model.onnx", pruned(CASES["mlp"], 0.5))
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=r"pip install 'fedsparsify_jax\[onnx\]'"):
-        if package == "onnx":
-            to_onnx(pruned(CASES["mlp"], 0.5))
-        else:
+        if package == "onnxruntime":
             deploy.runnable(path)
+        else:
+            ending = "onnx" if package == "onnx" else "stablehlo"
+            deploy.save(tmp_path / f"new.{ending}", pruned(CASES["mlp"], 0.5))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def own_network(rngs):
