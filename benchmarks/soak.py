@@ -1,14 +1,14 @@
 """Everything that can be thrown at the library: kills, bad options, damaged files.
 
 Claim: a run that is killed 30 times at random moments ends with the same bits as one
-that is left alone (`soak_kills`); 10,000 bad configurations and 10,000 damaged files
-are refused in one line or do no harm (`soak_inputs`).
+that is left alone (`soak_kills`); 10,000 bad configurations, 10,000 damaged files and
+100,000 damaged model files are refused in one line or do no harm (`soak_inputs`).
 
-    python benchmarks/soak.py                        # all of it, about ten minutes
+    python benchmarks/soak.py                        # all of it, about twenty minutes
     python benchmarks/soak.py --table                # the last results as Markdown
 
-Results go to results-soak_kills.json and results-soak_inputs.json beside this script;
-docs/robustness.md has the table.
+Results go to results-soak_kills.json, results-soak_inputs.json and
+results-soak_models.json beside this script; docs/robustness.md has the table.
 """
 
 import argparse
@@ -19,7 +19,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PARTS = ("soak_kills", "soak_inputs")
+PARTS = {
+    "soak_kills": "soak_kills.py",
+    "soak_inputs": "soak_inputs.py --jobs 2 --kinds configurations files",
+    "soak_models": "soak_inputs.py --jobs 2 --kinds models --count 100000",
+}
 
 
 def _result(part: str) -> dict[str, Any]:
@@ -29,7 +33,7 @@ def _result(part: str) -> dict[str, Any]:
 
 def table() -> str:
     """The last results as a Markdown table."""
-    kills, inputs = (_result(part) for part in PARTS)
+    kills, inputs, models = (_result(part) for part in PARTS)
     where = ", ".join(f"{n} in {moment}" for moment, n in kills["interrupted"].items())
     same = kills["records_identical"] and kills["model_identical"]
     rows = [
@@ -46,28 +50,27 @@ def table() -> str:
     names = {
         "configurations": ("bad configurations", inputs),
         "files": ("damaged files", inputs),
-        "models": ("damaged model files", _result("soak_models")),
+        "models": ("damaged model files", models),
     }
-    for kind, (name, inputs) in names.items():
-        found = inputs[kind]
+    for kind, (name, result) in names.items():
+        found = result[kind]
         outcome = (
             f"{found['refused']:,} refused in a line, {found['accepted']:,} accepted "
             f"and usable, {found['wrong']:,} wrong, {found['hung']:,} hung"
         )
-        rows.append((f"{inputs['count']:,} {name}", outcome, inputs["commit"]))
+        rows.append((f"{result['count']:,} {name}", outcome, result["commit"]))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> None:
-    """Runs both parts, or prints their table."""
+    """Runs all parts, or prints their table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="only print the results")
     if not parser.parse_args().table:
-        for part in PARTS:
+        for part, command_line in PARTS.items():
+            script, *words = command_line.split()
             out = str(HERE / f"results-{part}.json")
-            command = [sys.executable, str(HERE / f"{part}.py"), "--out", out]
-            if part == "soak_inputs":
-                command += ["--jobs", "2"]
+            command = [sys.executable, str(HERE / script), *words, "--out", out]
             subprocess.run(command, check=True)
     print(table())
 

@@ -49,7 +49,9 @@ CASES = {
 }
 
 
-def pruned(case: Case, sparsity: float, *, seed: int = 0, biases: bool = True):
+def pruned(
+    case: Case, sparsity: float, *, seed: int = 0, biases: bool = True, gain: float = 2
+):
     """A model with random weights, biases and statistics, most of them pruned."""
     rng = np.random.default_rng(seed)
     model = deploy.saved.network(case.about)
@@ -58,7 +60,10 @@ def pruned(case: Case, sparsity: float, *, seed: int = 0, biases: bool = True):
     def draw(name, leaf):
         if name.endswith("/var"):
             return rng.uniform(0.5, 2, leaf.shape).astype(np.float32)
-        values = rng.normal(0, 0.5, leaf.shape).astype(np.float32)
+        # Of a size that answers of deep networks are about 1.
+        read = np.prod(leaf.shape[:-1]) * max(1 - sparsity, 0.05)
+        size = np.sqrt(gain / read) if leaf.ndim > 1 else 0.3
+        values = rng.normal(name.endswith("/scale"), size, leaf.shape)
         may_go = name.startswith("params/") and (biases or leaf.ndim > 1)
         return np.where(may_go & (rng.random(leaf.shape) < sparsity), 0, values)
 

@@ -1,7 +1,7 @@
 """Trained models on their way out: files, compaction, other runtimes.
 
-`load` and `save` exchange models with files, `saved_model` makes one of variables and
-a description, and `runnable` makes a function of any model file.
+`load` and `save` exchange models with files; `saved_model` makes one of variables and
+a description, `traced_model` of any network; `runnable` makes a function of a file.
 """
 
 from fedsparsify_jax.deploy.files import FORMATS as FORMATS
@@ -11,6 +11,7 @@ from fedsparsify_jax.deploy.running import Runnable as Runnable
 from fedsparsify_jax.deploy.running import runnable as runnable
 from fedsparsify_jax.deploy.saved import SavedModel as SavedModel
 from fedsparsify_jax.deploy.saved import saved_model as saved_model
+from fedsparsify_jax.deploy.saved import traced_model as traced_model
 
 __all__ = [
     "FORMATS",
@@ -20,4 +21,5 @@ __all__ = [
     "runnable",
     "save",
     "saved_model",
+    "traced_model",
 ]

@@ -1,7 +1,7 @@
 """Models as files hold them: arrays, masks, and a description to rebuild them by."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +79,47 @@ def saved_model(variables: Variables, about: Mapping[str, Any]) -> SavedModel:
         _check_variables(model, variables)
     masks = trees.map_with_name(_mask, variables)
     return SavedModel(variables, masks, model, about)
+
+
+def traced_model(
+    apply_fn: ApplyFn,
+    variables: Variables,
+    input_shape: Sequence[int],
+    *,
+    input_dtype: Any = "float32",
+    **about: Any,
+) -> SavedModel:
+    """Returns a model of any dense or convolutional network, your own for instance.
+
+    Args:
+      apply_fn: its forward pass, with outputs ``[B, C]``.
+      variables: its variables.
+      input_shape: of one example.
+      input_dtype: of raw inputs.
+      **about: more of the description, such as ``task="regression"``.
+
+    Returns:
+      The model as layers that a file can describe; its variables are those of the
+      layers, with norms folded into the layers before them.
+
+    Raises:
+      InputError: for an operation that no layer stands for.
+
+    Example:
+      >>> from flax import nnx
+      >>> from fedsparsify_jax import models
+      >>> model = models.from_nnx(lambda rngs: nnx.Linear(3, 2, rngs=rngs))
+      >>> saved = traced_model(model.apply, model.init(jax.random.key(0)), (3,))
+      >>> saved.model.apply(saved.variables, np.zeros((5, 3)))[0].shape
+      (5, 2)
+    """
+    shape, dtype = tuple(input_shape), np.dtype(input_dtype)
+    graph = simplify(trace(apply_fn, variables, shape, dtype))
+    if len(graph[-1].shape) != 1:
+        raise InputError(f"the outputs have shape [B, {graph[-1].shape}], not [B, C]")
+    sizes = {"input_shape": list(shape), "num_classes": graph[-1].channels}
+    layers = {LAYERS: nodes.describe(graph), "input_dtype": str(dtype)}
+    return saved_model(nodes.variables(graph), about | sizes | layers)
 
 
 def network(about: Mapping[str, Any], *, conv: str | None = None) -> Model:

@@ -1,6 +1,7 @@
 """Damaged model files end in one line that names the file, or in a model."""
 
 import random
+import re
 
 import damaged
 import numpy as np
@@ -10,6 +11,7 @@ from damaged_models import MODEL_FILES, outcome
 
 from fedsparsify_jax import deploy
 from fedsparsify_jax.deploy import running
+from fedsparsify_jax.deploy.formats.digests import with_digest
 from fedsparsify_jax.errors import InputError
 
 
@@ -26,11 +28,11 @@ def test_damage_is_refused_or_harmless(name, tmp_path):
     assert outcomes.count("refused") > 10
 
 
-def identity(kind, shape, operation="Flatten", **attributes):
-    """An ONNX model of somebody else."""
+def other_model(kind, shape, operation="Flatten"):
+    """An ONNX model of another program."""
     helper = onnx.helper
     graph = helper.make_graph(
-        [helper.make_node(operation, ["a"], ["b"], **attributes)],
+        [helper.make_node(operation, ["a"], ["b"])],
         "other",
         [helper.make_tensor_value_info("a", kind, shape)],
         [helper.make_tensor_value_info("b", kind, ["n", 4])],
@@ -40,20 +42,37 @@ def identity(kind, shape, operation="Flatten", **attributes):
     return model.SerializeToString()
 
 
-def test_onnx_files_of_others_run_if_they_can(tmp_path):
+def test_onnx_files_of_others_are_refused(tmp_path):
+    path = tmp_path / "other.onnx"
+    path.write_bytes(other_model(onnx.TensorProto.FLOAT, ["n", 2, 2]))
+    with pytest.raises(InputError, match="no whole model file of this library"):
+        deploy.runnable(path)
+
+
+def test_onnx_files_with_a_forged_digest_run_if_they_can(tmp_path):
     path, floats = tmp_path / "other.onnx", onnx.TensorProto.FLOAT
-    path.write_bytes(identity(floats, ["n", 2, 2]))
+    whole = MODEL_FILES["mlp of vectors, onnx"].content
+    (end,) = re.findall(rb"(?s)(.{24})[0-9a-f]{64}\Z", whole)
+    path.write_bytes(with_digest(other_model(floats, ["n", 2, 2]), end))
     model = deploy.runnable(path)
     x = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
     assert running.batched(model, x).tolist() == x.reshape(2, 4).tolist()
     # A result of other sizes than the file says.
     with pytest.raises(InputError, match="the model cannot be run"):
         running.batched(model._replace(outputs=5), x)
+    strings = onnx.TensorProto.STRING
     for content, message in [
-        (identity(floats, ["n", "m", 2]), "no fixed shape"),
-        (identity(onnx.TensorProto.STRING, ["n", 4], "Identity"), "expected numbers"),
-        (identity(floats, [4], "Identity"), "no readable ONNX model"),
+        (other_model(floats, ["n", "m", 2]), "no fixed shape"),
+        (other_model(strings, ["n", 4], "Identity"), "expected numbers"),
+        (other_model(floats, [4], "Identity"), "no readable ONNX model"),
     ]:
-        path.write_bytes(content)
+        path.write_bytes(with_digest(content, end))
         with pytest.raises(InputError, match=message):
             deploy.runnable(path)
+
+
+def test_the_digest_is_a_property_of_the_model():
+    whole = MODEL_FILES["mlp of vectors, onnx"].content
+    properties = onnx.load_model_from_string(whole).metadata_props
+    assert [entry.key for entry in properties] == ["fedsparsify", "fedsparsify_digest"]
+    assert whole.decode("latin-1").endswith(properties[1].value)

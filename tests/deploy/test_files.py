@@ -56,6 +56,17 @@ def test_a_file_at_95_percent_is_small():
     assert len(files.encode(saved, "safetensors")) <= 0.08 * dense
 
 
+def test_a_changed_number_is_noticed(tmp_path):
+    path = deploy.save(tmp_path / "model.safetensors", pruned(CASES["mlp"], 0.5))
+    whole = path.read_bytes()
+    for place in range(len(whole) - 40, len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match=r"model\.safetensors: "):
+            deploy.load(path)
+
+
 def test_masks_are_the_weights_that_are_left():
     masks = pruned(CASES["cnn"], 0.9).masks
     assert 0.05 < masks["params"]["Dense_0"]["kernel"].mean() < 0.15

@@ -107,7 +107,9 @@ def test_the_users_own_functions_are_traced():
     ],
 )
 def test_operations_without_a_node_are_refused_by_name(apply):
-    model = models.from_functions(lambda key: jnp.ones(4), apply)
-    values = model.init(jax.random.key(0))
+    def forward(values, x):
+        return apply(values["params"], x), {}
+
+    values = {"params": jnp.ones(4)}
     with pytest.raises(UnknownOperationError, match=r"not known|depend|no axis"):
-        simplify(trace(model.apply, values, (4,), "float32"))
+        simplify(trace(forward, values, (4,), "float32"))

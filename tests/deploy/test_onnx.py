@@ -1,14 +1,18 @@
 """ONNX files answer in onnxruntime as the network does, for any number of examples."""
 
 import sys
+from itertools import product
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from flax import nnx
 from pruned_networks import CASES, Case, inputs, outputs, pruned
 
-from fedsparsify_jax import deploy
+from fedsparsify_jax import deploy, models
 from fedsparsify_jax.deploy.formats.onnx import to_onnx
 from fedsparsify_jax.deploy.formats.onnx_arrays import weights
 from fedsparsify_jax.deploy.saved import compacted
@@ -32,14 +36,13 @@ def answers(content, x):
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_papers_networks_answer_the_same_in_onnxruntime(name):
     case = WHOLE[name]
-    # Of these fewer weights are pruned, so that deep ones still say something.
-    saved = pruned(case, 0.5, biases=False)
+    # The sums of 27 blocks without training grow large unless each adds little.
+    saved = pruned(case, 0.5, biases=False, gain=0.5 if name == "resnet56" else 2)
     x = inputs(case, 2)
     expected = outputs(saved, x)
-    assert np.ptp(expected) > 1e-3
-    # The sizes of answers grow with random weights: 1e-4 of the largest one.
-    tolerance = 1e-4 * max(1, np.abs(expected).max())
-    np.testing.assert_allclose(answers(to_onnx(saved), x), expected, atol=tolerance)
+    assert np.ptp(expected) > 0.01
+    y = answers(to_onnx(saved), x)
+    np.testing.assert_allclose(y, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -86,12 +89,40 @@ def test_a_model_without_an_onnx_form_is_refused():
         to_onnx(pruned(case, 0.0))
 
 
-@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+@pytest.mark.parametrize("package", ["flatbuffers", "onnx", "onnxruntime"])
 def test_without_the_extra_its_command_is_named(package, monkeypatch, tmp_path):
     path = deploy.save(tmp_path / "model.onnx", pruned(CASES["mlp"], 0.5))
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=r"pip install 'fedsparsify_jax\[onnx\]'"):
-        if package == "onnx":
-            to_onnx(pruned(CASES["mlp"], 0.5))
-        else:
+        if package == "onnxruntime":
             deploy.runnable(path)
+        else:
+            ending = "onnx" if package == "onnx" else "stablehlo"
+            deploy.save(tmp_path / f"new.{ending}", pruned(CASES["mlp"], 0.5))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def own_network(rngs):
+    """A convolutional network of a user, in Flax NNX."""
+    return nnx.Sequential(
+        nnx.Conv(2, 5, (3, 3), strides=2, rngs=rngs),
+        nnx.relu,
+        nnx.Conv(5, 4, (2, 2), padding="VALID", use_bias=False, rngs=rngs),
+        jnp.tanh,
+        lambda x: x.reshape(x.shape[0], -1),
+        nnx.Linear(36, 3, rngs=rngs),
+        nnx.sigmoid,
+    )
+
+
+def test_networks_of_the_users_own_are_exported(tmp_path):
+    model = models.from_nnx(own_network)
+    values = model.init(jax.random.key(0))
+    saved = deploy.traced_model(model.apply, values, (8, 8, 2), task="regression")
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 2)).astype(np.float32)
+    expected = model.apply(values, x)[0]
+    for name, compact in product(deploy.FORMATS, (False, True)):
+        path = deploy.save(tmp_path / f"model.{name}", saved, compact=compact)
+        file = deploy.runnable(path)
+        np.testing.assert_allclose(file.run(x), expected, atol=1e-5)
+        assert (file.outputs, file.about["task"]) == (3, "regression")

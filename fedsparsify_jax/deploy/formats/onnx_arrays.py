@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsparsify_jax.deploy.formats.onnx import content_of
 from fedsparsify_jax.deploy.formats.onnx_graph import needs_onnx
 from fedsparsify_jax.deploy.graph.checks import MOST_NUMBERS
 from fedsparsify_jax.errors import InputError
@@ -15,11 +16,11 @@ def weights(path: Path) -> dict[str, np.ndarray]:
     """Returns the floating-point initialisers of an ONNX file by name.
 
     Raises:
-      InputError: for a damaged file, or without the package ``onnx``.
+      InputError: for a file that is damaged or not ours, or without ``onnx``.
     """
-    onnx = needs_onnx()
+    onnx, content = needs_onnx(), content_of(path)
     try:
-        graph = onnx.load_model_from_string(path.read_bytes()).graph
+        graph = onnx.load_model_from_string(content).graph
         arrays = {
             tensor.name: onnx.numpy_helper.to_array(tensor)
             for tensor in graph.initializer

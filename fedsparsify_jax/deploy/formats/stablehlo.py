@@ -1,11 +1,10 @@
 """Models as programs of JAX: StableHLO for any batch size, weights inside.
 
 A file is what ``jax.export`` serialises, and behind that, where its reader does not
-look, the model's description and a digest: JAX finds damage only when it compiles.
+look, the model's description and a digest.
 """
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +14,13 @@ import jax
 import numpy as np
 from jax import export
 
+from fedsparsify_jax.deploy.formats.digests import with_digest, without_digest
 from fedsparsify_jax.deploy.saved import LAYERS, SavedModel, portable
 from fedsparsify_jax.errors import InputError
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """The platforms that a program is for."""
 _MARK = b"\nfedsparsify stablehlo 1\n"
-_DIGEST = 32
 _LOCATIONS = "jax_traceback_in_locations_limit"
 
 
@@ -39,10 +38,6 @@ def _needs_flatbuffers() -> None:
         raise InputError(
             "StableHLO files need flatbuffers: pip install 'fedsparsify_jax[onnx]'"
         ) from None
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_DIGEST).digest()
 
 
 @contextlib.contextmanager
@@ -74,7 +69,7 @@ def to_stablehlo(saved: SavedModel) -> bytes:
         serialized = export.export(program, platforms=PLATFORMS)(example).serialize()
     short = {name: value for name, value in about.items() if name != LAYERS}
     content = bytes(serialized) + _MARK + json.dumps(short).encode()
-    return content + _digest(content)
+    return with_digest(content)
 
 
 def from_stablehlo(path: Path) -> Program:
@@ -84,12 +79,7 @@ def from_stablehlo(path: Path) -> Program:
       InputError: for a file that is damaged or no such program.
     """
     _needs_flatbuffers()
-    content = path.read_bytes()
-    content, digest = content[:-_DIGEST], content[-_DIGEST:]
-    if _digest(content) != digest:
-        raise InputError(
-            f"{path} is no whole StableHLO program of this library: its digest differs"
-        )
+    content = without_digest(path)
     try:
         program, _, about = content.rpartition(_MARK)
         return Program(export.deserialize(bytearray(program)), json.loads(about))

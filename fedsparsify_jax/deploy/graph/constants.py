@@ -78,7 +78,9 @@ def _affine(node: Node, x: Constants) -> Constants:
 def _unary(node: Node, x: Constants) -> Constants:
     if node.kind == "relu":
         return np.maximum(x, 0.0)
-    return np.asarray(UNARY[node.kind](x.astype(np.float32)), np.float64)
+    values, known = np.full_like(x, np.nan), ~np.isnan(x)
+    values[known] = UNARY[node.kind](x[known].astype(np.float32))
+    return values
 
 
 def _binary(node: Node, x: Constants, y: Constants) -> Constants:

@@ -30,8 +30,11 @@ class ExportConfig:
 
     run: Annotated[tuple[Path, ...], POSITIONAL, Shown("RUN", hint="a directory")] = ()
     """Directory of a finished run."""
-    format: Literal["safetensors", "npz", "stablehlo", "onnx"] = "safetensors"
-    """Format of the file."""
+    format: Annotated[
+        Literal["safetensors", "npz", "stablehlo", "onnx"] | None,
+        Shown(hint="default: the ending of --out, or safetensors"),
+    ] = None
+    """Format of the file: safetensors, npz, stablehlo, onnx."""
     compact: bool = False
     """Remove dead units, channels and inputs: a smaller network, the same outputs."""
     dense: bool = False
@@ -59,17 +62,18 @@ def export(config: ExportConfig) -> Path:
     config = dataclasses.replace(config, **check(config))
     run = only(config.run, "run", "export")
     name = "model-compact" if config.compact else "model"
-    default = run / DIRECTORY / f"{name}.{config.format}"
+    default = run / DIRECTORY / f"{name}.{config.format or 'safetensors'}"
     path = config.out or default
-    if files.format_of(path) != config.format:
+    format = files.format_of(path)
+    if format != (config.format or format):
         raise InputError(f"--out is {path}: its name must end in .{config.format}")
-    if config.dense and config.format != "onnx":
+    if config.dense and format != "onnx":
         raise InputError("--dense goes with --format onnx: leave it out")
     saved = model_of_run(run)
     with _made(path.parent if config.out is None else None):
         files.check_writable(path)
         smaller = compacted(saved) if config.compact else saved
-        content = files.encode(smaller, config.format, dense=config.dense)
+        content = files.encode(smaller, format, dense=config.dense)
         files.write(path, content)
     for line in _described(path, len(content), saved, smaller):
         print(line)
@@ -79,17 +83,18 @@ def export(config: ExportConfig) -> Path:
 @contextlib.contextmanager
 def _made(directory: Path | None) -> Iterator[None]:
     """Makes a directory; if nothing comes of it, takes it away again."""
-    missing = directory is not None and not directory.exists()
-    try:
-        if directory is not None and missing:
-            directory.mkdir()
+    if directory is None or directory.exists():
         yield
+        return
+    try:
+        directory.mkdir()
     except OSError as error:
         raise InputError(f"cannot write {directory}: {error.strerror}") from error
-    except InputError:
-        if directory is not None and missing:
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
         raise
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from fedsparsify_jax import deploy, text_table, trees
 from fedsparsify_jax.deploy.files import check_there, format_of
 from fedsparsify_jax.deploy.formats.onnx_arrays import weights
+from fedsparsify_jax.deploy.graph.nodes import key
+from fedsparsify_jax.deploy.saved import LAYERS, graph_of
 from fedsparsify_jax.runner.model_commands.source import model_of_run, only, runnable
 from fedsparsify_jax.runner.options.schema import POSITIONAL, Shown, check
 from fedsparsify_jax.runner.storage.model_files import ARRAYS
@@ -79,8 +81,25 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         shapes["input_dtype"] = str(model.dtype)
         arrays = weights(path) if format_of(path) == "onnx" else {}
         return shapes | model.about, arrays
-    about = {name: value for name, value in saved.about.items() if name != "layers"}
-    return about, dict(trees.named_leaves(saved.variables))
+    about = {name: value for name, value in saved.about.items() if name != LAYERS}
+    return about, _named_arrays(saved)
+
+
+def _named_arrays(saved: deploy.SavedModel) -> dict[str, np.ndarray]:
+    """Returns the arrays of a model by path, and by the layers that they come from."""
+    arrays = dict(trees.named_leaves(saved.variables))
+    if LAYERS not in saved.about:
+        return arrays
+    origins = {
+        f"params/{key(number, node)}": node.name
+        for number, node in enumerate(graph_of(saved))
+    }
+    return {
+        f"{name} ({origin})"
+        if (origin := origins[name.rpartition("/")[0]])
+        else name: a
+        for name, a in arrays.items()
+    }
 
 
 def _histogram(arrays: dict[str, np.ndarray]) -> dict[str, int]:
@@ -101,7 +120,7 @@ def _described(result: dict[str, Any]) -> str:
     about, numbers = result["about"], max(result["numbers"], 1)
     shape = " x ".join(map(str, about["input_shape"]))
     lines = [
-        f"{result['path']}: {about.get('model', 'program')}, inputs {shape} "
+        f"{result['path']}: {about.get('model', 'model')}, inputs {shape} "
         f"{about.get('input_dtype', '')}, {about['num_classes']} outputs"
     ]
     if "algorithm" in about:

@@ -10,6 +10,7 @@ import pytest
 
 from fedsparsify_jax import data, deploy
 from fedsparsify_jax.cli import main
+from fedsparsify_jax.runner.model_commands.source import model_of_run
 from fedsparsify_jax.runner.storage.model_files import load_model
 
 
@@ -82,6 +83,12 @@ def test_inspect_lists_the_layers(format, run, capsys):
     assert layers["Dense_0/kernel"]["shape"] == [64, 128]
     assert sum(result["magnitudes"].values()) == result["kept"]
     assert "Dense_0/kernel" in text and "#" in text
+
+
+def test_inspect_says_where_compact_layers_come_from(run, capsys):
+    assert main(["export", str(run), "--compact", "-o", "m.npz"]) == 0
+    assert main(["inspect", "m.npz"]) == 0
+    assert "_dense/kernel (Dense_1) " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("format", ["run", *deploy.FORMATS])
@@ -179,12 +186,12 @@ def test_bad_options_are_one_line(run, capsys, tmp_path, monkeypatch):
         "export": "export takes one run: got none",
         f"export {where} other": "export takes one run: got 2 paths",
         f"export {where} --format onxn": "did you mean 'onnx'",
-        f"export {where} -o model.npz": "must end in .safetensors",
+        f"export {where} -o model.npz --format onnx": "must end in .onnx",
         f"export {where} -o no/model.safetensors": "there is no directory",
         f"export {where} --dense": "--dense goes with --format onnx",
         "inspect": "inspect takes one model file or run: got none",
         "inspect none.onnx": "no file none.onnx",
-        "inspect file.onnx": "file.onnx is no readable ONNX model",
+        "inspect file.onnx": "file.onnx is no whole model file of this library",
         "inspect file.txt": "it must end in .safetensors",
         f"predict {where}": "predict needs --data FILE.npz",
         f"predict {where} --data missing.npz": "no file missing.npz",
@@ -199,6 +206,15 @@ def test_bad_options_are_one_line(run, capsys, tmp_path, monkeypatch):
         assert message in refused(words.split(), capsys, tmp_path), words
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     assert "no permission" in refused(["export", where], capsys, run)
+    monkeypatch.undo()
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedsparsify_jax.deploy.files.encode", interrupted)
+    before = listing(run)
+    assert main(["export", where]) == 130
+    assert listing(run) == before
 
 
 def test_data_that_a_model_is_not_for(run, capsys, tmp_path):
@@ -209,6 +225,12 @@ def test_data_that_a_model_is_not_for(run, capsys, tmp_path):
     np.savez("shapes.npz", x_train=x[:, 1:], y_train=y, x_test=x[:, 1:], y_test=y)
     command[-1] = "shapes.npz"
     assert "has shape (20, 7, 8)" in refused(command, capsys, tmp_path)
-    assert main(["export", str(run), "--format", "stablehlo", "-o", "m.stablehlo"]) == 0
-    error = refused(["evaluate", "m.stablehlo"], capsys, tmp_path)
-    assert "evaluate needs --dataset: this file names none" in error
+    for dataset, message in {
+        None: "this file names none",
+        "mine": "the model was trained on 'mine', which is no name of a data set",
+    }.items():
+        saved = deploy.load(deploy.save("m.npz", model_of_run(run)))
+        saved.about["dataset"] = dataset
+        deploy.save("m.npz", saved)
+        error = refused(["evaluate", "m.npz"], capsys, tmp_path)
+        assert f"evaluate needs --dataset: {message}" in error
