@@ -1,8 +1,8 @@
-"""Everything that can be thrown at the library: kills, bad options, damaged files.
+"""What can be thrown at the library: kills, bad options, damaged files, messages.
 
 Claim: a run that is killed 30 times at random moments ends with the same bits as one
-that is left alone (`soak_kills`); 10,000 bad configurations and 10,000 damaged files
-are refused in one line or do no harm (`soak_inputs`).
+that is left alone (`soak_kills`); 10,000 bad configurations, damaged files and damaged
+messages each are refused in one line or do no harm (`soak_inputs`).
 
     python benchmarks/soak.py                        # all of it, about ten minutes
     python benchmarks/soak.py --table                # the last results as Markdown
@@ -43,8 +43,14 @@ def table() -> str:
             kills["commit"],
         ),
     ]
-    names = {"configurations": "bad configurations", "files": "damaged files"}
+    names = {
+        "configurations": "bad configurations",
+        "files": "damaged files",
+        "messages": "damaged messages",
+    }
     for kind, name in names.items():
+        if kind not in inputs:  # results from before there were messages
+            continue
         found = inputs[kind]
         outcome = (
             f"{found['refused']:,} refused in a line, {found['accepted']:,} accepted "
