@@ -1,4 +1,4 @@
-"""Bad configurations, corrupted files and messages by the thousand: refused, or harmless.
+"""Bad options, corrupted files and messages by the thousand: refused, or harmless.
 
 Claim: whatever is given for an option, in Python, to a sweep or on the command line,
 it resolves or one line names what is wrong; whatever happens to a file of data, one

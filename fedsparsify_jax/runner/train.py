@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedsparsify_jax import data
 from fedsparsify_jax.errors import counted
-from fedsparsify_jax.runner import finish, loop
+from fedsparsify_jax.runner import finish, loop, messages
 from fedsparsify_jax.runner.display import loggers, summary
 from fedsparsify_jax.runner.display.progress import duration, reporter
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
@@ -69,6 +69,7 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
     """Trains with everything settled that can be before JAX is used."""
     assert config.out is not None
     # Refuse what can be refused without data, and then with them.
+    measure = messages.meter(config)
     distributed.join(config.coordinator, config.num_processes, config.process_id)
     selected = devices.select(config.devices)
     console = console or Console(highlight=False, quiet=not distributed.is_first())
@@ -103,7 +104,16 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
         _begin(plan, directory, federation, console)
         run = loop.Run(directory, list(plan.records))
         state = _run(
-            config, federation, source, program, run, plan, state, console, stop
+            config,
+            federation,
+            source,
+            program,
+            run,
+            plan,
+            state,
+            console,
+            stop,
+            measure,
         )
         key = federation.placement.repeat(keys.of_finish())
         state = federation.algorithm.finish(key, state, source.clients)
@@ -159,6 +169,7 @@ def _run(
     state: State,
     console: Console,
     stop: Stop,
+    measure: messages.Measure | None,
 ) -> State:
     """Runs the rounds that are left, and shows, logs and saves their results."""
     total, directory = config.rounds or 0, run.directory
@@ -190,7 +201,14 @@ def _run(
         if plan.completed:
             state = checkpoints.restore(plan.completed, state)
         pauses = loop.rounds(
-            config, federation, [run], state, stop, next_rounds=next_rounds, step=step
+            config,
+            federation,
+            [run],
+            state,
+            stop,
+            next_rounds=next_rounds,
+            step=step,
+            measure=measure,
         )
         with (
             stop.deferred(),
