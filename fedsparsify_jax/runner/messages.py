@@ -1,6 +1,5 @@
 """The bytes of a run's messages, by encoding all of them."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -11,10 +10,8 @@ from fedsparsify_jax.runner.display.summary import Record
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.types import Masks, RoundInfo, RoundMessages, Variables
 
-Measure = Callable[[RoundInfo], Record]
 
-
-def meter(config: TrainConfig) -> Measure | None:
+def meter(config: TrainConfig) -> "Meter | None":
     """Returns what measures a run's messages; None unless the run wants that.
 
     Raises:
@@ -50,6 +47,34 @@ class Meter:
         down += self._downloads(messages, np.asarray(info.cohort))
         return {"message_bytes_up": up, "message_bytes_down": down}
 
+    def saved(self) -> bytes:
+        """Returns which masks clients have, for `restore`."""
+        distinct = {id(masks): masks for masks in self._known.values()}
+        numbers = {key: str(number) for number, key in enumerate(distinct)}
+        packed = {
+            numbers[key]: jax.tree.map(np.packbits, masks)
+            for key, masks in distinct.items()
+        }
+        clients = {str(c): numbers[id(masks)] for c, masks in self._known.items()}
+        return wire.encode(packed, metadata={"clients": clients})
+
+    def restore(self, saved: bytes | None, like: Masks) -> None:
+        """Takes up what was saved.
+
+        Args:
+          saved: None if no messages were measured: no masks are known then.
+          like: masks of the model.
+        """
+        if saved is None:
+            return
+        message = wire.decode(saved, limit=2**40)
+        masks = {
+            number: jax.tree.map(_unpacked, packed, like)
+            for number, packed in message.variables.items()
+        }
+        clients = message.metadata["clients"].items()
+        self._known = {int(client): masks[number] for client, number in clients}
+
     def _downloads(self, messages: RoundMessages, cohort: np.ndarray) -> int:
         """Returns the bytes to all clients; equal messages are encoded once."""
         total, sizes = 0, {}
@@ -77,6 +102,10 @@ class Meter:
         if not _within(variables, masks):  # a broken or hostile upload
             return len(wire.encode(variables, **self._options))
         return len(wire.encode(variables, masks, previous=previous, **self._options))
+
+
+def _unpacked(packed: np.ndarray, like: Any) -> np.ndarray:
+    return np.unpackbits(packed, count=like.size).astype(bool).reshape(like.shape)
 
 
 def _within(variables: Variables, masks: Masks) -> bool:

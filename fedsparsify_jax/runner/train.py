@@ -169,7 +169,7 @@ def _run(
     state: State,
     console: Console,
     stop: Stop,
-    measure: messages.Measure | None,
+    measure: messages.Meter | None,
 ) -> State:
     """Runs the rounds that are left, and shows, logs and saves their results."""
     total, directory = config.rounds or 0, run.directory
@@ -199,7 +199,7 @@ def _run(
             return state, [reports]
 
         if plan.completed:
-            state = checkpoints.restore(plan.completed, state)
+            state = _restored(plan.completed, state, checkpoints, measure)
         pauses = loop.rounds(
             config,
             federation,
@@ -222,7 +222,20 @@ def _run(
                 for record in pause.latest[0]:
                     show(record)
                     log(record)
-                _save(config, federation.task.metric, pause, run, checkpoints)
+                _save(config, federation.task.metric, pause, run, checkpoints, measure)
+    return state
+
+
+def _restored(
+    completed: int,
+    state: State,
+    checkpoints: Checkpoints,
+    measure: messages.Meter | None,
+) -> State:
+    """Returns the state after so many rounds, and tells the meter what was known."""
+    state = checkpoints.restore(completed, state)
+    if measure is not None:
+        measure.restore(checkpoints.messages(completed), state.masks)
     return state
 
 
@@ -232,6 +245,7 @@ def _save(
     pause: loop.Pause,
     run: loop.Run,
     checkpoints: Checkpoints,
+    measure: messages.Meter | None,
 ) -> None:
     """Saves a checkpoint if one is due, or if this is the end; raises at a signal."""
     completed, every = pause.completed, config.checkpoint_every
@@ -239,7 +253,8 @@ def _save(
     if due or completed == config.rounds or pause.signal:
         judge = "validation" if config.validation_fraction else "test"
         value = run.records[-1][f"{judge}_{metric}"]
-        checkpoints.save(completed, pause.state, run.records, value)
+        known = None if measure is None else measure.saved()
+        checkpoints.save(completed, pause.state, run.records, value, known)
     checkpoints.wait(only_if_done=not pause.signal)
     if pause.signal:
         raise Stopped(pause.signal, run.directory.path, f"after round {completed}")
