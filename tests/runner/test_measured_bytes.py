@@ -137,12 +137,13 @@ def info(sent, uploads, *, cohort, arrived=None):
 
 def test_clients_know_the_masks_that_they_got_last():
     """By hand from lengths of single messages; client 9 answers in round 1 only."""
-    first, second, third = masks(1, 2, 3, 4, 900), masks(1, 2, 3, 4), masks(1, 2)
-    own = masks(1, 2, 500)
+    first, second, third = masks(*range(0, 200, 2)), masks(2, 4, 6), masks(2, 4)
+    own = masks(2, 4, 500)
 
     def size(mask, previous=None):
         return len(wire.encode(model(mask), mask, previous=previous))
 
+    assert size(third, first) > size(third, second)
     meter = Meter("float32", None)
     record = meter(info(first, [first, own], cohort=[4, 9]))
     assert record["message_bytes_down"] == 2 * size(first) + 10

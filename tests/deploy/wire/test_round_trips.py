@@ -59,9 +59,13 @@ def leaves(tree):
     return jax.tree.leaves(tree)
 
 
+# Float32 above all, which is what changes.
+MIXED = [np.dtype("f4")] * 4 + [np.dtype(name) for name in ("f2", "f8", "i1", "i4")]
+
+
 @settings(max_examples=150)
 @given(
-    model=messages.models(),
+    model=messages.models([*MIXED, np.dtype(jnp.bfloat16)]),
     options=OPTIONS,
     values=st.sampled_from(("float16", "bfloat16")),
 )
@@ -80,7 +84,7 @@ def test_sixteen_bits_round_to_the_nearest_and_stay_finite(model, options, value
 
 
 @settings(max_examples=150)
-@given(model=messages.models().filter(messages.finite), options=OPTIONS)
+@given(model=messages.models(MIXED).filter(messages.finite), options=OPTIONS)
 def test_int8_is_off_by_half_a_step_at_most(model, options):
     _, decoded = sent(model, **options, values="int8")
     pairs = zip(leaves(decoded.variables), leaves(model.variables), strict=True)
