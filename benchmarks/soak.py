@@ -1,14 +1,14 @@
-"""Everything that can be thrown at the library: kills, bad options, damaged files.
+"""What can be thrown at the library: kills, bad options, damaged files, messages.
 
 Claim: a run that is killed 30 times at random moments ends with the same bits as one
-that is left alone (`soak_kills`); 10,000 bad configurations, 10,000 damaged files and
-100,000 damaged model files are refused in one line or do no harm (`soak_inputs`).
+that is left alone (`soak_kills`); 10,000 bad configurations, 10,000 damaged files,
+100,000 damaged model files and 100,000 damaged messages are refused in one line or do
+no harm (`soak_inputs`).
 
     python benchmarks/soak.py                        # all of it, about twenty minutes
     python benchmarks/soak.py --table                # the last results as Markdown
 
-Results go to results-soak_kills.json, results-soak_inputs.json and
-results-soak_models.json beside this script; docs/robustness.md has the table.
+Results go to results-soak_*.json beside this script; docs/robustness.md has the table.
 """
 
 import argparse
@@ -23,6 +23,7 @@ PARTS = {
     "soak_kills": "soak_kills.py",
     "soak_inputs": "soak_inputs.py --jobs 2 --kinds configurations files",
     "soak_models": "soak_inputs.py --jobs 2 --kinds models --count 100000",
+    "soak_messages": "soak_inputs.py --jobs 2 --kinds messages --count 100000",
 }
 
 
@@ -33,7 +34,7 @@ def _result(part: str) -> dict[str, Any]:
 
 def table() -> str:
     """The last results as a Markdown table."""
-    kills, inputs, models = (_result(part) for part in PARTS)
+    kills, inputs, models, messages = (_result(part) for part in PARTS)
     where = ", ".join(f"{n} in {moment}" for moment, n in kills["interrupted"].items())
     same = kills["records_identical"] and kills["model_identical"]
     rows = [
@@ -51,6 +52,7 @@ def table() -> str:
         "configurations": ("bad configurations", inputs),
         "files": ("damaged files", inputs),
         "models": ("damaged model files", models),
+        "messages": ("damaged messages", messages),
     }
     for kind, (name, result) in names.items():
         found = result[kind]

@@ -1,17 +1,19 @@
-"""Bad configurations and corrupted files by the thousand: refused, or harmless.
+"""Bad options, corrupted files and messages by the thousand: refused, or harmless.
 
 Claim: whatever is given for an option, in Python, to a sweep or on the command line,
 it resolves or one line names what is wrong; whatever happens to a file of data, one
 line names it, or data come of it that can be trained on (of npz files and stores, which
-have checksums: the data that were written). Nothing else: no other exception, no hang,
-no label out of range.
+have checksums: the data that were written); whatever arrives as a message, one line
+says what is wrong with it, or it is a model and masks that fit one another. Nothing
+else: no other exception, no hang, no label out of range.
 
 Work: configurations with 1 to 3 options of random types and values, 6 in 10 given to
 `resolve`, 2 to a sweep, 2 to the command line; files of every source of
 `tests/damaged.py`, small and valid, with 1 to 3 accidents to one of them: bits flipped,
 bytes inserted, cut out, copied or overwritten, truncation, a foreign file. Model files
-of every format (`tests/damaged_models.py`) have the same accidents, and end in one line
-or in a model. An input that takes more than 10 seconds twice counts as hung.
+of every format (`tests/damaged_models.py`) have the same accidents, and messages of
+every kind (`tests/messages.py`) have them or an edited header. An input that takes more
+than 10 seconds twice counts as hung.
 
     python benchmarks/soak_inputs.py --jobs 2 --out FILE.json   # about three minutes
     python benchmarks/soak_inputs.py --count 100 --seed 1
@@ -45,6 +47,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import damaged
 import damaged_models
 import datasets
+import messages as wire_messages
 
 from fedsparsify_jax import cli
 from fedsparsify_jax.errors import InputError
@@ -329,10 +332,36 @@ def models(count: int, seed: int) -> Counts:
     return {**total.result(), "by_source": by_source}
 
 
+def messages(count: int, seed: int) -> Counts:
+    """Damages messages of every kind and decodes them.
+
+    Args:
+      count: messages.
+      seed: of all that is random.
+
+    Returns:
+      As from `configurations`.
+    """
+    rng, tally = random.Random(seed), Tally()
+    kinds = list(wire_messages.examples().items())
+    for number in range(count):
+        name, (message, receiver) = kinds[number % len(kinds)]
+        spoil = rng.choice((damaged.damage, wire_messages.edited))
+        changed = spoil(rng, message)
+        tally.count(
+            f"message {name}, input {number}",
+            lambda changed=changed, receiver=receiver: wire_messages.outcome(
+                changed, receiver
+            ),
+        )
+    return tally.result()
+
+
 KINDS: dict[str, Callable[[int, int], Counts]] = {
     "configurations": configurations,
     "files": files,
     "models": models,
+    "messages": messages,
 }
 
 

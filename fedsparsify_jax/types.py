@@ -54,6 +54,8 @@ FirstMasks = Literal["magnitude", "random"]
 """Weights that the first masks keep: the largest, or random ones."""
 Decay = Literal["cosine", "constant"]
 """Course of a share over the rounds."""
+WireValues = Literal["float32", "float16", "bfloat16"]
+"""Dtype in which float32 numbers travel between clients and server."""
 
 
 class ApplyFn(Protocol):
@@ -116,6 +118,17 @@ class State(NamedTuple):
     server: PyTree = ()  # a method's own state on the server
 
 
+class RoundMessages(NamedTuple):
+    """All that is sent in a round."""
+
+    variables: Variables  # the model that every client of the cohort gets
+    masks: Masks  # its masks
+    uploads: Variables  # [K, ...] the models that come back
+    upload_masks: Masks  # [K, ...] theirs
+    extra_up: jax.Array  # [K] uint32: bytes of what else a client sends
+    arrived: jax.Array  # [K] bool: False for clients that drop out
+
+
 class RoundInfo(NamedTuple):
     """The report of a round, which the next one does not need."""
 
@@ -139,6 +152,7 @@ class RoundInfo(NamedTuple):
     # model, and a score for every parameter; 0 in all other rounds
     setup_up: jax.Array
     setup_down: jax.Array
+    messages: RoundMessages | tuple[()] = ()  # (), unless they are asked for
 
 
 class Cohort(NamedTuple):

@@ -19,6 +19,7 @@ from fedsparsify_jax.engine.wrappers.clipping import clipped_to
 from fedsparsify_jax.engine.wrappers.ema import with_ema
 from fedsparsify_jax.engine.wrappers.inputs import with_checks
 from fedsparsify_jax.engine.wrappers.setup import with_setup
+from fedsparsify_jax.engine.wrappers.transport import downloads_as, uploads_as
 from fedsparsify_jax.engine.wrappers.variables import checked
 from fedsparsify_jax.method import Method, no_clients
 from fedsparsify_jax.training.compact import wrapper as compact
@@ -78,8 +79,10 @@ def engine(
     # What a client sends, from the inside out: its own upload, forged, clipped.
     method = clipped_to(o.clip_norm, forging(o.attack, method))
     clients = poisoned(o.attack, client_half(method, tuning))
+    clients = uploads_as(o.wire_values, clients)
 
-    run = round_of(method, clients, client_map, o.faults)
+    run = round_of(method, clients, client_map, o.faults, o.keep_messages)
+    run = downloads_as(o.wire_values, run)
     algorithm = gathering(init_of(method, tuning, o.num_clients), run, o)
     return with_checks(with_ema(o.server_ema, with_setup(method, algorithm)))
 

@@ -12,7 +12,7 @@ from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import cross_entropy
-from fedsparsify_jax.types import LossFn, OptimizerState
+from fedsparsify_jax.types import LossFn, OptimizerState, WireValues
 
 
 class EngineOptions(TypedDict, total=False):
@@ -34,6 +34,8 @@ class EngineOptions(TypedDict, total=False):
     attack: Attack | None
     clip_norm: ArrayLike | None
     server_ema: ArrayLike | None
+    wire_values: WireValues
+    keep_messages: bool
 
 
 class Options(NamedTuple):
@@ -66,6 +68,11 @@ class Options(NamedTuple):
       clip_norm: the largest norm of a client's update; longer ones are scaled down
         before the merge, see `wrappers.clipping`.
       server_ema: decay of an average model to evaluate, see `wrappers.ema`.
+      wire_values: dtype in which models travel, both ways: in ``"float16"`` and
+        ``"bfloat16"`` the receiver goes on with rounded numbers, see
+        `wrappers.transport`. Bytes of `RoundInfo` stay at 32 bit a number.
+      keep_messages: whether `RoundInfo` has all that was sent, which takes the memory
+        of a model and its masks for every client of the cohort.
     """
 
     learning_rate: ArrayLike = 0.02
@@ -84,6 +91,8 @@ class Options(NamedTuple):
     attack: Attack | None = None
     clip_norm: ArrayLike | None = None
     server_ema: ArrayLike | None = None
+    wire_values: WireValues = "float32"
+    keep_messages: bool = False
 
 
 def resolve(options: EngineOptions) -> Options:
@@ -106,4 +115,9 @@ def resolve(options: EngineOptions) -> Options:
     if resolved.faults is not None:
         faults.check(resolved.faults)
     clipping.check_norm(resolved.clip_norm)
+    if resolved.wire_values not in get_args(WireValues):
+        raise ValueError(
+            f"unknown wire_values {resolved.wire_values!r}: "
+            f"{', '.join(get_args(WireValues))}"
+        )
     return resolved

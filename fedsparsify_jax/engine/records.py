@@ -28,6 +28,7 @@ from fedsparsify_jax.types import (
     Masks,
     PyTree,
     RoundInfo,
+    RoundMessages,
     State,
     Variables,
 )
@@ -275,6 +276,29 @@ def sum_uploads(
 
     return chunked(1)(
         lambda context, arrived: arrived[1], context, (members, results), part
+    )
+
+
+def messages_of(
+    context: Context, members: Members, results: ClientResult
+) -> RoundMessages:
+    """Returns all that was sent in a round.
+
+    Args:
+      context: what every client got.
+      members: the cohort.
+      results: theirs, with their uploads.
+    """
+    upload = results.upload
+    none = jnp.zeros(members.ids.shape, jnp.uint32)
+    extras = [e.astype(jnp.uint32) for e in jax.tree.leaves(upload.extra_bytes)]
+    return RoundMessages(
+        variables=context.variables,
+        masks=context.masks,
+        uploads=upload.variables,
+        upload_masks=upload.masks,
+        extra_up=sum(extras, start=none),
+        arrived=members.participating,
     )
 
 

@@ -23,6 +23,7 @@ from fedsparsify_jax.engine.records import (
     client_tasks,
     keep_states,
     members_of,
+    messages_of,
     open_round,
     report,
     result_of,
@@ -127,14 +128,19 @@ def round_of(
     clients: ClientHalf,
     client_map: ClientMap,
     faults: Faults | None = None,
+    keep_messages: bool = False,
 ) -> RoundFn:
-    """Builds the round of a cohort on one machine from its two halves."""
+    """Builds the round of a cohort on one machine from its two halves.
+
+    With ``keep_messages`` it reports all that was sent.
+    """
     server = server_half(method)
 
     def summed(
         context: Context, tasks: ClientTask, results: ClientResult, present: jax.Array
     ) -> tuple[PyTree, ClientResult]:
-        return sum_part(method.aggregate, context, tasks.member, results, present)
+        part = sum_part(method.aggregate, context, tasks.member, results, present)
+        return (part[0], results) if keep_messages else part
 
     def run(key: Key, state: State, cohort: Cohort) -> tuple[State, RoundInfo]:
         keys = RoundKeys.of(key)
@@ -148,6 +154,8 @@ def round_of(
         # Merge and purge.
         new, info = server(keys.server, state, context, members, sums, results)
 
+        if keep_messages:
+            info = info._replace(messages=messages_of(context, members, results))
         changed = members.participating & results.finite & (info.merged > 0)
         return keep_states(state, new, cohort.ids, changed, results.state), info
 

@@ -112,6 +112,9 @@ def traffic(settings: Sequence[Setting]) -> Table:
         "With indices": "bytes_with_indices",
         "Dense": "bytes_dense",
     }
+    every = [run.summary or {} for setting in settings for run in setting.shown]
+    if any("message_bytes" in summary for summary in every):
+        fields["Encoded"] = "message_bytes"
     rows = []
     for setting in settings:
         summaries = [run.summary or {} for run in setting.shown]
@@ -124,6 +127,8 @@ def traffic(settings: Sequence[Setting]) -> Table:
         "Means over finished runs. Up and down: non-zeros x 32 bit. With masks: a bit "
         "more a parameter and message; with indices: 32 bit more a non-zero."
     )
+    if "Encoded" in fields:
+        note += " Encoded: messages as they are sent, measured."
     return Table("Bytes", ("Setting", *fields), tuple(rows), note, sortable=True)
 
 

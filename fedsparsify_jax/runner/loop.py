@@ -15,7 +15,7 @@ from fedsparsify_jax.runner.process.signals import Stop
 from fedsparsify_jax.runner.programs.federation import Federation
 from fedsparsify_jax.runner.programs.program import Report
 from fedsparsify_jax.runner.storage.run_directory import RunDirectory
-from fedsparsify_jax.types import State
+from fedsparsify_jax.types import RoundInfo, State
 
 
 class Run(NamedTuple):
@@ -43,6 +43,7 @@ def rounds(
     *,
     next_rounds: Callable[[State, int, float], int],
     step: Callable[[State, int, int], tuple[State, list[list[Report]]]],
+    measure: Callable[[RoundInfo], Record] | None = None,
 ) -> Iterator[Pause]:
     """Runs the rounds that are left, and writes and keeps their records.
 
@@ -56,6 +57,7 @@ def rounds(
         ``seconds`` is what a round of all runs took last, infinity at first. Its own
         time does not count.
       step: ``(state, completed, rounds) -> (state, reports)``, by run and round.
+      measure: what else to record of a round, of a single run.
 
     Yields:
       What has been reached, after every call.
@@ -76,6 +78,8 @@ def rounds(
             for t, report in enumerate(run_reports, completed - number + 1):
                 due = t % config.evaluate_every == 0 or t == total
                 record = round_record(report, metric, dense, share, due=due)
+                if measure is not None:
+                    record |= measure(report.info)
                 if distributed.is_first():
                     run.directory.append(record)
                 new.append(record)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedsparsify_jax import data
 from fedsparsify_jax.errors import counted
-from fedsparsify_jax.runner import finish, loop
+from fedsparsify_jax.runner import finish, loop, messages
 from fedsparsify_jax.runner.display import loggers, summary
 from fedsparsify_jax.runner.display.progress import duration, reporter
 from fedsparsify_jax.runner.options.config import TrainConfig, to_json
@@ -69,6 +69,7 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
     """Trains with everything settled that can be before JAX is used."""
     assert config.out is not None
     # Refuse what can be refused without data, and then with them.
+    measure = messages.meter(config)
     distributed.join(config.coordinator, config.num_processes, config.process_id)
     selected = devices.select(config.devices)
     console = console or Console(highlight=False, quiet=not distributed.is_first())
@@ -103,7 +104,16 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
         _begin(plan, directory, federation, console)
         run = loop.Run(directory, list(plan.records))
         state = _run(
-            config, federation, source, program, run, plan, state, console, stop
+            config,
+            federation,
+            source,
+            program,
+            run,
+            plan,
+            state,
+            console,
+            stop,
+            measure,
         )
         key = federation.placement.repeat(keys.of_finish())
         state = federation.algorithm.finish(key, state, source.clients)
@@ -159,6 +169,7 @@ def _run(
     state: State,
     console: Console,
     stop: Stop,
+    measure: messages.Meter | None,
 ) -> State:
     """Runs the rounds that are left, and shows, logs and saves their results."""
     total, directory = config.rounds or 0, run.directory
@@ -188,9 +199,16 @@ def _run(
             return state, [reports]
 
         if plan.completed:
-            state = checkpoints.restore(plan.completed, state)
+            state = _restored(plan.completed, state, checkpoints, measure)
         pauses = loop.rounds(
-            config, federation, [run], state, stop, next_rounds=next_rounds, step=step
+            config,
+            federation,
+            [run],
+            state,
+            stop,
+            next_rounds=next_rounds,
+            step=step,
+            measure=measure,
         )
         with (
             stop.deferred(),
@@ -204,7 +222,20 @@ def _run(
                 for record in pause.latest[0]:
                     show(record)
                     log(record)
-                _save(config, federation.task.metric, pause, run, checkpoints)
+                _save(config, federation.task.metric, pause, run, checkpoints, measure)
+    return state
+
+
+def _restored(
+    completed: int,
+    state: State,
+    checkpoints: Checkpoints,
+    measure: messages.Meter | None,
+) -> State:
+    """Returns the state after so many rounds, and tells the meter what was known."""
+    state = checkpoints.restore(completed, state)
+    if measure is not None:
+        measure.restore(checkpoints.messages(completed), state.masks)
     return state
 
 
@@ -214,6 +245,7 @@ def _save(
     pause: loop.Pause,
     run: loop.Run,
     checkpoints: Checkpoints,
+    measure: messages.Meter | None,
 ) -> None:
     """Saves a checkpoint if one is due, or if this is the end; raises at a signal."""
     completed, every = pause.completed, config.checkpoint_every
@@ -221,7 +253,8 @@ def _save(
     if due or completed == config.rounds or pause.signal:
         judge = "validation" if config.validation_fraction else "test"
         value = run.records[-1][f"{judge}_{metric}"]
-        checkpoints.save(completed, pause.state, run.records, value)
+        known = None if measure is None else measure.saved()
+        checkpoints.save(completed, pause.state, run.records, value, known)
     checkpoints.wait(only_if_done=not pause.signal)
     if pause.signal:
         raise Stopped(pause.signal, run.directory.path, f"after round {completed}")

@@ -118,6 +118,17 @@ def test_bytes_are_those_of_the_summaries(write_run, tmp_path):
     assert [cell.words for cell in row[1:3]] == ["3.00 MB", "–"]  # noqa: RUF001
 
 
+def test_bytes_of_encoded_messages_have_a_column_where_they_were_measured(
+    write_run, tmp_path
+):
+    path = write_run(tmp_path / "run")
+    assert "Encoded" not in tables.traffic(group(read([tmp_path]))).head
+    (path / "summary.json").write_text('{"bytes_up": 1, "message_bytes": 2500000}')
+    table = tables.traffic(group(read([tmp_path])))
+    assert table.head[-1] == "Encoded" and table.rows[0][-1].words == "2.50 MB"
+    assert "Encoded: messages as they are sent" in table.note
+
+
 def test_the_charts_of_one_run(write_run, tmp_path):
     (setting,) = group(read([write_run(tmp_path / "run", metric="mae")]))
     titles = [chart.title for chart in run_charts(setting)]

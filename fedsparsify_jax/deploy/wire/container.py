@@ -14,7 +14,7 @@ from fedsparsify_jax.errors import InputError, shown
 KEY = "fedsparsify"
 """The one entry of the container's metadata."""
 LEVEL = 3
-"""Of zstd: higher ones gain 1 % and take many times as long."""
+"""Of zstd; even level 12 makes messages at most 1 % shorter."""
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _WINDOW = 2**27  # bytes that zstd may look back; what its own tool allows
 Arrays = dict[str, np.ndarray]

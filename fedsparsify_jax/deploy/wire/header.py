@@ -93,14 +93,22 @@ def _shapes(shapes: Any) -> dict[str, tuple[int, ...]]:
     if not isinstance(shapes, dict):
         raise InputError(f"the message's header has {shown(shapes)} as shapes")
     for name, shape in shapes.items():
-        if (
-            not isinstance(shape, list)
-            or len(shape) > _MOST_AXES
-            or not all(type(length) is int and 0 <= length < 2**63 for length in shape)
-            or math.prod(length or 1 for length in shape) >= 2**63
-        ):
+        if not isinstance(shape, list) or not all(type(n) is int for n in shape):
             raise InputError(f"{shown(name)} has the shape {shown(shape)}")
-    return {name: tuple(shape) for name, shape in shapes.items()}
+    return {name: check_shape(tuple(shape), name) for name, shape in shapes.items()}
+
+
+def check_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+    """Returns a shape that NumPy can have, in any dtype.
+
+    Raises:
+      InputError: if it cannot.
+    """
+    # The axes of length 0 aside, because NumPy multiplies the others all the same.
+    largest = math.prod(length or 1 for length in shape)
+    if len(shape) > _MOST_AXES or min(shape, default=0) < 0 or largest >= 2**48:
+        raise InputError(f"{shown(name)} has the shape {shown(list(shape))}")
+    return shape
 
 
 def digest(masks: Mapping[str, np.ndarray]) -> str:

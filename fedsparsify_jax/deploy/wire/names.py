@@ -8,7 +8,7 @@ import numpy as np
 from fedsparsify_jax.errors import InputError, shown
 
 _DEEPEST = 64  # dicts in dicts
-_RESERVED = "/#"  # separators of paths, and of the parts of an array
+_SEPARATORS = "/#"  # separators of paths, and of the parts of an array
 
 
 def flat(tree: Any, what: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -53,7 +53,8 @@ def _walk(
 
 
 def _check_name(name: Any, what: str) -> None:
-    if not isinstance(name, str) or not name or any(c in name for c in _RESERVED):
+    texts = isinstance(name, str) and name not in ("", "__metadata__")
+    if not texts or any(separator in name for separator in _SEPARATORS):
         raise InputError(
             f"{what} has an entry called {shown(name)}: names in messages are texts "
             "without '/' and '#'"

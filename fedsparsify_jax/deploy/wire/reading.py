@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedsparsify_jax.deploy.wire import container, positions
-from fedsparsify_jax.deploy.wire.header import Header, digest, parsed
+from fedsparsify_jax.deploy.wire.header import Header, check_shape, digest, parsed
 from fedsparsify_jax.deploy.wire.names import flat, nested
 from fedsparsify_jax.deploy.wire.values import (
     DTYPE_OF,
@@ -173,7 +173,7 @@ def _leaf(name: str, parts: Arrays, header: Header, has: Arrays | None) -> _Leaf
     elif sent and name not in header.shapes:
         raise InputError(f"the message does not say the shape of {shown(name)}")
     else:
-        shape = header.shapes.get(name, parts[sent].shape)
+        shape = header.shapes.get(name, check_shape(parts[sent].shape, name))
     dtype = DTYPES[sent] if sent else parts[sent].dtype
     narrowed = (
         header.values != "float32"

@@ -192,9 +192,8 @@ def _changes(mask: np.ndarray, before: np.ndarray | None) -> dict[str, np.ndarra
     if not still.all():
         form, code = positions.write(still)
         parts[f"kept.{form}"] = code
-    if before is not None:
-        grown = mask[~before]
-        if grown.any():
-            form, code = positions.write(grown)
-            parts[f"grown.{form}"] = code
+    # Seldom does anything grow, and to look costs less than to gather.
+    if before is not None and (mask & ~before).any():
+        form, code = positions.write(mask[~before])
+        parts[f"grown.{form}"] = code
     return parts

@@ -110,9 +110,20 @@ def summarize(
         **{field: total(field) for field in FAILED},
         "rounds_without_clients": sum(r.get("merged", 1) == 0 for r in records),
         "communication_saving": dense / moved if moved else None,
+        **_messages(records, dense),
         "seconds": total("seconds"),
         "median_round_seconds": statistics.median(r["seconds"] for r in records),
     }
+
+
+def _messages(records: list[Record], dense: int) -> Record:
+    """Returns the bytes of encoded messages, if those of all rounds were measured."""
+    fields = ("message_bytes_up", "message_bytes_down")
+    if not all(field in record for record in records for field in fields):
+        return {}
+    totals = {field: sum(record[field] for record in records) for field in fields}
+    moved = sum(totals.values())
+    return {**totals, "message_bytes": moved, "message_saving": dense / moved}
 
 
 def blind(targets: np.ndarray, *, is_class: bool) -> tuple[float, float]:
@@ -174,6 +185,15 @@ def _forms(compact: dict[str, Any]) -> str:
     return f"{listed}; about {saved} of all steps saved"
 
 
+def _encoded(summary: dict[str, Any]) -> dict[str, str]:
+    """Returns the line on encoded messages, if they were measured."""
+    if "message_bytes" not in summary:
+        return {}
+    size, saving = summary["message_bytes"], summary["message_saving"]
+    text = f"{size / 1e6:,.2f} MB with positions and headers ({saving:.2f} x)"
+    return {"encoded messages": text}
+
+
 def display(console: Console, summary: dict[str, Any], where: str) -> None:
     """Prints the summary: a name and a value a line, never cut or wrapped."""
 
@@ -204,6 +224,7 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
             f"{megabytes(summary['bytes_dense'])}"
             + (f" ({saving:.2f} x)" if saving else "")
         ),
+        **_encoded(summary),
         "time": (
             f"{duration(summary['seconds'])}"
             f" ({duration(summary['median_round_seconds'])} a round)"

@@ -50,6 +50,7 @@ from fedsparsify_jax.types import (
     Source,
     Variant,
     VoteRule,
+    WireValues,
 )
 
 PARTITIONS = ("iid", "label-shards", "dirichlet", "quantity-skew", "value-skew")
@@ -255,6 +256,15 @@ class TrainConfig:
         TRACED,
     ] = None
     """Factor by which a forged update is larger than an honest one."""
+
+    wire_values: Annotated[WireValues, Heading("Messages"), Keyword()] = "float32"
+    """What models travel as between clients and server, who go on with the rounded
+    numbers."""
+    measure_bytes: Annotated[bool, TRAIN_ONLY] = False
+    """Encode every message of every round and report the bytes, beside the formula's.
+    Keeps a model for each client of a round in memory."""
+    wire_compression: Annotated[Literal["none", "zstd"], TRAIN_ONLY] = "none"
+    """Compression of the messages that are measured; zstd needs the extra deploy."""
 
     # Those that are neutral change the order of sums, so the results to some 1e-5.
     cohort: Annotated[Literal["auto", "vmap", "map"], Heading("Running"), NEUTRAL] = (

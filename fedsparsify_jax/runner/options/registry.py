@@ -166,6 +166,7 @@ def build_algorithm(
         "client_map": client_map,
         "compact_form": compact_form,
         "attack": _attack(options, num_classes),
+        "keep_messages": options["measure_bytes"],
     }
     if options["faults"] is not None:
         keywords["faults"] = grammars.faults(options["faults"])

@@ -37,6 +37,11 @@ def _check_together(config: TrainConfig) -> None:
     _check_hostile(config)
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
+    if config.wire_compression != "none" and not config.measure_bytes:
+        raise InputError(
+            "--wire-compression is about the messages that --measure-bytes encodes: "
+            "give both"
+        )
     if (config.partition == STORED) != (config.dataset == "store"):
         raise InputError(
             f"--partition {config.partition} does not go with --dataset "

@@ -5,6 +5,7 @@ checkpoints/
     state/          arrays, see `checkpoints`
     config.json     that of the run, as it was then
     metrics.jsonl   all rounds up to it
+    messages        which masks clients have, of runs that measure their messages
     manifest.json   checksums, see `manifest`
   saving-30/        on its way, or what a kill left of it: removed at the next start
   damaged-20/       failed its check and was set aside; never removed
@@ -26,6 +27,7 @@ from fedsparsify_jax.runner.storage import manifest
 Record = dict[str, Any]
 
 STATE, CONFIG, METRICS = "state", "config.json", "metrics.jsonl"
+MESSAGES = "messages"
 _SAVING, _REMOVING, _DAMAGED = "saving-", "removing-", "damaged-"
 
 
@@ -106,6 +108,7 @@ def finish(
     records: Iterable[Record],
     value: float | None,
     layout: Sequence[str] = (),
+    more: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Makes a checkpoint of what was written to `place_of`.
 
@@ -116,11 +119,14 @@ def finish(
       records: of all rounds.
       value: that the round is judged by, None if it was not evaluated.
       layout: the arrays of the state with their dtypes and shapes.
+      more: contents of other files, by name.
     """
     place = place_of(directory, completed)
     (place / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (place / METRICS).write_text(lines, encoding="utf-8")
+    for name, contents in more.items():
+        (place / name).write_bytes(contents)
     about = {"round": completed, "value": value, "run": config.get("run")}
     manifest.seal(place, about | {"state": list(layout)})
     os.rename(place, directory / str(completed))

@@ -96,6 +96,7 @@ class Checkpoints:
         state: State,
         records: Sequence[files.Record] = (),
         value: float | None = None,
+        messages: bytes | None = None,
     ) -> None:
         """Starts to save the state after ``completed`` rounds, whole or not at all.
 
@@ -104,12 +105,14 @@ class Checkpoints:
           state: may be donated as soon as this returns.
           records: of all rounds.
           value: that the last one is judged by, None if it was not evaluated.
+          messages: of `runner.messages.Meter.saved`, None if there are none.
 
         Raises:
           InputError: if an earlier one could not be saved, or this one not begun.
         """
         self.wait()
         records, layout = list(records), _layout(state)
+        more = {} if messages is None else {files.MESSAGES: messages}
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             place = files.place_of(self._directory, completed)
@@ -121,7 +124,13 @@ class Checkpoints:
             written.result()
             if distributed.is_first():
                 files.finish(
-                    self._directory, completed, self._config, records, value, layout
+                    self._directory,
+                    completed,
+                    self._config,
+                    records,
+                    value,
+                    layout,
+                    more,
                 )
                 files.thin_out(self._directory, *self._policy)
 
@@ -165,6 +174,11 @@ class Checkpoints:
             f"({_reason(error)}): once that is mended, the same command with --resume "
             f"goes on {after}"
         ) from error
+
+    def messages(self, completed: int) -> bytes | None:
+        """Returns what `save` was given as messages; of a whole checkpoint."""
+        path = self._directory / str(completed) / files.MESSAGES
+        return path.read_bytes() if path.exists() else None
 
     def restore(self, completed: int, like: State) -> State:
         """Returns the state after ``completed`` rounds.
