@@ -8,7 +8,7 @@ SNIP and GraSP score on the whole cohort.
 
     python -m experiments.run fair_rows
 
-Expected: 174 runs, two hours of 2 free cores. Not run so far.
+Expected: 198 runs of its own, 50 minutes of 2 free cores.
 """
 
 from experiments.lib import claims
@@ -62,7 +62,7 @@ TABLE = Table(
             "20 minutes on 2 cores",
             {"rounds": 40, "final_sparsity": (0.95,), "seed": (0,)},
         ),
-        "paper": Preset("two hours on 2 cores"),
+        "paper": Preset("50 minutes on 2 cores"),
     },
     reference="global",
 )
