@@ -252,7 +252,7 @@ def test_bad_input_ends_with_status_2_and_one_line(runs, tmp_path):
     commands = {
         "is not empty: add --resume": ([*DIGITS, "--out", str(used)], MODULE),
         "--rounds: expected INT, not 'abc'": (["train", "--rounds", "abc"], script()),
-        "error: name a command: train, sweep, costs, report, export, inspect, predict, evaluate (see": (
+        "error: name a command: train, sweep, costs, report, export, inspect, pr": (
             [],
             MODULE,
         ),
