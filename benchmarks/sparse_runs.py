@@ -8,7 +8,7 @@ are reported without a goal.
 
     python benchmarks/sparse_runs.py
     python benchmarks/sparse_runs.py --out FILE.json --rounds 200 --repeats 3
-    python benchmarks/sparse_runs.py --evaluate-every 10 --only 10
+    python benchmarks/sparse_runs.py --evaluate-every 10 --only 10 --sparsities 0.99
 
 Run nothing else meanwhile. An hour on 2 cores with the defaults.
 """
@@ -78,13 +78,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of every run")
     parser.add_argument("--evaluate-every", type=int, default=1)
     parser.add_argument("--only", choices=FEDERATIONS, help="one of the federations")
+    parser.add_argument("--sparsities", nargs="+", type=float, default=[0.95, 0.99])
     parser.add_argument("--out", type=Path, help="write the result as JSON here")
     options = parser.parse_args()
     more = ["--rounds", str(options.rounds)]
     more += ["--evaluate-every", str(options.evaluate_every)]
     chosen = [options.only] if options.only else list(FEDERATIONS)
     results: dict[str, Any] = {"rounds": options.rounds}
-    for federation, sparsity in itertools.product(chosen, (0.95, 0.99)):
+    for federation, sparsity in itertools.product(chosen, options.sparsities):
         name = f"{federation} clients, {sparsity}"
         results[name] = compare(federation, sparsity, more, options.repeats)
         if options.out:
