@@ -28,6 +28,7 @@ Run nothing else meanwhile.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -72,8 +73,10 @@ def trained(model: str, sparsity: float, dataset: str) -> Path:
     command = [sys.executable, "-m", "fedsparsify_jax", "train"]
     command += ["--dataset", dataset, "--model", model, "--num-clients", "10"]
     command += [*TRAINED[model], "--final-sparsity", str(sparsity)]
-    command += ["--out", str(folder / "run"), "--overwrite"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    command += ["--out", str(folder / "run")]
+    if not (folder / "run" / "summary.json").exists():
+        shutil.rmtree(folder / "run", ignore_errors=True)  # of a run that was killed
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     export = [sys.executable, "-m", "fedsparsify_jax", "export", str(folder / "run")]
     full = folder / "full.safetensors"
     subprocess.run(

@@ -134,7 +134,7 @@ def _xla(folder: Path, form: str, threads: int, batch: int) -> Run:
 
 
 def _lists(folder: Path, form: str, threads: int, batch: int) -> Run:
-    """The trainer's index lists for every dense layer, of the shortest padded length."""
+    """The trainer's index lists for every dense layer, of least padded size."""
     import jax
     import jax.numpy as jnp
 
