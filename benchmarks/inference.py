@@ -5,10 +5,11 @@ than the best engine on the dense network, at the same batch and threads. For th
 alone so far: a cnn that is worth timing takes an hour and more to train on two cores.
 
 Work: FedSparsify-Global trains each model at each sparsity, 10 FashionMNIST clients;
-mlp 20 rounds of 4 epochs. Runs are kept in the cache of the benchmarks. All take raw pixels and give
-logits, which are compared with the library's own (1e-4) before anything is timed; what
-differs or cannot run is printed with the reason and not timed. Contestants take turns;
-medians of single calls. Engines run in environments of their own:
+mlp 20 rounds of 4 epochs. Runs are kept in the cache of the benchmarks. All take raw
+pixels and give logits, which are compared with the library's own (1e-4) before anything
+is timed; what differs or cannot run is printed with the reason and not timed.
+Contestants take turns; medians of single calls. Engines run in environments of their
+own:
 
 * onnxruntime, OpenVINO (fp32), LiteRT (XNNPACK, files from `inference_tflite.py`),
   DeepSparse 1.8.0 (1.9.0 refuses to install; deprecated): full and compacted network;
