@@ -1,5 +1,6 @@
 """A table's committed lines, looked up by row and by point of its axes."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ Measure = str | Callable[[Line], float]
 def path_of(name: str, preset: str, root: Path = RESULTS) -> Path:
     """Returns the file of a table's lines."""
     return root / f"{name}-{preset}.jsonl"
+
+
+def study_lines(name: str, preset: str, root: Path = RESULTS) -> list[Line]:
+    """Returns the lines of a study, none if it was not run."""
+    file = path_of(name, preset, root)
+    if not file.exists():
+        return []
+    return [json.loads(row) for row in file.read_text(encoding="utf-8").splitlines()]
 
 
 def saving(line: Line) -> float:

@@ -42,7 +42,7 @@ from rich.console import Console
 from experiments.lib import markdown, provenance
 from experiments.lib.panels import PARTITIONS
 from experiments.lib.reporting import Report
-from experiments.lib.results import RESULTS, Results
+from experiments.lib.results import RESULTS, Results, path_of, study_lines
 from experiments.tables import fashion_mnist
 from fedsparsify_jax.report.results import spread
 from fedsparsify_jax.runner import TrainConfig
@@ -117,7 +117,7 @@ def orders(rng: np.random.Generator, examples: int, epochs: int) -> np.ndarray:
 
 
 def budgets(layers: Layers, sparsity: float) -> list[int]:
-    """How many weights every layer keeps: ERK, biases whole and within the budget.
+    """Returns how many weights each layer keeps: ERK, biases whole, in the budget.
 
     >>> budgets([np.ones((8, 4)), np.ones(4), np.ones((4, 2)), np.ones(2)], 0.5)
     [11, 4, 6, 2]
@@ -286,17 +286,9 @@ def play(config: TrainConfig, timing: str) -> dict[str, Any]:
     }
 
 
-def path(preset: str = "paper", root: Path = RESULTS) -> Path:
-    """The file of the lines."""
-    return root / f"{NAME}-{preset}.jsonl"
-
-
 def read(preset: str = "paper", root: Path = RESULTS) -> list[dict[str, Any]]:
-    """The lines that there are."""
-    file = path(preset, root)
-    if not file.exists():
-        return []
-    return [json.loads(row) for row in file.read_text(encoding="utf-8").splitlines()]
+    """Returns the lines that there are."""
+    return study_lines(NAME, preset, root)
 
 
 def report(preset: str = "paper", root: Path = RESULTS) -> Report:
@@ -336,7 +328,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", default="paper", help="name of the result")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    console, file = Console(highlight=False), path(options.preset, options.results)
+    console, file = (
+        Console(highlight=False),
+        path_of(NAME, options.preset, options.results),
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     keys = ("partition", "final_sparsity", "seed", "timing")
     done = {

@@ -31,7 +31,7 @@ from rich.console import Console
 from experiments.lib import figures, markdown, provenance
 from experiments.lib.panels import PARTITIONS
 from experiments.lib.reporting import Report
-from experiments.lib.results import RESULTS
+from experiments.lib.results import RESULTS, path_of, study_lines
 from fedsparsify_jax import masks, pruning, schedules
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.engine import engine
@@ -198,17 +198,9 @@ def by_chance(line: dict[str, Any]) -> list[float]:
     return index
 
 
-def path(preset: str = "paper", root: Path = RESULTS) -> Path:
-    """The file of the lines."""
-    return root / f"{NAME}-{preset}.jsonl"
-
-
 def read(preset: str = "paper", root: Path = RESULTS) -> list[dict[str, Any]]:
-    """The lines that there are."""
-    file = path(preset, root)
-    if not file.exists():
-        return []
-    return [json.loads(row) for row in file.read_text(encoding="utf-8").splitlines()]
+    """Returns the lines that there are."""
+    return study_lines(NAME, preset, root)
 
 
 def report(preset: str = "paper", root: Path = RESULTS) -> Report:
@@ -253,7 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", default="paper", help="name of the result")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    console, file = Console(highlight=False), path(options.preset, options.results)
+    console, file = (
+        Console(highlight=False),
+        path_of(NAME, options.preset, options.results),
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = read(options.preset, options.results)
     done = {(line["method"], line["partition"]) for line in lines}

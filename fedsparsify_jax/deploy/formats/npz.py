@@ -42,13 +42,7 @@ def from_npz(path: Path) -> SavedModel:
     Raises:
       InputError: for a file that is damaged, of another version, or no model.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = read_members(path, archive)
-    except InputError:
-        raise
-    except Exception as error:  # damage shows as many kinds, even NotImplementedError
-        raise InputError(f"{path} is not a readable npz file ({error})") from error
+    arrays = read_arrays(path)
     version = arrays.pop(_FORMAT, None)
     if version is None or _ABOUT not in arrays:
         raise InputError(f"{path} is no model file: it lacks {_FORMAT} and {_ABOUT}")
@@ -72,6 +66,21 @@ def from_npz(path: Path) -> SavedModel:
     if not same:
         raise InputError(f"{path} is a damaged model file: its masks do not fit")
     return saved
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of an npz file by name.
+
+    Raises:
+      InputError: for a file that is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return read_members(path, archive)
+    except InputError:
+        raise
+    except Exception as error:  # damage shows as many kinds, even NotImplementedError
+        raise InputError(f"{path} is not a readable npz file ({error})") from error
 
 
 def read_members(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:

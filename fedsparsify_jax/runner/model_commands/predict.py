@@ -2,14 +2,13 @@
 
 import dataclasses
 import io
-import zipfile
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
 from fedsparsify_jax.deploy import files, running
-from fedsparsify_jax.deploy.formats.npz import read_members
+from fedsparsify_jax.deploy.formats.npz import read_arrays
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.runner.model_commands.source import only, runnable
 from fedsparsify_jax.runner.options.rules import at_least
@@ -75,13 +74,7 @@ def _examples(path: Path) -> np.ndarray:
     """Reads the array of examples from an npz file."""
     if not path.is_file():
         raise InputError(f"no file {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = read_members(path, archive)
-    except InputError:
-        raise
-    except Exception as error:  # damage shows as many kinds, even NotImplementedError
-        raise InputError(f"{path} is not a readable npz file ({error})") from error
+    arrays = read_arrays(path)
     if INPUTS not in arrays:
         raise InputError(
             f"{path} has no array {INPUTS}: write one with "
