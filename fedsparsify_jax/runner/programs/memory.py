@@ -60,16 +60,20 @@ def check_memory(
     share = -(-cohort // len(devices))
     at_once = min(clients_at_once(options, model, device) or share, share)
     example = math.prod(x.shape[1:])
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    numbers = size(jax.eval_shape(model.init, jax.random.key(0)))
     stored = len(parts) * max(map(len, parts)) * example * x.dtype.itemsize
     if config.client_data == "disk":
         stored = 0
-    training = sharing * at_once * 4 * (3 * size(shapes) + batch_size * example)
-    needed, memory = stored + training, memory_of(device)
+    training = sharing * at_once * 4 * (3 * numbers + batch_size * example)
+    # Uploads that are measured stay until the round ends, those of the whole cohort.
+    uploads = sharing * share * 4 * numbers if config.measure_bytes else 0
+    needed, memory = stored + training + uploads, memory_of(device)
     if needed > memory:
+        kept = f", and --measure-bytes keeps {uploads / _GIB:,.1f} GiB of uploads"
         raise InputError(
             f"training needs at least {needed / _GIB:,.1f} GiB of memory, the device "
             f"has {memory / _GIB:,.1f}: --batch-size is {config.batch_size}, "
             f"{at_once} of {len(parts)} clients train at once (--chunk-size), and "
             f"their data take {stored / _GIB:,.1f} GiB (--client-data disk: none)"
+            + (kept if uploads else "")
         )

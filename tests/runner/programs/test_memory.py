@@ -11,8 +11,10 @@ from fedsparsify_jax.runner.programs import memory
 from fedsparsify_jax.runner.programs.federation import assemble
 
 
-def small(batch_size):
-    return resolve(TrainConfig(num_clients=10, local_epochs=1, batch_size=batch_size))
+def small(batch_size, **options):
+    return resolve(
+        TrainConfig(num_clients=10, local_epochs=1, batch_size=batch_size, **options)
+    )
 
 
 def after_one_round(batch_size):
@@ -34,3 +36,24 @@ def test_what_cannot_fit_is_refused_before_compiling(monkeypatch):
     monkeypatch.setattr(memory, "memory_of", lambda device: 2**16)
     with pytest.raises(InputError, match=r"at least [\d.]+ GiB .*--batch-size is 32,"):
         assemble(small(32))
+
+
+def test_uploads_that_are_measured_count(monkeypatch):
+    # The 1,437 training images of digits, in clients of 144 rows, and the mlp's 26,122
+    # numbers: weights, gradient and new weights of one client, and a batch.
+    training = 10 * 144 * 64 + 4 * (3 * 26_122 + 32 * 64)
+    uploads = 10 * 4 * 26_122
+    for bytes_of_device, measured, fits in (
+        (training, False, True),
+        (training - 1, False, False),
+        (training + uploads, True, True),
+        (training + uploads - 1, True, False),
+    ):
+        monkeypatch.setattr(memory, "memory_of", lambda device, n=bytes_of_device: n)
+        config = small(32, measure_bytes=measured)
+        if fits:
+            assemble(config, jax.local_devices()[:1])
+            continue
+        words = "--measure-bytes keeps" if measured else r"disk: none\)$"
+        with pytest.raises(InputError, match=words):
+            assemble(config, jax.local_devices()[:1])
