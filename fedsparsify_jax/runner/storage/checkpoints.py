@@ -200,7 +200,7 @@ class Checkpoints:
         wrong = files.other_layout(self._directory, completed, _layout(like))
         if not wrong:
             try:
-                    abstract = jax.tree.map(_abstract, like)
+                abstract = jax.tree.map(_abstract, like)
                 restored: Any = ocp.load(path / files.STATE, abstract)
                 return restored
             except Exception as error:
