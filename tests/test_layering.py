@@ -35,6 +35,7 @@ CONFINED = {
     "filelock": {"runner/storage/lock.py"},
     "orbax": {"runner/storage/checkpoints.py"},
     "safetensors": {"deploy/wire/container.py", "runner/storage/model_files.py"},
+    "coremltools": {"deploy"},
     "onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "flatbuffers": {"deploy"},

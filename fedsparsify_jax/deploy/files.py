@@ -15,6 +15,8 @@ from fedsparsify_jax.errors import InputError, shown, unknown
 
 FORMATS = ("safetensors", "npz", "stablehlo", "onnx")
 """Formats of model files; each is the ending of its files' names too."""
+PACKAGE = ".mlpackage"
+"""The ending of Core ML packages, which are directories: see `deploy.packages`."""
 
 _LOADERS: dict[str, Callable[[Path], SavedModel]] = {
     "safetensors": from_safetensors,
@@ -92,8 +94,8 @@ def load(path: Path | str) -> SavedModel:
       ('mlp', (4, 128))
     """
     path = Path(path)
-    loader = _LOADERS.get(format_of(path))
     check_there(path)
+    loader = _LOADERS.get(format_of(path))
     if loader is None:
         raise InputError(
             f"{path} holds a program and no variables: name a file that ends in "
@@ -119,8 +121,12 @@ def check_there(path: Path) -> None:
     """Checks that there is a file.
 
     Raises:
-      InputError: if there is none.
+      InputError: if there is none, or it is a Core ML package.
     """
+    if path.suffix == PACKAGE:
+        raise InputError(
+            f"{path} is a Core ML package: Apple's systems run it, nothing here reads it"
+        )
     if not path.is_file():
         raise InputError(f"no file {path}")
 

@@ -4,12 +4,12 @@ ONNX has channels in front of space. Results are held that way from the first no
 that needs it to the last one that does, so that few transpositions are left.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from fedsparsify_jax.deploy.formats.layout import Value, axis_of, in_order, turn
 from fedsparsify_jax.deploy.graph.nodes import Graph, Node, dtype_of
 from fedsparsify_jax.errors import InputError
 
@@ -35,14 +35,6 @@ def needs_onnx() -> Any:
     return onnx
 
 
-class _Value(NamedTuple):
-    """The result of a node in the ONNX graph."""
-
-    name: str
-    shape: tuple[int, ...]  # of one example, channels last
-    first: bool = False  # held with the channels first
-
-
 def to_onnx(graph: Graph, *, sparse: bool = True, metadata: dict[str, str]) -> bytes:
     """Returns the file of a network.
 
@@ -57,7 +49,7 @@ def to_onnx(graph: Graph, *, sparse: bool = True, metadata: dict[str, str]) -> b
     """
     onnx = needs_onnx()
     writer = _Writer(sparse)
-    start = _Value("input", graph[0].shape)
+    start = Value("input", graph[0].shape)
     results = [start]
     for node in graph[1:]:
         rule = _RULES.get(node.kind)
@@ -134,7 +126,7 @@ class _Writer:
         output: str = "",
         name: str = "",
         **attributes: Any,
-    ) -> _Value:
+    ) -> Value:
         """Adds a node; returns its result."""
         name = self.fresh(name or operation.lower())
         output = output or name
@@ -142,39 +134,25 @@ class _Writer:
             operation, list(inputs), [output], name=name, **attributes
         )
         self.nodes.append(node)
-        return _Value(output, shape, first)
+        return Value(output, shape, first)
 
-    def first(self, x: _Value) -> _Value:
+    def first(self, x: Value) -> Value:
         """Returns a result with the channels in front of space."""
         return self._turned(x, to_first=True)
 
-    def last(self, x: _Value) -> _Value:
+    def last(self, x: Value) -> Value:
         """Returns a result with the channels behind space."""
         return self._turned(x, to_first=False)
 
-    def _turned(self, x: _Value, *, to_first: bool) -> _Value:
+    def _turned(self, x: Value, *, to_first: bool) -> Value:
         axes = len(x.shape)
         if axes < 2 or x.first == to_first:
             return x._replace(first=to_first)
-        space = list(range(1, axes))
-        order = [0, axes, *space] if to_first else [0, *[n + 1 for n in space], 1]
+        order = turn(axes, to_first=to_first)
         return self.add("Transpose", [x.name], x.shape, first=to_first, perm=order)
 
 
-def _axis(x: _Value, axis: int) -> int:
-    """Returns where an axis of an example is in the ONNX result."""
-    if not x.first or len(x.shape) < 2:
-        return axis + 1
-    return 1 if axis == len(x.shape) - 1 else axis + 2
-
-
-def _in_order(x: _Value, by_axis: Sequence[Any], before: Any) -> list[Any]:
-    """Returns what belongs to every axis in the order of the ONNX result."""
-    placed = {_axis(x, n): value for n, value in enumerate(by_axis)}
-    return [before, *(placed[n] for n in sorted(placed))]
-
-
-def _constant(writer: _Writer, x: _Value, array: np.ndarray, wish: str) -> str:
+def _constant(writer: _Writer, x: Value, array: np.ndarray, wish: str) -> str:
     """Adds a constant in a shape that goes with a result."""
     array = np.asarray(array, np.float32)
     if array.ndim == 1:
@@ -185,7 +163,7 @@ def _constant(writer: _Writer, x: _Value, array: np.ndarray, wish: str) -> str:
     return writer.array(wish, array)
 
 
-def _affine(writer: _Writer, node: Node, x: _Value) -> _Value:
+def _affine(writer: _Writer, node: Node, x: Value) -> Value:
     for name, operation in (("scale", "Mul"), ("shift", "Add")):
         if name in node.arrays:
             number = _constant(writer, x, node.arrays[name], name)
@@ -194,7 +172,7 @@ def _affine(writer: _Writer, node: Node, x: _Value) -> _Value:
     return x
 
 
-def _dense(writer: _Writer, node: Node, x: _Value) -> _Value:
+def _dense(writer: _Writer, node: Node, x: Value) -> Value:
     wish = node.name or "dense"
     kernel = writer.array(f"{wish}/kernel", node.arrays["kernel"])
     bias = [
@@ -209,7 +187,7 @@ def _dense(writer: _Writer, node: Node, x: _Value) -> _Value:
     return writer.add("Add", [y.name, *bias], node.shape) if bias else y
 
 
-def _conv(writer: _Writer, node: Node, x: _Value) -> _Value:
+def _conv(writer: _Writer, node: Node, x: Value) -> Value:
     x, wish = writer.first(x), node.name or "conv"
     kernel = np.moveaxis(node.arrays["kernel"], (-1, -2), (0, 1))
     inputs = [x.name, writer.array(f"{wish}/kernel", kernel)]
@@ -229,7 +207,7 @@ def _conv(writer: _Writer, node: Node, x: _Value) -> _Value:
     )
 
 
-def _pool(writer: _Writer, node: Node, x: _Value) -> _Value:
+def _pool(writer: _Writer, node: Node, x: Value) -> Value:
     *space, of_channels = node.settings["window"]
     if of_channels != 1:
         raise InputError("ONNX has no operation for pools along the channels")
@@ -245,15 +223,15 @@ def _pool(writer: _Writer, node: Node, x: _Value) -> _Value:
     )
 
 
-def _mean(writer: _Writer, node: Node, x: _Value) -> _Value:
-    axes = np.array([_axis(x, n) for n in node.settings["axes"]], np.int64)
+def _mean(writer: _Writer, node: Node, x: Value) -> Value:
+    axes = np.array([axis_of(x, n) for n in node.settings["axes"]], np.int64)
     inputs = [x.name, writer.array("axes", axes)]
     keep = node.settings["keep"]
     first = x.first and len(node.shape) > 1
     return writer.add("ReduceMean", inputs, node.shape, first=first, keepdims=int(keep))
 
 
-def _instance_norm(writer: _Writer, node: Node, x: _Value) -> _Value:
+def _instance_norm(writer: _Writer, node: Node, x: Value) -> Value:
     x = writer.first(x)
     ones = np.ones(node.channels, np.float32)
     inputs = [x.name, writer.array("scale", ones), writer.array("shift", 0 * ones)]
@@ -263,15 +241,15 @@ def _instance_norm(writer: _Writer, node: Node, x: _Value) -> _Value:
     )
 
 
-def _pad(writer: _Writer, node: Node, x: _Value) -> _Value:
-    widths = _in_order(x, node.settings["widths"], (0, 0))
+def _pad(writer: _Writer, node: Node, x: Value) -> Value:
+    widths = in_order(x, node.settings["widths"], (0, 0))
     pads = [start for start, _ in widths] + [end for _, end in widths]
     amounts = writer.array("pads", np.array(pads, np.int64))
     return writer.add("Pad", [x.name, amounts], node.shape, first=x.first)
 
 
-def _slice(writer: _Writer, node: Node, x: _Value) -> _Value:
-    axes = [_axis(x, n) for n in range(len(x.shape))]
+def _slice(writer: _Writer, node: Node, x: Value) -> Value:
+    axes = [axis_of(x, n) for n in range(len(x.shape))]
     names = ("start", "stop", "step")
     start, stop, step = (
         writer.array(name, np.array(node.settings[name], np.int64)) for name in names
@@ -280,35 +258,34 @@ def _slice(writer: _Writer, node: Node, x: _Value) -> _Value:
     return writer.add("Slice", inputs, node.shape, first=x.first)
 
 
-def _concatenate(writer: _Writer, node: Node, *xs: _Value) -> _Value:
+def _concatenate(writer: _Writer, node: Node, *xs: Value) -> Value:
     turn = writer.first if xs[0].first else writer.last
     alike = [turn(x) for x in xs]
-    axis = _axis(alike[0], node.settings["axis"])
+    axis = axis_of(alike[0], node.settings["axis"])
     names = [x.name for x in alike]
     return writer.add("Concat", names, node.shape, first=xs[0].first, axis=axis)
 
 
-def _reshape(writer: _Writer, node: Node, x: _Value) -> _Value:
-    # One place of space alone lies the same in both orders.
-    x = x if math.prod(x.shape[:-1]) == 1 else writer.last(x)
+def _reshape(writer: _Writer, node: Node, x: Value) -> Value:
+    x = x if x.is_one_place else writer.last(x)
     shape = writer.array("shape", np.array([-1, *node.shape], np.int64))
     return writer.add("Reshape", [x.name, shape], node.shape)
 
 
-def _take(writer: _Writer, node: Node, x: _Value) -> _Value:
+def _take(writer: _Writer, node: Node, x: Value) -> Value:
     indices = writer.array("indices", np.asarray(node.arrays["indices"], np.int64))
-    axis = _axis(x, len(x.shape) - 1)
+    axis = axis_of(x, len(x.shape) - 1)
     inputs = [x.name, indices]
     return writer.add("Gather", inputs, node.shape, first=x.first, axis=axis)
 
 
-def _cast(writer: _Writer, node: Node, x: _Value) -> _Value:
+def _cast(writer: _Writer, node: Node, x: Value) -> Value:
     kind = writer.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(node.settings["dtype"]))
     return writer.add("Cast", [x.name], node.shape, first=x.first, to=kind)
 
 
-def _unary(*operations: str) -> Callable[..., _Value]:
-    def rule(writer: _Writer, node: Node, x: _Value) -> _Value:
+def _unary(*operations: str) -> Callable[..., Value]:
+    def rule(writer: _Writer, node: Node, x: Value) -> Value:
         for operation in operations:
             x = writer.add(operation, [x.name], node.shape, first=x.first)
         return x
@@ -316,19 +293,19 @@ def _unary(*operations: str) -> Callable[..., _Value]:
     return rule
 
 
-def _square(writer: _Writer, node: Node, x: _Value) -> _Value:
+def _square(writer: _Writer, node: Node, x: Value) -> Value:
     return writer.add("Mul", [x.name, x.name], node.shape, first=x.first)
 
 
-def _binary(operation: str) -> Callable[..., _Value]:
-    def rule(writer: _Writer, node: Node, x: _Value, y: _Value) -> _Value:
+def _binary(operation: str) -> Callable[..., Value]:
+    def rule(writer: _Writer, node: Node, x: Value, y: Value) -> Value:
         y = writer.first(y) if x.first else writer.last(y)
         return writer.add(operation, [x.name, y.name], node.shape, first=x.first)
 
     return rule
 
 
-_RULES: dict[str, Callable[..., _Value]] = {
+_RULES: dict[str, Callable[..., Value]] = {
     "affine": _affine,
     "dense": _dense,
     "conv": _conv,

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fedsparsify_jax import trees
-from fedsparsify_jax.deploy import SavedModel, files
+from fedsparsify_jax.deploy import SavedModel, files, packages
 from fedsparsify_jax.deploy.saved import compacted
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.model_commands.source import model_of_run, only
@@ -18,6 +18,8 @@ from fedsparsify_jax.runner.options.schema import POSITIONAL, Shown, check
 
 DIRECTORY = "export"
 """The directory of a run that its exported files go to."""
+_ENDINGS = {"coreml": files.PACKAGE}
+"""Endings of formats whose files are not called by them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,25 +27,26 @@ class ExportConfig:
     """Write the model of a finished run as one file.
 
     safetensors stores what is left of a sparse model and nothing else, npz is for
-    NumPy, stablehlo is a program of JAX, onnx is for all other runtimes.
+    NumPy, stablehlo is a program of JAX, coreml a package for Apple's systems, onnx is
+    for all other runtimes.
     """
 
     run: Annotated[tuple[Path, ...], POSITIONAL, Shown("RUN", hint="a directory")] = ()
     """Directory of a finished run."""
     format: Annotated[
-        Literal["safetensors", "npz", "stablehlo", "onnx"] | None,
+        Literal["safetensors", "npz", "stablehlo", "onnx", "coreml"] | None,
         Shown(hint="default: the ending of --out, or safetensors"),
     ] = None
-    """Format of the file: safetensors, npz, stablehlo, onnx."""
+    """Format of the file: safetensors, npz, stablehlo, onnx, coreml."""
     compact: bool = False
     """Remove dead units, channels and inputs: a smaller network, the same outputs."""
     dense: bool = False
-    """Store zeros too, for engines that read no sparse initialisers; of onnx."""
+    """Store zeros too, for engines that read no sparse initialisers; of onnx, coreml."""
     out: Annotated[
         Path | None,
         Shown("PATH", hint="default: export/model.FORMAT in the run", short="-o"),
     ] = None
-    """File to write; its name ends in the format."""
+    """File to write; its name ends in the format, in .mlpackage for coreml."""
 
 
 def export(config: ExportConfig) -> Path:
@@ -62,22 +65,36 @@ def export(config: ExportConfig) -> Path:
     config = dataclasses.replace(config, **check(config))
     run = only(config.run, "run", "export")
     name = "model-compact" if config.compact else "model"
-    default = run / DIRECTORY / f"{name}.{config.format or 'safetensors'}"
-    path = config.out or default
-    format = files.format_of(path)
+    ending = _ENDINGS.get(config.format or "", f".{config.format or 'safetensors'}")
+    path = config.out or run / DIRECTORY / f"{name}{ending}"
+    is_package = path.suffix == files.PACKAGE
+    format = "coreml" if is_package else files.format_of(path)
     if format != (config.format or format):
-        raise InputError(f"--out is {path}: its name must end in .{config.format}")
-    if config.dense and format != "onnx":
+        raise InputError(f"--out is {path}: its name must end in {ending}")
+    if config.dense and format not in ("onnx", "coreml"):
         raise InputError("--dense goes with --format onnx: leave it out")
     saved = model_of_run(run)
     with _made(path.parent if config.out is None else None):
-        files.check_writable(path)
-        smaller = compacted(saved) if config.compact else saved
-        content = files.encode(smaller, format, dense=config.dense)
-        files.write(path, content)
-    for line in _described(path, len(content), saved, smaller):
+        smaller, size = _written(path, saved, format, config)
+    for line in _described(path, size, saved, smaller):
         print(line)
     return path
+
+
+def _written(
+    path: Path, saved: SavedModel, format: str, config: ExportConfig
+) -> tuple[SavedModel, int]:
+    """Writes a file or a package; returns the model that is in it, and its bytes."""
+    check = packages.check_package if format == "coreml" else files.check_writable
+    check(path)
+    smaller = compacted(saved) if config.compact else saved
+    if format == "coreml":
+        packages.save_coreml(path, smaller, dense=config.dense)
+        parts = [part for part in path.rglob("*") if part.is_file()]
+        return smaller, sum(part.stat().st_size for part in parts)
+    content = files.encode(smaller, format, dense=config.dense)
+    files.write(path, content)
+    return smaller, len(content)
 
 
 @contextlib.contextmanager
