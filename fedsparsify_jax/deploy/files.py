@@ -94,8 +94,8 @@ def load(path: Path | str) -> SavedModel:
       ('mlp', (4, 128))
     """
     path = Path(path)
-    check_there(path)
     loader = _LOADERS.get(format_of(path))
+    check_there(path)
     if loader is None:
         raise InputError(
             f"{path} holds a program and no variables: name a file that ends in "
@@ -110,6 +110,11 @@ def format_of(path: Path) -> str:
     Raises:
       InputError: if it stands for none.
     """
+    if path.suffix == PACKAGE:
+        raise InputError(
+            f"{shown(path)} is a Core ML package: fedsparsify export and "
+            "deploy.packages write those, Apple's systems run them, nothing here does"
+        )
     format = path.suffix.removeprefix(".")
     if format not in FORMATS:
         endings = ", ".join(f".{name}" for name in FORMATS)
@@ -121,12 +126,8 @@ def check_there(path: Path) -> None:
     """Checks that there is a file.
 
     Raises:
-      InputError: if there is none, or it is a Core ML package.
+      InputError: if there is none.
     """
-    if path.suffix == PACKAGE:
-        raise InputError(
-            f"{path} is a Core ML package: Apple's systems run it, nothing here reads it"
-        )
     if not path.is_file():
         raise InputError(f"no file {path}")
 

@@ -88,7 +88,9 @@ def test_a_package_is_replaced_and_nothing_else_is(tmp_path, monkeypatch):
 def test_nothing_here_reads_a_package(tmp_path):
     path = save_coreml(tmp_path / "m.mlpackage", pruned(CASES["mlp"], 0.5))
     for read in (deploy.load, deploy.runnable):
-        with pytest.raises(InputError, match="is a Core ML package: Apple's"):
+        with pytest.raises(
+            InputError, match="is a Core ML package: .* nothing here does"
+        ):
             read(path)
 
 

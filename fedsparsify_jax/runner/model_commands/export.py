@@ -41,7 +41,7 @@ class ExportConfig:
     compact: bool = False
     """Remove dead units, channels and inputs: a smaller network, the same outputs."""
     dense: bool = False
-    """Store zeros too, for engines that read no sparse initialisers; of onnx, coreml."""
+    """Store zeros too, for engines that read no sparse weights; of onnx, coreml."""
     out: Annotated[
         Path | None,
         Shown("PATH", hint="default: export/model.FORMAT in the run", short="-o"),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fedsparsify_jax import deploy
-from fedsparsify_jax.deploy.files import PACKAGE, check_there
+from fedsparsify_jax.deploy.files import PACKAGE, format_of
 from fedsparsify_jax.deploy.running import of_saved
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.runner.storage.model_files import ARRAYS, load_model
@@ -31,7 +31,7 @@ def model_of_run(path: Path) -> deploy.SavedModel:
     """
     directory = RunDirectory(path)
     if path.suffix == PACKAGE:
-        check_there(path)
+        format_of(path)  # says what such a directory is
     if not path.is_dir():
         raise InputError(f"no directory {path}: name the directory of a run")
     if (path / SWEEP).is_file():

@@ -45,6 +45,20 @@ def test_a_run_is_exported_and_measures_as_in_its_summary(format, compact, run, 
     assert result["examples"] == 360
 
 
+def test_a_core_ml_package_is_exported_and_read_by_no_command(run, capsys):
+    path = run / "export" / "model.mlpackage"
+    assert main(["export", str(run), "--format", "coreml"]) == 0
+    size = sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
+    written = capsys.readouterr()
+    assert written.out.startswith(f"{path}: {size:,} bytes, ") and not written.err
+    for command in ("inspect", "evaluate"):
+        assert main([command, str(path)]) == 2
+        assert "is a Core ML package" in capsys.readouterr().err
+    assert main(["export", str(run), "--format", "coreml", "-o", "m.onnx"]) == 2
+    assert "its name must end in .mlpackage" in capsys.readouterr().err
+    shutil.rmtree(run / "export")
+
+
 def test_files_go_to_the_run_by_default(run, capsys):
     assert main(["export", str(run)]) == 0
     assert main(["export", str(run), "--compact", "--format", "onnx", "--dense"]) == 0
