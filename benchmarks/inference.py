@@ -12,7 +12,7 @@ turns; medians of single calls. Engines run in environments of their own:
 * onnxruntime, OpenVINO (fp32), LiteRT (XNNPACK, files from `inference_tflite.py`),
   DeepSparse 1.8.0 (1.9.0 refuses to install; deprecated): full and compacted network;
 * XLA: both networks; the trainer's index lists (mlp);
-* SciPy CSR and MKL's sparse matrices by sparse_dot_mkl (mlp), both networks;
+* SciPy CSR (mlp), both networks;
 * numba: the kernels of `inference_numba.py`, which skip what is pruned.
 
 The best dense engine is the fastest of onnxruntime, OpenVINO, LiteRT and XLA on the
@@ -49,13 +49,13 @@ ENGINES = [
     "openvino==2026.4.1",
     "ai-edge-litert==2.3.0",
     "numba==0.68.1",
-    "sparse-dot-mkl==0.9.10",
 ]
 DENSE = ["onnxruntime, full", "openvino, full", "litert, full", "xla, full"]
 COMPACT = [name.replace("full", "compact") for name in DENSE]
 DEEPSPARSE = ["deepsparse, full", "deepsparse, compact"]
 LISTS = [
-    *("scipy csr, full", "scipy csr, compact", "mkl csr, full", "mkl csr, compact"),
+    "scipy csr, full",
+    "scipy csr, compact",
     "xla lists, full",
 ]
 NUMBA = ["numba, full"]
@@ -112,9 +112,8 @@ def environments() -> tuple[dict[str, Path | str], dict[str, str]]:
         missing["deepsparse"] = f"pip ended with {error.returncode}"
         print("DeepSparse does not install here", file=sys.stderr)
     others = isolated("inference", ENGINES)
-    for engine in ("onnxruntime", "openvino", "litert", "scipy csr", "mkl csr"):
+    for engine in ("onnxruntime", "openvino", "litert", "scipy csr", "numba"):
         pythons[engine] = others
-    pythons["numba"] = others
     return pythons, missing
 
 
@@ -216,17 +215,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.05, help="a turn")
     parser.add_argument("--minutes", type=float, default=600.0, help="stop after these")
     parser.add_argument("--models", nargs="+", default=["mlp", "cnn"])
+    parser.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
     parser.add_argument("--smoke", action="store_true", help="a test of the script")
     parser.add_argument("--out", type=Path, help="write JSON here, and go on with it")
     options = parser.parse_args()
-    options.sparsities, options.batches, options.threads = SPARSITIES, BATCHES, THREADS
+    options.batches, options.threads = BATCHES, THREADS
     options.dataset = "fashion_mnist"
     if options.smoke:
         options.sparsities, options.batches, options.threads = (0.95,), (1,), (1,)
         options.models, options.turns, options.seconds = ["mlp"], 1, 0.01
         options.dataset = "digits"
     for model in options.models:
-        trained(model, options.sparsities, options.dataset)
+        needed = (0.95,) if options.smoke else SPARSITIES
+        trained(model, needed, options.dataset)
     results: dict[str, Any] = {"goal": GOAL, "cases": []}
     if options.out and options.out.exists():
         results["cases"] = json.loads(options.out.read_text())["cases"]

@@ -20,13 +20,15 @@ import numpy as np
 def tile_of(width: int) -> Any:
     """The sum of weighted stretches, for a fixed length of the stretches."""
 
-    @numba.njit(fastmath=True)
+    @numba.njit(fastmath=True, error_model="numpy")
     def tile(total, source, first, starts, values, begin, end):
+        # Unsigned places: a negative one would have to be tested for, number by number.
+        ahead = np.uint64(first)
         for k in range(begin, end, 4):
             a, b, c, d = values[k], values[k + 1], values[k + 2], values[k + 3]
-            at, bt = starts[k] + first, starts[k + 1] + first
-            ct, dt = starts[k + 2] + first, starts[k + 3] + first
-            for p in range(width):
+            at, bt = starts[k] + ahead, starts[k + 1] + ahead
+            ct, dt = starts[k + 2] + ahead, starts[k + 3] + ahead
+            for p in range(np.uint64(width)):
                 total[p] += (
                     a * source[at + p]
                     + b * source[bt + p]

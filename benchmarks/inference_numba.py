@@ -2,8 +2,8 @@
 
 Puts the layers of a full network (see `nodes.describe`) into the form that
 `inference_kernels.py` computes: dense layers, 3x3 convolutions of stride 1 with ReLU,
-2 x 2 pooling, norms of the channels after it. Blocks are of one example, of 16 where
-there are images, else of 32; two threads share out blocks, or the channels of a
+2 x 2 pooling, norms of the channels after it. Blocks are of one example where there
+are images (more leave the caches), else of 32; two threads share out blocks, or the channels of a
 convolution when there is one block. Runs where ``numba`` is installed.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[np.ndarray], np.ndarray]
 Step = Callable[[np.ndarray], np.ndarray]
-TILE = {1: 64, 16: 128}
-"""Numbers of a plane that are summed at a time, by the size of a block."""
+LONGEST = 448
+"""The most numbers of a plane that are summed at a time."""
 
 
 def weights(rows: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Any, Any, Any]:
@@ -26,12 +26,14 @@ def weights(rows: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Any, Any, Any]:
     pointers, starts, values = [0], [], []
     for places, numbers in rows:
         extra = -len(places) % 4
-        starts.append(np.pad(places, (0, extra), mode="edge" if len(places) else "empty"))
+        starts.append(
+            np.pad(places, (0, extra), mode="edge" if len(places) else "empty")
+        )
         values.append(np.pad(numbers, (0, extra)))
         pointers.append(pointers[-1] + len(places) + extra)
     return (
         np.array(pointers, np.int64),
-        np.concatenate(starts).astype(np.int64),
+        np.concatenate(starts).astype(np.uint64),
         np.concatenate(values).astype(np.float32),
     )
 
@@ -46,7 +48,7 @@ class _Builder:
     """Steps of a network, while its layers are read one after the other."""
 
     def __init__(self, batch: int, threads: int, images: bool):
-        self.block = 1 if batch == 1 else (16 if images else 32)
+        self.block = 1 if batch == 1 or images else 32
         self.blocks, self.threads = batch // self.block, threads
         self.parallel = threads > 1 and (images or self.blocks > 1)
         self.steps: list[Step] = []
@@ -56,7 +58,7 @@ class _Builder:
 
     def buffer(self, size: int) -> np.ndarray:
         """Numbers of every block, with room to read a tile too far."""
-        return np.zeros((self.blocks, size * self.block + 256), np.float32)
+        return np.zeros((self.blocks, size * self.block + LONGEST), np.float32)
 
     def load(self, shape: list[int], scale: float, used: np.ndarray) -> None:
         """Takes the inputs in, inside a border if they are images."""
@@ -92,7 +94,9 @@ class _Builder:
         lists = weights(_rows(kernel, places))
         bias = own.get("bias", np.zeros(units)).astype(np.float32)
         parts = self.threads if self.blocks < self.threads else 1
-        run = kernels.conv_of(block, TILE[block], self.parallel)
+        length = (height * row - 2) * block
+        width = 16 * -(-length // (16 * -(-length // LONGEST)))
+        run = kernels.conv_of(block, width, self.parallel)
         out = self.buffer(units * plane)
 
         def step(x: np.ndarray) -> np.ndarray:
@@ -112,7 +116,10 @@ class _Builder:
         )
         inside = (y + 1) * (across // 2 + 2) + x + 1
         self.places = (channel * plane + inside).ravel() * self.block
-        run, out = kernels.pool_of(self.block, self.parallel), self.buffer(units * plane)
+        run, out = (
+            kernels.pool_of(self.block, self.parallel),
+            self.buffer(units * plane),
+        )
 
         def step(value: np.ndarray) -> np.ndarray:
             run(value, height, across, scale, shift, out)
@@ -154,6 +161,10 @@ def network(layers: list[Any], arrays: list[Arrays], batch: int, threads: int) -
     numba.set_num_threads(threads)
     kinds = [node["kind"] for node in layers]
     images = "conv" in kinds
+    if images and batch > threads:  # an image stays in the caches from layer to layer
+        some = network(layers, arrays, threads, threads)
+        cuts = range(0, batch, threads)
+        return lambda x: np.concatenate([some(x[cut : cut + threads]) for cut in cuts])
     builder = _Builder(batch, threads, images)
     scale, loaded = 1.0, False
     for number, (node, own) in enumerate(zip(layers, arrays, strict=True)):

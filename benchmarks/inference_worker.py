@@ -7,7 +7,6 @@ of every call, or a ``complaint``. Outputs are compared before the first timing.
 """
 
 import json
-import operator
 import os
 import sys
 import time
@@ -93,20 +92,7 @@ def _deepsparse(folder: Path, form: str, threads: int, batch: int) -> Run:
 
 
 def _scipy(folder: Path, form: str, threads: int, batch: int) -> Run:
-    """SciPy multiplies in one thread."""
-    return _csr(folder, form, operator.matmul)
-
-
-def _mkl(folder: Path, form: str, threads: int, batch: int) -> Run:
-    """The sparse matrices of oneMKL, made anew every call by the package."""
-    import sparse_dot_mkl
-
-    sparse_dot_mkl.mkl_set_num_threads(threads)
-    return _csr(folder, form, sparse_dot_mkl.dot_product_mkl)
-
-
-def _csr(folder: Path, form: str, multiply: Callable[[Any, Any], Any]) -> Run:
-    """Rows of a layer are its outputs; activations lie batch-last."""
+    """SciPy multiplies in one thread; activations lie batch-last."""
     import scipy.sparse
 
     steps: list[Callable[[np.ndarray], np.ndarray]] = []
@@ -115,7 +101,7 @@ def _csr(folder: Path, form: str, multiply: Callable[[Any, Any], Any]) -> Run:
         if kind == "dense":
             matrix = scipy.sparse.csr_matrix(own["kernel"].T)
             bias = own.get("bias", np.zeros(matrix.shape[0], np.float32))[:, None]
-            steps.append(lambda x, m=matrix, b=bias: multiply(m, x) + b)
+            steps.append(lambda x, m=matrix, b=bias: m @ x + b)
         elif kind == "affine":
             scale = own.get("scale", np.float32(1))
             shift = own.get("shift", np.float32(0))
@@ -192,7 +178,6 @@ ENGINES: dict[str, Callable[[Path, str, int, int], Run]] = {
     "litert": _litert,
     "deepsparse": _deepsparse,
     "scipy csr": _scipy,
-    "mkl csr": _mkl,
     "numba": _numba,
     "xla": _xla,
     "xla lists": _lists,
