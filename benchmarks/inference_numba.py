@@ -3,8 +3,8 @@
 Puts the layers of a full network (see `nodes.describe`) into the form that
 `inference_kernels.py` computes: dense layers, 3x3 convolutions of stride 1 with ReLU,
 2 x 2 pooling, norms of the channels after it. Blocks are of one example where there
-are images (more leave the caches), else of 32; two threads share out blocks, or the channels of a
-convolution when there is one block. Runs where ``numba`` is installed.
+are images (more leave the caches), else of 32; two threads share out blocks, or the
+channels of a convolution when there is one block. Runs where ``numba`` is installed.
 """
 
 from collections.abc import Callable, Mapping
@@ -151,7 +151,7 @@ class _Builder:
                 value = step(value)
             run(value, sizes, *lists, bias, spare, out)
             result = out[:, : last * block].reshape(-1, last, block)
-            return result.transpose(0, 2, 1).reshape(-1, last)
+            return result.transpose(0, 2, 1).reshape(-1, last).copy()
 
         return forward
 
