@@ -12,7 +12,7 @@ weight begins; the weights of an output are padded with zeros to a multiple of f
 from functools import lru_cache
 from typing import Any
 
-import numba
+import numba  # type: ignore[import-not-found]
 import numpy as np
 
 

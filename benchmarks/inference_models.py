@@ -35,7 +35,7 @@ FEDERATED = ["--num-clients", "10", "--rounds", "20", "--local-epochs", "4"]
 EXAMPLES, BATCH, RATE, MOMENTUM = 6000, 64, 0.02, 0.9
 DENSE_EPOCHS, TUNING_EPOCHS = 5, 2
 TESTED = 1000
-Step = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
+Step = Callable[..., Any]
 
 
 def folder_of(model: str, sparsity: float, dataset: str) -> Path:
@@ -149,7 +149,7 @@ def _write(folder: Path, saved: deploy.SavedModel, dataset: str) -> None:
         deploy.save(folder / f"{form}.onnx", one, dense=True)
         graph = graph_of(one)
         (folder / f"{form}.json").write_text(json.dumps(nodes.describe(graph)))
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{number}.{name}": np.asarray(array)
             for number, node in enumerate(graph)
             for name, array in node.arrays.items()

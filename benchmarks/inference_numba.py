@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import inference_kernels as kernels
-import numba
+import numba  # type: ignore[import-not-found]
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
