@@ -1,49 +1,46 @@
 """Inference time of sparse models: engines on the full and on the compacted network.
 
 Claim: at 95 % sparsity at least one engine that a user can install answers 4 x faster
-than the best engine on the dense network, at the same batch and threads. For the mlp
-alone so far: a cnn that is worth timing takes an hour and more to train on two cores.
+than the best engine on the dense network, at the same batch and threads.
 
-Work: FedSparsify-Global trains each model at each sparsity, 10 FashionMNIST clients;
-mlp 20 rounds of 4 epochs. Runs are kept in the cache of the benchmarks. All take raw
-pixels and give logits, which are compared with the library's own (1e-4) before anything
-is timed; what differs or cannot run is printed with the reason and not timed.
-Contestants take turns; medians of single calls. Engines run in environments of their
-own:
+Work: the mlp and the cnn of `inference_models.py`, trained on FashionMNIST and kept in
+the cache of the benchmarks. All take raw pixels and give logits, which are compared
+with the library's own (1e-4 of their standard deviation) before anything is timed;
+what differs or cannot run is printed with the reason and not timed. Contestants take
+turns; medians of single calls. Engines run in environments of their own:
 
 * onnxruntime, OpenVINO (fp32), LiteRT (XNNPACK, files from `inference_tflite.py`),
   DeepSparse 1.8.0 (1.9.0 refuses to install; deprecated): full and compacted network;
-* SciPy CSR (mlp; one thread always), XLA: both networks; XLA index lists (mlp).
+* XLA: both networks; the trainer's index lists (mlp);
+* SciPy CSR (mlp), both networks;
+* numba: the kernels of `inference_numba.py`, which skip what is pruned.
 
 The best dense engine is the fastest of onnxruntime, OpenVINO, LiteRT and XLA on the
-full network. Threads are set by each engine's option; XLA has none, so its process is
-kept to as many cores.
+full network of the same sparsity. Every process is kept to as many cores as it may
+have threads, and each engine that has an option for threads is told.
 
     python benchmarks/inference.py --out FILE.json
-    python benchmarks/inference.py --smoke     # small models, one sparsity, few calls
+    python benchmarks/inference.py --out FILE.json --minutes 4   # goes on where it was
+    python benchmarks/inference.py --smoke     # a small model, one sparsity, few calls
 
 Run nothing else meanwhile.
 """
 
 import argparse
+import itertools
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from common import CACHE, ROOT, isolated, write_result
-
-from fedsparsify_jax import data, deploy
-from fedsparsify_jax.deploy.graph import nodes
-from fedsparsify_jax.deploy.running import of_saved
-from fedsparsify_jax.deploy.saved import compacted, graph_of
+from common import ROOT, isolated, write_result
+from inference_models import about, folder_of, trained
 
 ENGINES = [
     "numpy==2.4.6",
@@ -51,52 +48,19 @@ ENGINES = [
     "onnxruntime==1.32.0",
     "openvino==2026.4.1",
     "ai-edge-litert==2.3.0",
+    "numba==0.68.1",
 ]
 DENSE = ["onnxruntime, full", "openvino, full", "litert, full", "xla, full"]
 COMPACT = [name.replace("full", "compact") for name in DENSE]
-OTHER = ["deepsparse, full", "deepsparse, compact"]
-LISTS = ["scipy csr, full", "scipy csr, compact", "xla lists, full"]
-TRAINED = {
-    "mlp": ["--rounds", "20", "--local-epochs", "4"],
-}
+DEEPSPARSE = ["deepsparse, full", "deepsparse, compact"]
+LISTS = [
+    "scipy csr, full",
+    "scipy csr, compact",
+    "xla lists, full",
+]
+NUMBA = ["numba, full"]
+SPARSITIES, BATCHES, THREADS = (0.0, 0.8, 0.9, 0.95, 0.99), (1, 32, 128), (1, 2)
 GOAL = 4.0
-
-
-def trained(model: str, sparsity: float, dataset: str) -> Path:
-    """The files of a trained model, made once."""
-    folder = CACHE / "inference" / f"{dataset}-{model}-{sparsity}"
-    if (folder / "expected.npy").exists():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"training {model} to {sparsity:.0%} ...", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "fedsparsify_jax", "train"]
-    command += ["--dataset", dataset, "--model", model, "--num-clients", "10"]
-    command += [*TRAINED[model], "--final-sparsity", str(sparsity)]
-    command += ["--out", str(folder / "run")]
-    if not (folder / "run" / "summary.json").exists():
-        shutil.rmtree(folder / "run", ignore_errors=True)  # of a run that was killed
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
-    export = [sys.executable, "-m", "fedsparsify_jax", "export", str(folder / "run")]
-    full = folder / "full.safetensors"
-    subprocess.run(
-        [*export, "-o", str(full)], check=True, stdout=subprocess.DEVNULL, cwd=ROOT
-    )
-    saved = deploy.load(full)
-    for form, one in (("full", saved), ("compact", compacted(saved))):
-        deploy.save(folder / f"{form}.safetensors", one)
-        deploy.save(folder / f"{form}.onnx", one, dense=True)
-        graph = graph_of(one)
-        (folder / f"{form}.json").write_text(json.dumps(nodes.describe(graph)))
-        arrays = {
-            f"{number}.{name}": np.asarray(array)
-            for number, node in enumerate(graph)
-            for name, array in node.arrays.items()
-        }
-        np.savez(folder / f"{form}.npz", **arrays)
-    x = np.asarray(data.load(dataset).test.x[:128])
-    np.save(folder / "x.npy", x)
-    np.save(folder / "expected.npy", of_saved(saved).run(x))
-    return folder
 
 
 class Worker:
@@ -117,12 +81,11 @@ class Worker:
 
 
 @contextmanager
-def worker(python: Path | str, threads: int, pinned: bool) -> Iterator[Worker]:
+def worker(python: Path | str, threads: int) -> Iterator[Worker]:
     """A worker while the context lasts."""
     script = str(Path(__file__).with_name("inference_worker.py"))
-    mode = "pinned" if pinned else "free"
     process = subprocess.Popen(
-        [str(python), script, str(threads), mode],
+        [str(python), script, str(threads)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -136,20 +99,22 @@ def worker(python: Path | str, threads: int, pinned: bool) -> Iterator[Worker]:
         process.wait()
 
 
-def environments() -> dict[str, Path | str]:
-    """The Python of each engine; DeepSparse needs older packages."""
+def environments() -> tuple[dict[str, Path | str], dict[str, str]]:
+    """The Python of each engine, and why an engine is missing."""
     pythons: dict[str, Path | str] = {
         "xla": sys.executable,
         "xla lists": sys.executable,
     }
+    missing = {}
     try:
         pythons["deepsparse"] = isolated("deepsparse", ["deepsparse==1.8.0"])
-    except subprocess.CalledProcessError:
+    except subprocess.CalledProcessError as error:
+        missing["deepsparse"] = f"pip ended with {error.returncode}"
         print("DeepSparse does not install here", file=sys.stderr)
     others = isolated("inference", ENGINES)
-    for engine in ("onnxruntime", "openvino", "litert", "scipy csr"):
+    for engine in ("onnxruntime", "openvino", "litert", "scipy csr", "numba"):
         pythons[engine] = others
-    return pythons
+    return pythons, missing
 
 
 def measure(
@@ -157,7 +122,7 @@ def measure(
     workers: dict[str, Worker],
     folder: Path,
     options: argparse.Namespace,
-    **case: int,
+    case: dict[str, Any],
 ) -> dict[str, Any]:
     """Medians of one model at one batch and number of threads."""
     calls: dict[str, list[float]] = {name: [] for name in names}
@@ -166,7 +131,11 @@ def measure(
         for name in [n for n in names if n not in complaints]:
             side = workers[name.split(", ")[0]]
             answer = side.ask(
-                name=name, folder=str(folder), seconds=options.seconds, **case
+                name=name,
+                folder=str(folder),
+                seconds=options.seconds,
+                threads=case["threads"],
+                batch=case["batch"],
             )
             if "complaint" in answer:
                 complaints[name] = answer["complaint"]
@@ -199,41 +168,70 @@ def show(title: str, result: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.1, help="a turn")
-    parser.add_argument("--smoke", action="store_true", help="a test of the script")
-    parser.add_argument("--out", type=Path, help="write the result as JSON here")
-    options = parser.parse_args()
-    sparsities, batches, counts = (0.0, 0.8, 0.9, 0.95, 0.99), (1, 32, 128), (1, 2)
-    models, dataset = list(TRAINED), "fashion_mnist"
-    if options.smoke:
-        sparsities, batches, counts, dataset = (0.95,), (1,), (1,), "digits"
-        models, options.turns, options.seconds = ["mlp"], 1, 0.01
-    folders = {(m, s): trained(m, s, dataset) for m in models for s in sparsities}
-    pythons = environments()
-    results: dict[str, Any] = {"goal": GOAL, "cases": []}
-    for threads in counts:
+def contestants(model: str, engines: Iterable[str]) -> list[str]:
+    """Who takes part for a model."""
+    names = DENSE + COMPACT + DEEPSPARSE + (LISTS if model == "mlp" else []) + NUMBA
+    return [name for name in names if name.split(", ")[0] in engines]
+
+
+def cases_left(options: argparse.Namespace, done: list[Any]) -> list[dict[str, Any]]:
+    """What has not been measured yet, with a worker's life in one piece."""
+    keys = ("threads", "model", "sparsity", "batch")
+    past = {tuple(case[key] for key in keys) for case in done}
+    wanted = itertools.product(
+        options.threads, options.models, options.sparsities, options.batches
+    )
+    return [dict(zip(keys, case, strict=True)) for case in wanted if case not in past]
+
+
+def run(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Measures what is left until the time is over, and writes after each case."""
+    pythons, results["not installed"] = environments()
+    end = time.monotonic() + 60 * options.minutes
+    left = cases_left(options, results["cases"])
+    for threads, group in itertools.groupby(left, lambda case: case["threads"]):
         with ExitStack() as stack:
             workers = {
-                python: stack.enter_context(
-                    worker(python, threads, python == sys.executable)
-                )
+                python: stack.enter_context(worker(python, threads))
                 for python in set(pythons.values())
             }
             by_engine = {engine: workers[python] for engine, python in pythons.items()}
-            for (model, sparsity), folder in folders.items():
-                names = DENSE + COMPACT + (LISTS if model == "mlp" else [])
-                names = names + (OTHER if "deepsparse" in pythons else [])
-                for batch in batches:
-                    case = {"batch": batch, "threads": threads}
-                    result = measure(names, by_engine, folder, options, **case)
-                    show(f"{model}, {sparsity:.0%}", result)
-                    about = {"model": model, "sparsity": sparsity}
-                    results["cases"].append(about | result)
-    if options.out:
-        write_result(options.out, results)
+            for case in group:
+                if time.monotonic() > end:
+                    return
+                model, sparsity = case["model"], case["sparsity"]
+                folder = folder_of(model, sparsity, options.dataset)
+                names = contestants(model, pythons)
+                result = measure(names, by_engine, folder, options, case)
+                show(f"{model}, {sparsity:.0%}", result)
+                results["cases"].append(result | about(folder))
+                if options.out:
+                    write_result(options.out, results)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.05, help="a turn")
+    parser.add_argument("--minutes", type=float, default=600.0, help="stop after these")
+    parser.add_argument("--models", nargs="+", default=["mlp", "cnn"])
+    parser.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
+    parser.add_argument("--smoke", action="store_true", help="a test of the script")
+    parser.add_argument("--out", type=Path, help="write JSON here, and go on with it")
+    options = parser.parse_args()
+    options.batches, options.threads = BATCHES, THREADS
+    options.dataset = "fashion_mnist"
+    if options.smoke:
+        options.sparsities, options.batches, options.threads = (0.95,), (1,), (1,)
+        options.models, options.turns, options.seconds = ["mlp"], 1, 0.01
+        options.dataset = "digits"
+    for model in options.models:
+        needed = (0.95,) if options.smoke else SPARSITIES
+        trained(model, needed, options.dataset)
+    results: dict[str, Any] = {"goal": GOAL, "cases": []}
+    if options.out and options.out.exists():
+        results["cases"] = json.loads(options.out.read_text())["cases"]
+    run(options, results)
 
 
 if __name__ == "__main__":
