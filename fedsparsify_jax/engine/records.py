@@ -10,6 +10,7 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation.means import shares
 from fedsparsify_jax.client_map import chunked
+from fedsparsify_jax.compressors import Change
 from fedsparsify_jax.engine.sampling import client_keys
 from fedsparsify_jax.engine.wrappers.faults import (
     ClientFaults,
@@ -96,6 +97,7 @@ class ClientTask(NamedTuple):
     client: Client
     optimizer: PyTree  # its state, () if it starts anew in every round
     member: Members  # without the leading axis
+    residual: PyTree = ()  # what compression has left out so far
 
 
 class ClientResult(NamedTuple):
@@ -106,6 +108,7 @@ class ClientResult(NamedTuple):
     loss: jax.Array  # float32: mean training loss
     bytes_up: jax.Array  # uint32: of the upload
     finite: jax.Array  # bool: whether the loss and every number of the upload are
+    change: Change | tuple[()] = ()  # that is sent, if uploads are compressed
 
 
 ClientHalf = Callable[[Context, ClientTask], ClientResult]
@@ -150,11 +153,19 @@ def client_tasks(
         client=Client(id=members.ids, data=cohort.data, state=kept.extra),
         optimizer=kept.optimizer,
         member=members,
+        residual=kept.residual,
     )
 
 
-def _bytes(method: Method, variables: Variables, masks: Masks) -> jax.Array:
+def model_bytes(method: Method, variables: Variables, masks: Masks) -> jax.Array:
+    """Counts the bytes of a model by the method's rule: a uint32 scalar."""
     return kept_bytes(masks) if method.masks_travel else nonzero_bytes(variables)
+
+
+def extra_bytes(upload: Upload) -> jax.Array:
+    """Adds up the bytes of what else an upload has: uint32."""
+    extras = [e.astype(jnp.uint32) for e in jax.tree.leaves(upload.extra_bytes)]
+    return sum(extras, start=jnp.uint32(0))
 
 
 def result_of(
@@ -173,9 +184,8 @@ def result_of(
       kept: what is kept for the client.
       task: of the client.
     """
-    bytes_up = _bytes(method, upload.variables, upload.masks)
-    for extra in jax.tree.leaves(upload.extra_bytes):
-        bytes_up += extra.astype(jnp.uint32)
+    bytes_up = model_bytes(method, upload.variables, upload.masks)
+    bytes_up += extra_bytes(upload)
     if task.member.fault is not None:
         upload = corrupted(upload, task.member.fault.corruption)
     return ClientResult(
@@ -246,6 +256,7 @@ def sum_part(
       uploads, unless the merge stacks these.
     """
     sums = aggregate.sums(uploads_of(results, members, present), context)
+    results = results._replace(change=())
     if not aggregate.stacks:
         results = results._replace(upload=Upload({}, {}))
     return sums, results
@@ -290,15 +301,15 @@ def messages_of(
       results: theirs, with their uploads.
     """
     upload = results.upload
-    none = jnp.zeros(members.ids.shape, jnp.uint32)
-    extras = [e.astype(jnp.uint32) for e in jax.tree.leaves(upload.extra_bytes)]
+    extra_up = jnp.broadcast_to(extra_bytes(upload), members.ids.shape)
     return RoundMessages(
         variables=context.variables,
         masks=context.masks,
         uploads=upload.variables,
         upload_masks=upload.masks,
-        extra_up=sum(extras, start=none),
+        extra_up=extra_up,
         arrived=members.participating,
+        changes=results.change,
     )
 
 
@@ -319,7 +330,7 @@ def report(
     total = jnp.maximum(jnp.sum(sizes), 1.0)
     loss = jnp.sum(sizes * jnp.where(sizes > 0, results.loss, 0.0)) / total
     sent = method.download(new.variables, new.masks, context)
-    bytes_down = _bytes(method, sent, new.masks)
+    bytes_down = model_bytes(method, sent, new.masks)
     stragglers = ~participating if members.fault is None else members.fault.straggling
     return RoundInfo(
         round=context.round,
