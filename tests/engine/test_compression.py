@@ -1,21 +1,39 @@
 """Compressed uploads: whole rounds against NumPy, and what every round has to keep."""
 
+import functools
 import itertools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy_federation as oracle
 import pytest
+from conftest import make_clients
 from oracle_draws import batch_orders, to_layers
 from toy import MLP, run_rounds
 
 from fedsparsify_jax import algorithms, client_map, models
+from fedsparsify_jax.deploy import wire
 from fedsparsify_jax.engine.wrappers.faults import Faults
+from fedsparsify_jax.runner.messages import encode_upload
+
+
+class Normed(nn.Module):
+    """5-4-3 with batch statistics."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False, valid=None):
+        mask = None if valid is None else valid[:, None]
+        x = nn.Dense(4)(x)
+        x = nn.BatchNorm(use_running_average=not train, epsilon=1.0)(x, mask=mask)
+        return nn.Dense(3)(nn.relu(x))
+
 
 COUNTS, EPOCHS, BATCH, RATE, ROUNDS, FINAL = (7, 4, 1, 6), 2, 3, 0.3, 4, 0.6
 MODEL = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(6, 4))
+NORMED = models.from_linen(Normed(), (5,))
 NAMES = ("fedavg", "fedsparsify_global", "fedsparsify_local")
 COMPRESSIONS = {
     "topk": {"upload_compression": "topk", "topk_fraction": 0.3},
@@ -28,7 +46,10 @@ COMPRESSIONS = {
     "int4": {"upload_compression": "int4"},
     "int4, feedback": {"upload_compression": "int4", "error_feedback": True},
 }
-every_compression = pytest.mark.parametrize("compression", COMPRESSIONS)
+CASES = [("fedsparsify_global", compression) for compression in COMPRESSIONS]
+CASES += [("fedsparsify_local", "topk"), ("fedsparsify_local", "int4")]
+CASES += [("fedavg", "int8")]
+every_case = pytest.mark.parametrize(("name", "compression"), CASES)
 
 
 def build(name, model=MLP, **more):
@@ -133,8 +154,7 @@ def test_rounds_of_top_k(name, feedback, clients):
             assert now.clients.residual == ()
 
 
-@every_compression
-@pytest.mark.parametrize("name", NAMES)
+@every_case
 def test_what_is_sent_and_what_is_left_out_make_up_the_change(
     name, compression, clients, optimized
 ):
@@ -176,6 +196,47 @@ def test_what_is_sent_and_what_is_left_out_make_up_the_change(
                 assert set(sent[sent != 0]) <= set(change)
 
 
+@pytest.mark.parametrize(
+    ("name", "compression", "values"),
+    [
+        *((*case, "float32") for case in CASES if case[0] != "fedavg"),
+        ("fedsparsify_global", "topk", "float16"),
+        ("fedsparsify_global", "int4", "float16"),
+    ],
+)
+def test_a_decoded_message_is_what_was_merged(
+    name, compression, values, clients, optimized
+):
+    """The server adds the message to the model that it sent out."""
+    options = COMPRESSIONS[compression] | {"wire_values": values}
+    algorithm = build(name, NORMED, keep_messages=True, **options)
+    _, infos = play(algorithm, clients, NORMED)
+    kind = options["upload_compression"]
+    for info in infos:
+        messages = jax.tree.map(np.asarray, info.messages)
+        for k in range(len(COUNTS)):
+            variables, masks, change = jax.tree.map(
+                lambda leaf, k=k: leaf[k],
+                (messages.uploads, messages.upload_masks, messages.changes),
+            )
+            options = {"previous": messages.masks, "compress": "zstd"}
+            message = encode_upload(
+                kind, variables, change, masks, values=values, **options
+            )
+            decoded = wire.decode(message, previous=messages.masks)
+            chex.assert_trees_all_equal(decoded.masks, masks)
+            origin = jax.tree.map(
+                lambda m, w: np.where(m, w, np.float32(0)), masks, messages.variables
+            )
+            arrived = jax.tree.map(
+                np.add, origin["params"], decoded.variables["params"]
+            )
+            chex.assert_trees_all_equal(arrived, variables["params"])
+            chex.assert_trees_all_equal(
+                decoded.variables["batch_stats"], variables["batch_stats"]
+            )
+
+
 @pytest.mark.parametrize("compression", ["topk", "int4, feedback"])
 def test_only_clients_that_are_merged_change_their_residual(compression, clients):
     faults = Faults(dropout=0.3, broken=0.3)
@@ -202,12 +263,17 @@ def test_only_clients_that_are_merged_change_their_residual(compression, clients
     assert same and counted
 
 
-@every_compression
-@pytest.mark.parametrize("name", NAMES)
-def test_bytes_are_those_of_the_formula(name, compression, clients):
+@functools.cache
+def played(name, compression):
+    """All states and infos of a run, with its messages."""
+    algorithm = build(name, keep_messages=True, **COMPRESSIONS[compression])
+    return play(algorithm, make_clients())
+
+
+@every_case
+def test_bytes_are_those_of_the_formula(name, compression):
     """By hand: the network has kernels of 20 and 12 and biases of 4 and 3 numbers."""
-    options = COMPRESSIONS[compression]
-    _, infos = play(build(name, keep_messages=True, **options), clients)
+    _, infos = played(name, compression)
     for info in infos:
         for k, total in enumerate(np.asarray(info.bytes_up).tolist()):
             expected = 0
@@ -226,11 +292,12 @@ def test_bytes_are_those_of_the_formula(name, compression, clients):
             assert total == expected
 
 
-@every_compression
-def test_strategies_agree_on_what_is_sent(compression, clients):
+@pytest.mark.parametrize("name", ["fedsparsify_global", "fedsparsify_local"])
+@pytest.mark.parametrize("compression", ["topk", "int4"])
+def test_strategies_agree_on_what_is_sent(name, compression, clients):
     options = COMPRESSIONS[compression]
-    expected, infos = play(build("fedsparsify_local", **options), clients)
-    chunked = build("fedsparsify_local", client_map=client_map.chunked(3), **options)
+    expected, infos = played(name, compression)
+    chunked = build(name, client_map=client_map.chunked(3), **options)
     states, found = play(chunked, clients)
     chex.assert_trees_all_close(states[-1], expected[-1], atol=1e-5)
     chex.assert_trees_all_equal(

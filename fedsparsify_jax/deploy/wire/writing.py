@@ -211,7 +211,7 @@ def _scales(
 def _nonzero(numbers: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the numbers ``[k]`` of ``[n]`` that have a bit, and where they are."""
     pieces = numbers.view(np.uint8).reshape(len(numbers), numbers.dtype.itemsize)
-    chosen = pieces.any(axis=1)
+    chosen = np.asarray(pieces.any(axis=1))
     if chosen.all():
         return numbers, {}
     form, code = positions.write(chosen)

@@ -83,7 +83,7 @@ def uploads_compressed(
         change = compressors.compress(kind, key, wanted, masks, compression.fraction)
         others = upload.variables
         if kind == "topk":
-            change = change._replace(numbers=rounded(change.numbers, values))
+            change = change._replace(numbers=_sent(change.numbers, values))
             others = rounded(others, values)
         # One result for the merge, the residual and the record of messages.
         change = jax.lax.optimization_barrier(change)
@@ -107,6 +107,15 @@ def uploads_compressed(
         )
 
     return run
+
+
+def _sent(numbers: PyTree, values: WireValues) -> PyTree:
+    """Returns numbers as they travel; one that becomes zero is not in the message."""
+
+    def without_sign(leaf: jax.Array) -> jax.Array:
+        return jnp.where(leaf == 0, 0.0, leaf)
+
+    return jax.tree.map(without_sign, rounded(numbers, values))
 
 
 def _difference(new: jax.Array, old: jax.Array) -> jax.Array:

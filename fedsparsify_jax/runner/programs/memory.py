@@ -13,6 +13,7 @@ from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.resolve import compression
 from fedsparsify_jax.runner.programs.placement import clients_at_once
 from fedsparsify_jax.trees import size
 
@@ -65,11 +66,15 @@ def check_memory(
     if config.client_data == "disk":
         stored = 0
     training = sharing * at_once * 4 * (3 * size(shapes) + batch_size * example)
-    needed, memory = stored + training, memory_of(device)
+    kept, sent = 0, compression(config)
+    if sent is not None and sent.error_feedback:
+        kept = len(parts) * 4 * size(shapes["params"])
+    needed, memory = stored + training + kept, memory_of(device)
     if needed > memory:
         raise InputError(
             f"training needs at least {needed / _GIB:,.1f} GiB of memory, the device "
             f"has {memory / _GIB:,.1f}: --batch-size is {config.batch_size}, "
             f"{at_once} of {len(parts)} clients train at once (--chunk-size), and "
             f"their data take {stored / _GIB:,.1f} GiB (--client-data disk: none)"
+            + (f", their residuals {kept / _GIB:,.1f} (--error-feedback)" * (kept > 0))
         )
