@@ -1,5 +1,7 @@
 """Batches longer than any client, and runs that cannot fit into memory."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -34,3 +36,13 @@ def test_what_cannot_fit_is_refused_before_compiling(monkeypatch):
     monkeypatch.setattr(memory, "memory_of", lambda device: 2**16)
     with pytest.raises(InputError, match=r"at least [\d.]+ GiB .*--batch-size is 32,"):
         assemble(small(32))
+
+
+def test_residuals_of_all_clients_are_in_the_estimate(monkeypatch):
+    config = resolve(TrainConfig(num_clients=100, upload_compression="topk"))
+    one_device = jax.local_devices()[:1]
+    # Of the data, 100 residuals of 26,122 numbers, and one client in training.
+    monkeypatch.setattr(memory, "memory_of", lambda device: 100 * 4 * 26_122)
+    with pytest.raises(InputError, match=r"their residuals 0.0 \(--error-feedback\)"):
+        assemble(config, one_device)
+    assemble(dataclasses.replace(config, error_feedback="off"), one_device)
