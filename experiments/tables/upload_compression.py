@@ -10,7 +10,7 @@ Bytes are counted and not encoded: a sweep runs its seeds as one program, which 
 report messages as ``train --measure-bytes`` does. Counted are numbers, the positions of
 those that top-k sends, and scales; `sent` has the formula, and
 ``tests/experiments/test_upload_compression.py`` holds it against encoded messages. Left
-out are headers (about 1 KB a message) and the positions of a mask's changes in downloads.
+out are headers (about 1 KB a message) and positions of a mask's changes in downloads.
 
 Expected: 72 runs, 30 minutes of 2 free cores.
 """
