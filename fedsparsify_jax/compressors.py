@@ -14,7 +14,7 @@ References:
 """
 
 import functools
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,8 @@ from jax.typing import ArrayLike
 from fedsparsify_jax.pruning.threshold import largest, sort_keys
 from fedsparsify_jax.types import Key, Masks, PyTree, UploadCompression
 
-Coarse = Literal["int8", "int4"]
-"""Kinds of compression that round every number."""
-COARSE = get_args(Coarse)
 KINDS = get_args(UploadCompression)
+"""Forms of what clients upload."""
 LEVELS = {"int8": 127, "int4": 7}
 """The largest code of a kind; the smallest one is its negative."""
 BITS = {"int8": 8, "int4": 4}

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from fedsparsify_jax.compressors import (
-    COARSE,
     LEVELS,
     Compression,
     compression_of,
@@ -44,7 +43,7 @@ def test_top_k_is_a_sort(leaves, data):
     np.testing.assert_array_equal(flat, largest_of(change, masks, fraction))
 
 
-@hypothesis.given(FLAT, st.sampled_from(COARSE), st.integers(0, 100))
+@hypothesis.given(FLAT, st.sampled_from([*LEVELS]), st.integers(0, 100))
 def test_coarse_numbers_are_neighbouring_multiples_of_a_short_scale(leaf, kind, seed):
     numbers, scales = stochastic(jax.random.key(seed), [jnp.asarray(leaf)], kind)
     (sent,), (scale,) = np.float64(numbers), np.float64(scales)
@@ -66,7 +65,7 @@ def test_coarse_numbers_are_neighbouring_multiples_of_a_short_scale(leaf, kind, 
     assert not sent[leaf == 0].any()
 
 
-@pytest.mark.parametrize("kind", COARSE)
+@pytest.mark.parametrize("kind", [*LEVELS])
 def test_rounding_is_unbiased(kind):
     """Means over 20,000 keys are within five standard errors of every number."""
     change = np.random.default_rng(0).normal(size=50).astype(np.float32)
