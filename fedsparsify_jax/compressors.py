@@ -35,7 +35,7 @@ _SMALLEST = 2.0**-126  # normal float32
 
 
 class Compression(NamedTuple):
-    """How uploads are compressed."""
+    """A way to compress uploads."""
 
     kind: str  # one of `KINDS`, but "none"
     fraction: ArrayLike = 0.1  # of topk; may be traced
