@@ -108,7 +108,6 @@ class ClientsState(NamedTuple):
 
     optimizer: PyTree = ()  # optimizer states, () when made fresh every round
     extra: PyTree = ()  # a method's own, () when it keeps nothing
-    residual: PyTree = ()  # what compression has left out so far, () without feedback
 
 
 class State(NamedTuple):

@@ -17,7 +17,10 @@ from fedsparsify_jax.engine.sampling import cohort_size, sample_cohort
 from fedsparsify_jax.engine.tuning import Tuning, tuning_of
 from fedsparsify_jax.engine.wrappers.attacks import forging, poisoned
 from fedsparsify_jax.engine.wrappers.clipping import clipped_to
-from fedsparsify_jax.engine.wrappers.compression import residual_of, uploads_compressed
+from fedsparsify_jax.engine.wrappers.compression import (
+    uploads_compressed,
+    with_residual,
+)
 from fedsparsify_jax.engine.wrappers.ema import with_ema
 from fedsparsify_jax.engine.wrappers.inputs import with_checks
 from fedsparsify_jax.engine.wrappers.setup import with_setup
@@ -112,8 +115,9 @@ def init_of(
             optimizer=(
                 tuning.new_optimizer(variables) if tuning.keeps_optimizer else ()
             ),
-            extra=method.upload.init(variables, masks),
-            residual=residual_of(compression, variables),
+            extra=with_residual(
+                compression, variables, method.upload.init(variables, masks)
+            ),
         )
         if jax.tree.leaves(kept):
             if num_clients is None:

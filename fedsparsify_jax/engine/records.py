@@ -100,6 +100,22 @@ class ClientTask(NamedTuple):
     residual: PyTree = ()  # what compression has left out so far
 
 
+class WithResidual(NamedTuple):
+    """``ClientsState.extra`` of clients that keep what compression leaves out.
+
+    Without error feedback it is the method's state alone, so that the states of such
+    runs, and their checkpoints, have nothing of it.
+    """
+
+    method: PyTree  # what the method itself keeps for a client
+    residual: PyTree  # what compression has left out so far
+
+
+def without_residual(extra: PyTree) -> PyTree:
+    """Returns what the method keeps for clients."""
+    return extra.method if isinstance(extra, WithResidual) else extra
+
+
 class ClientResult(NamedTuple):
     """All that comes back from one client; stacked ``[K, ...]`` for the cohort."""
 
@@ -124,7 +140,7 @@ def open_round(method: Method, state: State) -> Context:
         variables=state.variables,
         masks=state.masks,
         server=state.server,
-        clients=state.clients.extra,
+        clients=without_residual(state.clients.extra),
     )
 
 
@@ -148,12 +164,15 @@ def client_tasks(
 ) -> ClientTask:
     """Returns the tasks of a cohort, ``[K, ...]``; ``key`` is `RoundKeys.local`."""
     kept = states_of(state, cohort.ids)
+    method_state, residual = without_residual(kept.extra), ()
+    if isinstance(kept.extra, WithResidual):
+        residual = kept.extra.residual
     return ClientTask(
         key=client_keys(key, members.ids),
-        client=Client(id=members.ids, data=cohort.data, state=kept.extra),
+        client=Client(id=members.ids, data=cohort.data, state=method_state),
         optimizer=kept.optimizer,
         member=members,
-        residual=kept.residual,
+        residual=residual,
     )
 
 

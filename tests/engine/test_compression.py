@@ -148,10 +148,12 @@ def test_rounds_of_top_k(name, feedback, clients):
         np.testing.assert_array_equal(flat(now.masks), masks)
         if feedback:
             for client, row in enumerate(residuals):
-                kept = jax.tree.map(lambda r, c=client: r[c], now.clients.residual)
+                kept = jax.tree.map(
+                    lambda r, c=client: r[c], now.clients.extra.residual
+                )
                 np.testing.assert_allclose(flat(kept), row, atol=2e-5)
         else:
-            assert now.clients.residual == ()
+            assert now.clients.extra == ()
 
 
 @every_case
@@ -170,7 +172,7 @@ def test_what_is_sent_and_what_is_left_out_make_up_the_change(
     ):
         # The same round without compression has the uploads before it.
         start = jax.tree.map(jnp.asarray, before)
-        start = start._replace(clients=start.clients._replace(residual=()))
+        start = start._replace(clients=start.clients._replace(extra=()))
         _, uncompressed = step(key, start, clients)
         for place, client in enumerate(np.asarray(info.cohort)):
             one = lambda tree, p=place: flat(jax.tree.map(lambda a: a[p], tree))
@@ -183,9 +185,9 @@ def test_what_is_sent_and_what_is_left_out_make_up_the_change(
             )
             change = one(uncompressed.messages.uploads) - origin
             mine = lambda tree, c=client: flat(jax.tree.map(lambda a: a[c], tree))
-            if before.clients.residual != ():
-                change += np.where(masks, mine(before.clients.residual), 0)
-                left = mine(after.clients.residual)
+            if before.clients.extra != ():
+                change += np.where(masks, mine(before.clients.extra.residual), 0)
+                left = mine(after.clients.extra.residual)
                 np.testing.assert_array_equal(left, change - sent)
                 if "topk" in compression:  # not even rounded
                     np.testing.assert_array_equal(sent + left, change)
@@ -254,7 +256,9 @@ def test_only_clients_that_are_merged_change_their_residual(compression, clients
         assert len(merged) == int(info.merged)
         for client in range(len(COUNTS)):
             rows = [
-                flat(jax.tree.map(lambda r, c=client: r[c], state.clients.residual))
+                flat(
+                    jax.tree.map(lambda r, c=client: r[c], state.clients.extra.residual)
+                )
                 for state in (before, after)
             ]
             assert (rows[0] != rows[1]).any() == (client in merged)
@@ -322,7 +326,7 @@ def test_numbers_of_top_k_travel_in_sixteen_bits(clients):
     sent = flat(infos[0].messages.changes.numbers)
     np.testing.assert_array_equal(sent, sent.astype(np.float16).astype(np.float32))
     # What rounding takes away is left for the next time.
-    left = flat(states[1].clients.residual)[sent != 0]
+    left = flat(states[1].clients.extra.residual)[sent != 0]
     assert left.any() and np.abs(left).max() < 1e-2 * np.abs(sent).max()
 
 

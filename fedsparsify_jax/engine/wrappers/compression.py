@@ -29,6 +29,7 @@ from fedsparsify_jax.engine.records import (
     ClientHalf,
     ClientResult,
     ClientTask,
+    WithResidual,
     extra_bytes,
     model_bytes,
 )
@@ -42,12 +43,15 @@ from fedsparsify_jax.types import Masks, PyTree, Variables, WireValues
 _COMPRESSION = 0xC0A12E
 
 
-def residual_of(compression: Compression | None, variables: Variables) -> PyTree:
-    """Returns what a client's first round finds left out: zeros, or ``()``."""
+def with_residual(
+    compression: Compression | None, variables: Variables, extra: PyTree
+) -> PyTree:
+    """Adds to the first state of a client that nothing is left out, with feedback."""
     if compression is None or not compression.error_feedback:
-        return ()
+        return extra
     params = variables["params"]
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
+    return WithResidual(extra, zeros)
 
 
 def uploads_compressed(
@@ -95,14 +99,14 @@ def uploads_compressed(
         state = result.state
         if feedback:
             residual = jax.tree.map(jnp.subtract, wanted, change.numbers)
-            state = state._replace(residual=residual)
+            state = state._replace(extra=WithResidual(state.extra, residual))
         sent = _bytes(kind, method, upload.variables, upload.masks, change)
         sent += extra_bytes(upload)
         return result._replace(
             upload=upload._replace(variables=variables),
             state=state,
             bytes_up=jnp.where(result.finite, sent, result.bytes_up),
-            finite=result.finite & is_finite((arrived, state.residual)),
+            finite=result.finite & is_finite((arrived, change)),
             change=change,
         )
 
