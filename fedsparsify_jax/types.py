@@ -56,6 +56,8 @@ Decay = Literal["cosine", "constant"]
 """Course of a share over the rounds."""
 WireValues = Literal["float32", "float16", "bfloat16"]
 """Dtype in which float32 numbers travel between clients and server."""
+UploadCompression = Literal["none", "topk", "int8", "int4"]
+"""Form of what clients upload: their model, or its change in few or coarse numbers."""
 
 
 class ApplyFn(Protocol):
@@ -127,6 +129,8 @@ class RoundMessages(NamedTuple):
     upload_masks: Masks  # [K, ...] theirs
     extra_up: jax.Array  # [K] uint32: bytes of what else a client sends
     arrived: jax.Array  # [K] bool: False for clients that drop out
+    # [K, ...] `compressors.Change` that is sent in place of parameters; () if none is
+    changes: Any = ()
 
 
 class RoundInfo(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import damaged
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis.extra import numpy as npst
@@ -124,7 +125,18 @@ def _written(container: Any, contents: bytes) -> bytes:
 _ODD = (
     *(0, 1, 2, -1, 2**31, 2**40, 2**62, 2**63, 2**64, 10**30, 0.5, True, None, "", "x"),
     *([], {}, [0], [-1], [2**40], [2**32, 2**32], [2**62, 0], [1] * 40, ["a"], "int8"),
-    *("float16", "none", "sent", "known", "previous", "U16", "F16", "BOOL", "F64"),
+    *(
+        "float16",
+        "none",
+        "sent",
+        "known",
+        "previous",
+        "int4",
+        "U16",
+        "F16",
+        "BOOL",
+        "F64",
+    ),
 )
 
 
@@ -147,7 +159,9 @@ def _edit(rng: random.Random, record: Any) -> None:
         case 2:
             del place[key]
         case 3 if isinstance(place, dict):
-            new = rng.choice((f"{key}#kept.ones", f"{key}/x", "w", "#", str(key)[:-1]))
+            new = rng.choice(
+                (f"{key}#kept.ones", f"{key}#int4", f"{key}/x", "w", "#", str(key)[:-1])
+            )
             place[new] = place.pop(key)
         case 3:
             place.append(odd)
@@ -175,6 +189,7 @@ def _example() -> Model:
 
 
 EXAMPLE = _example()
+_HALF = jax.tree.map(lambda a: np.where(a > 0, a, np.zeros_like(a)), EXAMPLE.variables)
 
 
 def examples() -> dict[str, tuple[bytes, dict[str, Any]]]:
@@ -200,6 +215,8 @@ def examples() -> dict[str, tuple[bytes, dict[str, Any]]]:
                 )
                 name = f"{kind}, {values}" + (f", {compress}" if compress else "")
                 messages[name] = (message, receiver)
+        message = wire.encode(_HALF, **options, values="int4", nonzero=True)
+        messages[f"{kind}, int4, non-zeros"] = (message, receiver)
     return messages
 
 

@@ -17,7 +17,7 @@ LAYERS = [
     ("trees", "schedules"),
     ("masks", "client_map"),
     ("pruning", "method"),
-    ("aggregation", "models"),
+    ("aggregation", "models", "compressors"),
     ("training",),
     ("metrics",),
     ("engine",),

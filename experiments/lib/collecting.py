@@ -4,7 +4,8 @@ options     all options that have a value, resolved
 seed, commit, dirty, machine, versions, seconds
 metric      accuracy or mae, and its value: final, best
 parameters, kept, sparsity, target_sparsity
-bytes       both ways, by the authors' formula; bytes_with_masks adds one bit for every
+bytes       both ways, by the authors' formula, and what of them is up (in lines since
+            uploads can be compressed); bytes_with_masks adds one bit for every
             prunable number of every message; bytes_dense without pruning
 curves      the metric after every round; sparsity and bytes so far every ``every``
             rounds, and what each layer keeps (and kept in round 1) where a figure
@@ -97,6 +98,7 @@ def line(run: Path, layers: bool = False) -> Line:
         "sparsity": summary["sparsity"],
         "target_sparsity": summary["target_sparsity"],
         "bytes": summary["bytes_up"] + summary["bytes_down"],
+        "bytes_up": summary["bytes_up"],
         "bytes_with_masks": summary["bytes_with_masks"],
         "bytes_dense": summary["bytes_dense"],
         "curves": _curves(records, metric, layers),

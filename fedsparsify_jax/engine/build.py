@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.client_map import vmapped
+from fedsparsify_jax.compressors import Compression, compression_of
 from fedsparsify_jax.engine.options import EngineOptions, Options, resolve
 from fedsparsify_jax.engine.records import RoundKeys
 from fedsparsify_jax.engine.round import RoundFn, client_half, round_of
@@ -16,6 +17,10 @@ from fedsparsify_jax.engine.sampling import cohort_size, sample_cohort
 from fedsparsify_jax.engine.tuning import Tuning, tuning_of
 from fedsparsify_jax.engine.wrappers.attacks import forging, poisoned
 from fedsparsify_jax.engine.wrappers.clipping import clipped_to
+from fedsparsify_jax.engine.wrappers.compression import (
+    uploads_compressed,
+    with_residual,
+)
 from fedsparsify_jax.engine.wrappers.ema import with_ema
 from fedsparsify_jax.engine.wrappers.inputs import with_checks
 from fedsparsify_jax.engine.wrappers.setup import with_setup
@@ -76,18 +81,30 @@ def engine(
     if o.compact_form is not None:
         client_map = compact.indexed(client_map, o.compact_form)
 
-    # What a client sends, from the inside out: its own upload, forged, clipped.
+    # What a client sends, from the inside out: its own upload, forged, clipped, its
+    # change compressed.
+    compression = compression_of(
+        o.upload_compression, o.topk_fraction, o.error_feedback
+    )
     method = clipped_to(o.clip_norm, forging(o.attack, method))
     clients = poisoned(o.attack, client_half(method, tuning))
-    clients = uploads_as(o.wire_values, clients)
+    if compression is None:
+        clients = uploads_as(o.wire_values, clients)
+    else:
+        clients = uploads_compressed(compression, method, clients, o.wire_values)
 
     run = round_of(method, clients, client_map, o.faults, o.keep_messages)
     run = downloads_as(o.wire_values, run)
-    algorithm = gathering(init_of(method, tuning, o.num_clients), run, o)
+    algorithm = gathering(init_of(method, tuning, compression, o.num_clients), run, o)
     return with_checks(with_ema(o.server_ema, with_setup(method, algorithm)))
 
 
-def init_of(method: Method, tuning: Tuning, num_clients: int | None) -> InitFn:
+def init_of(
+    method: Method,
+    tuning: Tuning,
+    compression: Compression | None,
+    num_clients: int | None,
+) -> InitFn:
     """Builds ``init`` of an algorithm: the state before round 1."""
 
     def init(key: Key, variables: Variables) -> State:
@@ -98,7 +115,9 @@ def init_of(method: Method, tuning: Tuning, num_clients: int | None) -> InitFn:
             optimizer=(
                 tuning.new_optimizer(variables) if tuning.keeps_optimizer else ()
             ),
-            extra=method.upload.init(variables, masks),
+            extra=with_residual(
+                compression, variables, method.upload.init(variables, masks)
+            ),
         )
         if jax.tree.leaves(kept):
             if num_clients is None:

@@ -6,13 +6,19 @@ import optax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax.client_map import ClientMap
+from fedsparsify_jax.compressors import compression_of
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.engine.wrappers import clipping, faults
 from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import cross_entropy
-from fedsparsify_jax.types import LossFn, OptimizerState, WireValues
+from fedsparsify_jax.types import (
+    LossFn,
+    OptimizerState,
+    UploadCompression,
+    WireValues,
+)
 
 
 class EngineOptions(TypedDict, total=False):
@@ -35,14 +41,17 @@ class EngineOptions(TypedDict, total=False):
     clip_norm: ArrayLike | None
     server_ema: ArrayLike | None
     wire_values: WireValues
+    upload_compression: UploadCompression
+    topk_fraction: ArrayLike | None
+    error_feedback: bool | None
     keep_messages: bool
 
 
 class Options(NamedTuple):
     """The options of the engine.
 
-    ``learning_rate``, ``momentum``, ``clip_norm``, ``server_ema`` and the numbers of
-    ``faults`` and ``attack`` may be traced; everything else is static.
+    ``learning_rate``, ``momentum``, ``clip_norm``, ``server_ema``, ``topk_fraction``,
+    and the numbers of ``faults`` and ``attack`` may be traced; all else is static.
 
     Attributes:
       learning_rate: of the clients' SGD.
@@ -71,6 +80,13 @@ class Options(NamedTuple):
       wire_values: dtype in which models travel, both ways: in ``"float16"`` and
         ``"bfloat16"`` the receiver goes on with rounded numbers, see
         `wrappers.transport`. Bytes of `RoundInfo` stay at 32 bit a number.
+      upload_compression: ``"none"``; ``"topk"`` uploads the largest entries of the
+        change of the model, ``"int8"`` and ``"int4"`` all of them, rounded at random
+        to few levels; see `wrappers.compression`. Bytes of `RoundInfo` count that.
+      topk_fraction: share of the kept entries that ``"topk"`` uploads; 0.1 by default.
+      error_feedback: whether every client keeps what was left out and adds it to its
+        next change, which takes the memory of a model for each of the N clients. By
+        default for ``"topk"`` alone.
       keep_messages: whether `RoundInfo` has all that was sent, which takes the memory
         of a model and its masks for every client of the cohort.
     """
@@ -92,6 +108,9 @@ class Options(NamedTuple):
     clip_norm: ArrayLike | None = None
     server_ema: ArrayLike | None = None
     wire_values: WireValues = "float32"
+    upload_compression: UploadCompression = "none"
+    topk_fraction: ArrayLike | None = None
+    error_feedback: bool | None = None
     keep_messages: bool = False
 
 
@@ -120,4 +139,7 @@ def resolve(options: EngineOptions) -> Options:
             f"unknown wire_values {resolved.wire_values!r}: "
             f"{', '.join(get_args(WireValues))}"
         )
+    compression_of(
+        resolved.upload_compression, resolved.topk_fraction, resolved.error_feedback
+    )
     return resolved

@@ -10,6 +10,7 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation.means import shares
 from fedsparsify_jax.client_map import chunked
+from fedsparsify_jax.compressors import Change
 from fedsparsify_jax.engine.sampling import client_keys
 from fedsparsify_jax.engine.wrappers.faults import (
     ClientFaults,
@@ -96,6 +97,23 @@ class ClientTask(NamedTuple):
     client: Client
     optimizer: PyTree  # its state, () if it starts anew in every round
     member: Members  # without the leading axis
+    residual: PyTree = ()  # what compression has left out so far
+
+
+class WithResidual(NamedTuple):
+    """``ClientsState.extra`` of clients that keep what compression leaves out.
+
+    Without error feedback it is the method's state alone, so that the states of such
+    runs, and their checkpoints, have nothing of it.
+    """
+
+    method: PyTree  # what the method itself keeps for a client
+    residual: PyTree  # what compression has left out so far
+
+
+def without_residual(extra: PyTree) -> PyTree:
+    """Returns what the method keeps for clients."""
+    return extra.method if isinstance(extra, WithResidual) else extra
 
 
 class ClientResult(NamedTuple):
@@ -106,6 +124,7 @@ class ClientResult(NamedTuple):
     loss: jax.Array  # float32: mean training loss
     bytes_up: jax.Array  # uint32: of the upload
     finite: jax.Array  # bool: whether the loss and every number of the upload are
+    change: Change | tuple[()] = ()  # that is sent, if uploads are compressed
 
 
 ClientHalf = Callable[[Context, ClientTask], ClientResult]
@@ -121,7 +140,7 @@ def open_round(method: Method, state: State) -> Context:
         variables=state.variables,
         masks=state.masks,
         server=state.server,
-        clients=state.clients.extra,
+        clients=without_residual(state.clients.extra),
     )
 
 
@@ -145,16 +164,27 @@ def client_tasks(
 ) -> ClientTask:
     """Returns the tasks of a cohort, ``[K, ...]``; ``key`` is `RoundKeys.local`."""
     kept = states_of(state, cohort.ids)
+    method_state, residual = without_residual(kept.extra), ()
+    if isinstance(kept.extra, WithResidual):
+        residual = kept.extra.residual
     return ClientTask(
         key=client_keys(key, members.ids),
-        client=Client(id=members.ids, data=cohort.data, state=kept.extra),
+        client=Client(id=members.ids, data=cohort.data, state=method_state),
         optimizer=kept.optimizer,
         member=members,
+        residual=residual,
     )
 
 
-def _bytes(method: Method, variables: Variables, masks: Masks) -> jax.Array:
+def model_bytes(method: Method, variables: Variables, masks: Masks) -> jax.Array:
+    """Counts the bytes of a model by the method's rule: a uint32 scalar."""
     return kept_bytes(masks) if method.masks_travel else nonzero_bytes(variables)
+
+
+def extra_bytes(upload: Upload) -> jax.Array:
+    """Adds up the bytes of what else an upload has: uint32."""
+    extras = [e.astype(jnp.uint32) for e in jax.tree.leaves(upload.extra_bytes)]
+    return sum(extras, start=jnp.uint32(0))
 
 
 def result_of(
@@ -173,9 +203,8 @@ def result_of(
       kept: what is kept for the client.
       task: of the client.
     """
-    bytes_up = _bytes(method, upload.variables, upload.masks)
-    for extra in jax.tree.leaves(upload.extra_bytes):
-        bytes_up += extra.astype(jnp.uint32)
+    bytes_up = model_bytes(method, upload.variables, upload.masks)
+    bytes_up += extra_bytes(upload)
     if task.member.fault is not None:
         upload = corrupted(upload, task.member.fault.corruption)
     return ClientResult(
@@ -246,6 +275,7 @@ def sum_part(
       uploads, unless the merge stacks these.
     """
     sums = aggregate.sums(uploads_of(results, members, present), context)
+    results = results._replace(change=())
     if not aggregate.stacks:
         results = results._replace(upload=Upload({}, {}))
     return sums, results
@@ -290,15 +320,15 @@ def messages_of(
       results: theirs, with their uploads.
     """
     upload = results.upload
-    none = jnp.zeros(members.ids.shape, jnp.uint32)
-    extras = [e.astype(jnp.uint32) for e in jax.tree.leaves(upload.extra_bytes)]
+    extra_up = jnp.broadcast_to(extra_bytes(upload), members.ids.shape)
     return RoundMessages(
         variables=context.variables,
         masks=context.masks,
         uploads=upload.variables,
         upload_masks=upload.masks,
-        extra_up=sum(extras, start=none),
+        extra_up=extra_up,
         arrived=members.participating,
+        changes=results.change,
     )
 
 
@@ -319,7 +349,7 @@ def report(
     total = jnp.maximum(jnp.sum(sizes), 1.0)
     loss = jnp.sum(sizes * jnp.where(sizes > 0, results.loss, 0.0)) / total
     sent = method.download(new.variables, new.masks, context)
-    bytes_down = _bytes(method, sent, new.masks)
+    bytes_down = model_bytes(method, sent, new.masks)
     stragglers = ~participating if members.fault is None else members.fault.straggling
     return RoundInfo(
         round=context.round,

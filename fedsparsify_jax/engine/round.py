@@ -71,7 +71,7 @@ def client_half(method: Method, tuning: Tuning) -> ClientHalf:
         local = Local(variables=trained.variables, masks=masks, memory=trained.memory)
         upload, extra = method.upload.send(keys.upload, local, context, client)
         optimizer = trained.optimizer if tuning.keeps_optimizer else ()
-        kept = ClientsState(optimizer, extra)
+        kept = ClientsState(optimizer=optimizer, extra=extra)
         return result_of(method, trained, upload, kept, task)
 
     return client_round

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedsparsify_jax import masks, schedules, trees
-from fedsparsify_jax.types import Masks, Prunable, Schedule, Variables
+from fedsparsify_jax.types import Masks, Prunable, PyTree, Schedule, Variables
 
 BYTES_PER_NUMBER = 4
 BYTES_PER_INDEX = 4
@@ -89,6 +89,56 @@ def indexed_bytes(variables: Variables) -> jax.Array:
     """
     each = BYTES_PER_NUMBER + BYTES_PER_INDEX
     return trees.nonzeros(variables).astype(jnp.uint32) * each
+
+
+def picked_bytes(numbers: PyTree, masks: Masks) -> jax.Array:
+    """Counts the bytes of a message with the non-zeros alone: a uint32 scalar.
+
+    Non-zeros x 32 bit and their positions among the kept numbers, in the shortest of
+    the forms of ``docs/formats.md`` leaf by leaf. Of gaps, whose exact length would
+    take a scan, the most that so many of them can take is counted: beside a code for
+    each, one more for every 255 (or 65,535) numbers that are skipped altogether.
+
+    Args:
+      numbers: tree of arrays, zero where the masks do not keep them.
+      masks: bools of that structure.
+
+    >>> kept = {"w": jnp.ones(80, bool)}
+    >>> int(picked_bytes({"w": jnp.zeros(80).at[jnp.array([3, 70])].set(1.0)}, kept))
+    10
+    """
+    total = jnp.uint32(0)
+    for leaf, mask in zip(
+        jax.tree.leaves(numbers), jax.tree.leaves(masks), strict=True
+    ):
+        picked = jnp.sum(leaf != 0, dtype=jnp.uint32)
+        kept = jnp.sum(mask, dtype=jnp.uint32)
+        total += picked * BYTES_PER_NUMBER + _positions_bytes(picked, kept)
+    return total
+
+
+def _positions_bytes(picked: jax.Array, kept: jax.Array) -> jax.Array:
+    """Counts the bytes of the positions of some of the kept numbers of a leaf."""
+    few = jnp.minimum(picked, kept - picked)  # ones, or zeros if these are fewer
+    skipped = kept - few
+    forms = [(kept + 7) // 8, few + skipped // 255, 2 * (few + skipped // 65_535)]
+    shortest = jnp.min(jnp.stack(forms))
+    return jnp.where(picked == kept, jnp.uint32(0), shortest)
+
+
+def coarse_bytes(masks: Masks, bits: int) -> jax.Array:
+    """Counts the bytes of a message with kept numbers of few bits: a uint32 scalar.
+
+    So many bits for every kept number, in whole bytes a leaf, and a float32 scale each.
+
+    >>> int(coarse_bytes({"w": jnp.array([True, True, False, True])}, 4))
+    6
+    """
+    total = jnp.uint32(0)
+    for mask in jax.tree.leaves(masks):
+        kept = jnp.sum(mask, dtype=jnp.uint32)
+        total += kept if bits == 8 else (kept * bits + 7) // 8
+    return total + jnp.uint32(BYTES_PER_NUMBER * len(jax.tree.leaves(masks)))
 
 
 def dense_bytes(variables: Variables) -> int:

@@ -98,9 +98,17 @@ def comparison(settings: Sequence[Setting]) -> Table:
     note = "Mean ± standard deviation over seeds. " if several else ""
     if not all(run.finished for setting in settings for run in setting.runs):
         note += "Of runs that go on, figures are those of the rounds there are. "
-    note += "Bytes are non-zeros x 32 bit, up and down. "
+    note += f"Bytes are non-zeros x 32 bit, up and down. {_compressed(settings)}"
     note += "Best is chosen on the test set, so it flatters."
     return Table("Figures by setting", tuple(head), tuple(rows), note, sortable=True)
+
+
+def _compressed(settings: Sequence[Setting]) -> str:
+    """Returns sentences on how the uploads of some runs are counted, if compressed."""
+    every = [run.summary or {} for setting in settings for run in setting.shown]
+    formulas = {str(summary.get("bytes_formula", "")) for summary in every}
+    parts = sorted({formula.partition("uploads: ")[2] for formula in formulas} - {""})
+    return "".join(f"Compressed uploads: {part}. " for part in parts)
 
 
 def traffic(settings: Sequence[Setting]) -> Table:
@@ -127,6 +135,8 @@ def traffic(settings: Sequence[Setting]) -> Table:
         "Means over finished runs. Up and down: non-zeros x 32 bit. With masks: a bit "
         "more a parameter and message; with indices: 32 bit more a non-zero."
     )
+    if uploads := _compressed(settings).rstrip():
+        note += f" {uploads}"
     if "Encoded" in fields:
         note += " Encoded: messages as they are sent, measured."
     return Table("Bytes", ("Setting", *fields), tuple(rows), note, sortable=True)

@@ -74,6 +74,7 @@ def write(
         parameters=trees.size(counted),
         kept=int(trees.nonzeros(counted)),
         numbers=trees.size(state.variables),
+        compression=config.upload_compression,
     )
     summary |= _flops(federation, state, records[-1]["kept"])
     if federation.compact:

@@ -5,10 +5,17 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from fedsparsify_jax.compressors import Change
 from fedsparsify_jax.deploy import wire
 from fedsparsify_jax.runner.display.summary import Record
 from fedsparsify_jax.runner.options.config import TrainConfig
-from fedsparsify_jax.types import Masks, RoundInfo, RoundMessages, Variables
+from fedsparsify_jax.types import (
+    Masks,
+    RoundInfo,
+    RoundMessages,
+    UploadCompression,
+    Variables,
+)
 
 
 def meter(config: TrainConfig) -> "Meter | None":
@@ -22,7 +29,7 @@ def meter(config: TrainConfig) -> "Meter | None":
     compress: Literal["zstd"] | None = (
         None if config.wire_compression == "none" else "zstd"
     )
-    return Meter(config.wire_values, compress)
+    return Meter(config.wire_values, compress, config.upload_compression)
 
 
 class Meter:
@@ -31,10 +38,21 @@ class Meter:
     A client that has taken part knows the masks of that round, and its next download is
     coded against them; the first one has no such masks. Its upload is coded against the
     masks of the download that it answers, which the server knows as well.
+
+    Args:
+      values: dtype in which models travel.
+      compress: what messages are compressed by.
+      uploads: what clients upload in place of their model, if they do.
     """
 
-    def __init__(self, values: str, compress: Literal["zstd"] | None):
+    def __init__(
+        self,
+        values: str,
+        compress: Literal["zstd"] | None,
+        uploads: UploadCompression = "none",
+    ):
         self._options: dict[str, Any] = {"values": values, "compress": compress}
+        self._compression = uploads
         self._known: dict[int, Masks] = {}  # the masks that clients have
         wire.encode({}, compress=compress)  # complains early
 
@@ -90,11 +108,22 @@ class Meter:
     def _uploads(self, messages: RoundMessages) -> int:
         total = int(np.sum(messages.extra_up[messages.arrived], dtype=np.int64))
         for client in np.flatnonzero(messages.arrived):
-            variables, masks = jax.tree.map(
+            variables, masks, change = jax.tree.map(
                 lambda leaf, client=client: leaf[client],
-                (messages.uploads, messages.upload_masks),
+                (messages.uploads, messages.upload_masks, messages.changes),
             )
-            total += self._size(variables, masks, messages.masks)
+            if change == () or not _finite(variables):
+                total += self._size(variables, masks, messages.masks)
+                continue
+            message = encode_upload(
+                self._compression,
+                variables,
+                change,
+                masks,
+                previous=messages.masks,
+                **self._options,
+            )
+            total += len(message)
         return total
 
     def _size(self, variables: Variables, masks: Masks, previous: Masks | None) -> int:
@@ -102,6 +131,39 @@ class Meter:
         if not _within(variables, masks):  # a broken or hostile upload
             return len(wire.encode(variables, **self._options))
         return len(wire.encode(variables, masks, previous=previous, **self._options))
+
+
+def encode_upload(
+    compression: UploadCompression,
+    variables: Variables,
+    change: Change,
+    masks: Masks,
+    *,
+    values: Literal["float32", "float16", "bfloat16"] = "float32",
+    **options: Any,
+) -> bytes:
+    """Writes a compressed upload: the change of its parameters, and all else as it is.
+
+    Args:
+      compression: what the change has gone through.
+      variables: of the upload; its parameters are not sent.
+      change: that the server adds to the model that it sent out, under the masks.
+      masks: of the upload.
+      values: dtype in which the numbers of ``"topk"`` travel.
+      **options: of `deploy.wire.encode`.
+    """
+    sent = variables | {"params": change.numbers}
+    if compression == "topk":
+        return wire.encode(sent, masks, values=values, nonzero=True, **options)
+    assert compression in ("int8", "int4")
+    scales = {"params": change.scales}
+    return wire.encode(sent, masks, values=compression, scales=scales, **options)
+
+
+def _finite(variables: Variables) -> bool:
+    """Returns whether an upload is whole: others are sent as they are."""
+    floats = (v for v in jax.tree.leaves(variables) if v.dtype.kind not in "biu")
+    return all(bool(np.isfinite(leaf).all()) for leaf in floats)
 
 
 def _unpacked(packed: np.ndarray, like: Any) -> np.ndarray:

@@ -49,6 +49,8 @@ class Row(NamedTuple):
 
 
 KEPT_MOMENTUM = {"momentum": 0.9, "optimizer_state": "kept"}
+TOP_K = {"upload_compression": "topk", "topk_fraction": 0.3}
+INT4 = {"upload_compression": "int4", "error_feedback": True}
 PRUNEFL: Any = {"monotone": False, "drawn_client": True, "masks_travel": True}
 LOCAL: Any = {"exact_from": None, "masks_travel": True}
 FEDDST: Any = {
@@ -67,6 +69,9 @@ ROWS = {
     "fedsparsify-global, momentum": Row(KEPT_MOMENTUM, long=False),
     "fedsparsify-global, layer": Row({"scope": "layer"}, exact_from=None, long=False),
     "fedsparsify-global, erk": Row({"scope": "erk"}, long=False),
+    "fedsparsify-global, topk": Row(TOP_K, long=False),
+    # A client's draws for rounding are by its number.
+    "fedsparsify-global, int4": Row(INT4, drawn_client=True, long=False),
     "fedsparsify-local": Row(**LOCAL),
     "fedsparsify-local, strict": Row({"vote_rule": "strict"}, long=False, **LOCAL),
     "fedsparsify-local, nonzero": Row(
@@ -334,9 +339,8 @@ def test_all_strategies_agree(name, clients):
 
 
 @functools.cache
-def fedavg_optimized(momentum=0.0, optimizer_state="fresh"):
+def fedavg_optimized(**options):
     """FedAvg as users compile it."""
-    options = {"momentum": momentum, "optimizer_state": optimizer_state}
     algorithm = build("fedavg", **options)
     return run_rounds(
         jax.jit(algorithm.step), start(algorithm), make_clients(), round_keys(ROUNDS)
@@ -347,7 +351,7 @@ def fedavg_optimized(momentum=0.0, optimizer_state="fresh"):
 def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, optimized):
     row = ROWS[name]
     options = {**_keywords(entry(name)), **row.options}
-    shared = {k: v for k, v in options.items() if k in KEPT_MOMENTUM}
+    shared = {k: v for k, v in options.items() if k in KEPT_MOMENTUM | TOP_K}
     dense = fedavg_optimized(**shared)
     algorithm = build(name, final=0.0)
     states, infos = run_rounds(

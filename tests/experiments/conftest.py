@@ -46,6 +46,7 @@ def make_line(point: dict, accuracy: float) -> dict:
         "sparsity": sparsity,
         "target_sparsity": sparsity,
         "bytes": 4000,
+        "bytes_up": 2000,
         "bytes_with_masks": 5000,
         "bytes_dense": 8000,
         "curves": {

@@ -11,8 +11,11 @@ import numpy as np
 from fedsparsify_jax.deploy.wire.values import VALUES
 from fedsparsify_jax.errors import InputError, shown
 
-VERSION = 1
-"""Of the format that is written, and the only one that is read."""
+VERSION = 2
+"""Of the format: the latest. Messages that need nothing of it are of version 1."""
+VERSIONS = (1, 2)
+"""Those that are read."""
+_SINCE_2 = ("int4",)  # values
 MASKS = ("none", "sent", "known", "previous")
 """Ways in which masks come: not at all, whole, not again, or as changes."""
 _MOST_AXES = 32
@@ -21,6 +24,7 @@ _MOST_AXES = 32
 class Header(NamedTuple):
     """All that a message says beside its arrays."""
 
+    version: int
     masks: str  # one of MASKS
     of: str  # digest of the masks that the receiver has; "" if it needs none
     values: str  # one of VALUES
@@ -32,9 +36,9 @@ class Header(NamedTuple):
 
 def written(header: Header) -> dict[str, Any]:
     """Returns a header as JSON; entries that say nothing are left out."""
-    entries = {"masks": header.masks} | header._asdict()
+    entries = header._asdict()
     defaults = {"of": "", "values": "float32"}
-    return {"version": VERSION} | {
+    return {"version": entries.pop("version")} | {
         name: entry
         for name, entry in entries.items()
         if entry != defaults.get(name) and len(entry)
@@ -48,15 +52,16 @@ def parsed(record: dict[str, Any]) -> Header:
       InputError: if it is of another version, or not of this form.
     """
     version = record.get("version")
-    if type(version) is not int or version != VERSION:
+    if type(version) is not int or version not in VERSIONS:
         raise InputError(
             f"this message has the format version {shown(version)}, this library reads "
-            f"version {VERSION}: update the older of the two"
+            f"versions {VERSIONS[0]} to {VERSIONS[-1]}: update the older of the two"
         )
-    unknown = set(record) - {"version", *Header._fields}
+    unknown = set(record) - {*Header._fields}
     if unknown:
         raise InputError(f"the message's header has an unknown {shown(min(unknown))}")
     header = Header(
+        version=version,
         masks=_text(record, "masks", "none"),
         of=_text(record, "of", ""),
         values=_text(record, "values", "float32"),
@@ -65,7 +70,8 @@ def parsed(record: dict[str, Any]) -> Header:
         empty=_texts(record, "empty"),
         metadata=record.get("metadata", {}),
     )
-    if header.masks not in MASKS or header.values not in VALUES:
+    newer = version < 2 and header.values in _SINCE_2
+    if header.masks not in MASKS or header.values not in VALUES or newer:
         raise InputError(
             f"the message's header has masks {shown(header.masks)} and values "
             f"{shown(header.values)}, one of which is unknown"

@@ -12,8 +12,10 @@ from fedsparsify_jax.deploy.wire.names import flat, nested
 from fedsparsify_jax.deploy.wire.values import (
     DTYPE_OF,
     DTYPES,
+    LEVELS,
     Narrow,
     joined,
+    unpaired,
     widen,
 )
 from fedsparsify_jax.errors import InputError, shown
@@ -24,8 +26,10 @@ LIMIT = 2**30
 
 _KEPT = {f"kept.{form}" for form in positions.FORMS}
 _GROWN = {f"grown.{form}" for form in positions.FORMS}
-_NUMBERS = {"", *DTYPES}
-_PARTS = {*_NUMBERS, "scale", *_KEPT, *_GROWN}
+_NONZERO = {f"nonzero.{form}" for form in positions.FORMS}
+_NUMBERS = {"", "int4", *DTYPES}
+_PARTS = {*_NUMBERS, "scale", *_KEPT, *_GROWN, *_NONZERO}
+_SINCE_2 = {"int4", *_NONZERO}
 # Positions that messages may have, by the header's `masks`.
 _ALLOWED: dict[str, set[str]] = {
     "none": set(),
@@ -52,7 +56,7 @@ class _Leaf(NamedTuple):
     shape: tuple[int, ...]  # of the array
     before: np.ndarray | None  # bool [n]: the receiver's mask
     sent: str  # part that has the numbers
-    narrowed: bool  # whether float32 travels in another dtype
+    values: str  # what they travel as: one of `VALUES`
 
 
 def decode(
@@ -156,8 +160,11 @@ def _check_names(
     for name, parts in groups.items():
         keys = parts.keys()
         places = keys & (_KEPT | _GROWN)
-        if len(keys & _NUMBERS) != 1 or max(len(keys & _KEPT), len(keys & _GROWN)) > 1:
+        forms = (len(keys & kind) for kind in (_KEPT, _GROWN, _NONZERO))
+        if len(keys & _NUMBERS) != 1 or max(forms) > 1:
             raise InputError(f"the parts of {shown(name)} make no array")
+        if header.version < 2 and keys & _SINCE_2:
+            raise InputError(f"{shown(name)} has parts that version 1 does not have")
         if not places <= _ALLOWED[header.masks]:
             raise InputError(
                 f"the message has positions of {shown(name)}, its header says that "
@@ -174,13 +181,8 @@ def _leaf(name: str, parts: Arrays, header: Header, has: Arrays | None) -> _Leaf
         raise InputError(f"the message does not say the shape of {shown(name)}")
     else:
         shape = header.shapes.get(name, check_shape(parts[sent].shape, name))
-    dtype = DTYPES[sent] if sent else parts[sent].dtype
-    narrowed = (
-        header.values != "float32"
-        and dtype == DTYPE_OF[header.values]
-        and name not in header.exact
-    )
-    if ("scale" in parts) != (narrowed and header.values == "int8"):
+    values = _values_of(name, parts[sent], sent, header)
+    if ("scale" in parts) != (values in LEVELS):
         raise InputError(f"{shown(name)} has a scale too many, or none")
     return _Leaf(
         name=shown(name),
@@ -188,15 +190,27 @@ def _leaf(name: str, parts: Arrays, header: Header, has: Arrays | None) -> _Leaf
         shape=shape,
         before=None if has is None else has[name].reshape(-1),
         sent=sent,
-        narrowed=narrowed,
+        values=values,
     )
+
+
+def _values_of(name: str, numbers: np.ndarray, sent: str, header: Header) -> str:
+    """Returns what the numbers of an array travel as; float32 if they are as before."""
+    if sent == "int4":
+        if header.values != "int4":
+            raise InputError(f"{shown(name)} is in int4, the header says otherwise")
+        return "int4"
+    if header.values not in DTYPE_OF or name in header.exact:
+        return "float32"
+    dtype = DTYPES[sent] if sent else numbers.dtype
+    return header.values if dtype == DTYPE_OF[header.values] else "float32"
 
 
 def _check_size(leaves: Mapping[str, _Leaf], limit: int) -> None:
     size = 0
     for leaf in leaves.values():
-        dtype = DTYPES[leaf.sent] if leaf.sent else leaf.parts[""].dtype
-        number = 4 if leaf.narrowed else dtype.itemsize
+        dtype = DTYPES.get(leaf.sent, leaf.parts[leaf.sent].dtype)
+        number = 4 if leaf.values != "float32" else dtype.itemsize
         size += math.prod(leaf.shape) * (number + 1)  # and a byte of the mask
     if size > limit:
         raise InputError(
@@ -230,27 +244,40 @@ def _positions(leaf: _Leaf, names: set[str]) -> positions.Positions | None:
     return None
 
 
-def _numbers(leaf: _Leaf) -> np.ndarray:
+def _numbers(leaf: _Leaf, count: int) -> np.ndarray:
     """Returns the numbers of an array that were sent, in the dtype that they had."""
     numbers = leaf.parts[leaf.sent]
-    if leaf.sent:
+    if leaf.sent == "int4":
+        numbers = unpaired(numbers, count, leaf.name)
+    elif leaf.sent:
         numbers = joined(numbers, DTYPES[leaf.sent], leaf.name)
-    if leaf.narrowed:
-        return widen(Narrow(numbers, leaf.parts.get("scale")), leaf.name)
+    if numbers.size != count:
+        raise InputError(
+            f"the message has {numbers.size:,} numbers of {leaf.name}, {count:,} are "
+            "kept"
+        )
+    if leaf.values != "float32":
+        levels = LEVELS.get(leaf.values, 1)
+        return widen(Narrow(numbers, leaf.parts.get("scale")), leaf.name, levels)
     return numbers
 
 
 def _spread(leaf: _Leaf, mask: np.ndarray | None) -> np.ndarray:
     """Returns an array's numbers ``[n]``: those that were sent, and zeros."""
-    numbers, size = _numbers(leaf), math.prod(leaf.shape)
+    size = math.prod(leaf.shape)
     kept = size if mask is None else int(np.count_nonzero(mask))
-    if numbers.size != kept:
-        raise InputError(
-            f"the message has {numbers.size:,} numbers of {leaf.name}, {kept:,} are "
-            "kept"
-        )
-    if kept == size:
-        return numbers
-    spread = np.zeros(size, numbers.dtype)
-    spread[mask] = numbers.reshape(-1)
+    places = _positions(leaf, _NONZERO)
+    if places is None:
+        numbers = _numbers(leaf, kept)
+    else:
+        chosen = positions.read(places, kept, leaf.name)
+        numbers = _numbers(leaf, int(np.count_nonzero(chosen)))
+        numbers = _placed(numbers, chosen)
+    return numbers if kept == size else _placed(numbers, mask)
+
+
+def _placed(numbers: np.ndarray, places: np.ndarray | None) -> np.ndarray:
+    assert places is not None
+    spread = np.zeros(places.size, numbers.dtype)
+    spread[places] = numbers.reshape(-1)
     return spread

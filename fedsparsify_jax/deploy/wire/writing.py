@@ -12,10 +12,12 @@ from fedsparsify_jax.deploy.wire.values import (
     CODES,
     DTYPE_OF,
     DTYPES,
+    LEVELS,
     VALUES,
     Narrow,
     Values,
     narrow,
+    paired,
     planes,
 )
 from fedsparsify_jax.errors import InputError, shown, unknown
@@ -31,6 +33,8 @@ def encode(
     values: Values = "float32",
     known: Masks | None = None,
     previous: Masks | None = None,
+    nonzero: bool = False,
+    scales: Mapping[str, Any] | None = None,
     compress: Literal["zstd"] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> bytes:
@@ -39,11 +43,16 @@ def encode(
     Args:
       variables: nested dicts of arrays, NumPy's or JAX's.
       masks: what is kept of them, bools of the same shapes; None for a dense message.
-      values: dtype in which float32 arrays travel: ``"float32"``, bit for bit, or
-        ``"float16"``, ``"bfloat16"`` or ``"int8"`` with a scale for every array. Arrays
-        of other dtypes always travel as they are.
+      values: dtype in which float32 arrays travel: ``"float32"``, bit for bit,
+        ``"float16"``, ``"bfloat16"``, or ``"int8"`` and ``"int4"`` with a scale for
+        every array. Arrays of other dtypes always travel as they are.
       known: masks that the receiver has, exactly these: no positions are sent.
       previous: masks that the receiver has: what has changed since is sent.
+      nonzero: whether kept numbers that are zero are left out, and positions of the
+        others among the kept ones sent.
+      scales: of ``"int8"`` and ``"int4"``: nested dicts of float32 scalars, for some of
+        the arrays, whose numbers are whole multiples of them and travel exactly. All
+        other arrays travel as they are.
       compress: ``"zstd"`` for a message in zstd (extra ``deploy``), its numbers as
         planes of bytes; lossless.
       metadata: whatever JSON can say, for the receiver.
@@ -62,6 +71,7 @@ def encode(
     """
     _check_options(values, compress, masks, known, previous)
     leaves, empty = flat(variables, "variables")
+    given = _scales(scales, values, leaves)
     _check_dtypes(leaves)
     receiver = known if previous is None else previous
     has = None if receiver is None else _fitting(receiver, leaves)
@@ -74,7 +84,13 @@ def encode(
     for name, leaf in leaves.items():
         mask = None if kept is None else kept[name].reshape(-1)
         numbers = _kept_numbers(leaf, mask, name)
-        parts = _parts(numbers, values, name, in_planes=compress is not None)
+        places: dict[str, np.ndarray] = {}
+        if nonzero:
+            numbers, places = _nonzero(numbers)
+        narrows = values if given is None or name in given else "float32"
+        scale = (given or {}).get(name)
+        parts = _parts(numbers, narrows, name, scale, in_planes=compress is not None)
+        parts |= places
         if has is None and "" in parts and numbers.size == leaf.size:
             parts[""] = parts[""].reshape(leaf.shape)
         elif has is None:
@@ -82,7 +98,9 @@ def encode(
         if mask is not None and known is None:
             parts |= _changes(mask, None if has is None else has[name].reshape(-1))
         arrays |= {f"{name}#{part}" if part else name: a for part, a in parts.items()}
+    newer = values == "int4" or any("#nonzero." in name for name in arrays)
     header = Header(
+        version=2 if newer else 1,
         masks=_kind(masks, known, previous),
         of="" if has is None else digest(has),
         values=values,
@@ -152,7 +170,7 @@ def _check_same(masks: Arrays | None, known: Arrays | None) -> None:
 
 def _exact(leaves: Arrays, values: str) -> tuple[str, ...]:
     """Returns the arrays that have the dtype ``values`` without being narrowed."""
-    if values == "float32":
+    if values in ("float32", "int4"):  # the container has no dtype of int4
         return ()
     return tuple(n for n, leaf in leaves.items() if leaf.dtype == DTYPE_OF[values])
 
@@ -171,14 +189,50 @@ def _kept_numbers(leaf: np.ndarray, mask: np.ndarray | None, name: str) -> np.nd
     return kept
 
 
+def _scales(
+    scales: Mapping[str, Any] | None, values: str, leaves: Arrays
+) -> Arrays | None:
+    """Returns the scales of float32 arrays by path."""
+    if scales is None:
+        return None
+    if values not in LEVELS:
+        raise InputError(f"scales go with values {', '.join(LEVELS)}, not {values}")
+    given, _ = flat(scales, "scales")
+    for name, scale in given.items():
+        if name not in leaves or leaves[name].dtype != np.float32:
+            raise InputError(f"scales have {shown(name)}, which is no float32 array")
+        fits = scale.size == 1 and scale.dtype == np.float32
+        most = float(np.finfo(np.float32).max)
+        if not fits or not 0 <= float(scale.reshape(())) * LEVELS[values] <= most:
+            raise InputError(f"the scale of {shown(name)} is {shown(scale)}")
+    return given
+
+
+def _nonzero(numbers: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns the numbers ``[k]`` of ``[n]`` that have a bit, and where they are."""
+    pieces = numbers.view(np.uint8).reshape(len(numbers), numbers.dtype.itemsize)
+    chosen = np.asarray(pieces.any(axis=1))
+    if chosen.all():
+        return numbers, {}
+    form, code = positions.write(chosen)
+    return numbers[chosen], {f"nonzero.{form}": code}
+
+
 def _parts(
-    numbers: np.ndarray, values: str, name: str, *, in_planes: bool
+    numbers: np.ndarray,
+    values: str,
+    name: str,
+    scale: np.ndarray | None,
+    *,
+    in_planes: bool,
 ) -> dict[str, np.ndarray]:
     """Returns the parts of the message that hold numbers ``[k]``."""
     sent = Narrow(numbers, None)
     if numbers.dtype == np.float32:
-        sent = narrow(numbers, values, shown(name))
+        sent = narrow(numbers, values, shown(name), scale)
     parts = {} if sent.scale is None else {"scale": sent.scale}
+    if parts and values == "int4":
+        return {"int4": paired(sent.numbers), **parts}
     dtype = sent.numbers.dtype
     if in_planes and dtype.itemsize > 1:
         return {CODES[dtype]: planes(sent.numbers), **parts}

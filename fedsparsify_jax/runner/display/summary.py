@@ -14,6 +14,12 @@ from fedsparsify_jax.runner.programs.program import Report
 Record = dict[str, Any]
 
 _TRY = "try a smaller --learning-rate"
+_FORMULA = "non-zeros x 32 bit (FedSparsify authors; masks not counted)"
+_UPLOADS = {
+    "topk": "; uploads: sent entries x 32 bit and their positions",
+    "int8": "; uploads: kept entries x 8 bit and a scale a layer",
+    "int4": "; uploads: kept entries x 4 bit and a scale a layer",
+}
 COUNTED = ("merged", *FAILED)
 """Clients of a round that every line of ``metrics.jsonl`` counts."""
 
@@ -62,7 +68,12 @@ def round_record(
 
 
 def summarize(
-    records: list[Record], *, parameters: int, kept: int, numbers: int
+    records: list[Record],
+    *,
+    parameters: int,
+    kept: int,
+    numbers: int,
+    compression: str = "none",
 ) -> dict[str, Any]:
     """Returns totals and last values of a run's rounds.
 
@@ -71,6 +82,7 @@ def summarize(
       parameters: prunable parameters of the model.
       kept: how many of them the final masks keep.
       numbers: all numbers of the model, statistics included.
+      compression: of uploads.
     """
     last = records[-1]
     metric, best_of = ("mae", min) if "test_mae" in last else ("accuracy", max)
@@ -100,12 +112,13 @@ def summarize(
         "target_sparsity": last["target_sparsity"],
         "parameters": parameters,
         "parameters_kept": kept,
-        "bytes_formula": "non-zeros x 32 bit (FedSparsify authors; masks not counted)",
+        "bytes_formula": _FORMULA + _UPLOADS.get(compression, ""),
         "bytes_up": up,
         "bytes_down": down,
-        # One bit a prunable parameter, and a 32-bit index a non-zero, for each message.
+        # One bit a prunable parameter, and a 32-bit index a non-zero, for each message;
+        # compressed uploads have no such index.
         "bytes_with_masks": moved + messages * math.ceil(parameters / 8),
-        "bytes_with_indices": 2 * moved,
+        "bytes_with_indices": 2 * moved if compression == "none" else up + 2 * down,
         "bytes_dense": dense,
         **{field: total(field) for field in FAILED},
         "rounds_without_clients": sum(r.get("merged", 1) == 0 for r in records),
@@ -194,6 +207,12 @@ def _encoded(summary: dict[str, Any]) -> dict[str, str]:
     return {"encoded messages": text}
 
 
+def _short_formula(summary: dict[str, Any]) -> str:
+    """Returns how the bytes of a run are counted, without its remarks."""
+    formula: str = summary["bytes_formula"]
+    return formula.replace(_FORMULA, "non-zeros x 32 bit").replace("; ", ", ")
+
+
 def display(console: Console, summary: dict[str, Any], where: str) -> None:
     """Prints the summary: a name and a value a line, never cut or wrapped."""
 
@@ -220,7 +239,7 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
             f"{summary['parameters_kept']:,} of {summary['parameters']:,}"
         ),
         "bytes moved": (
-            f"{megabytes(moved)} as non-zeros x 32 bit; dense "
+            f"{megabytes(moved)} as {_short_formula(summary)}; dense "
             f"{megabytes(summary['bytes_dense'])}"
             + (f" ({saving:.2f} x)" if saving else "")
         ),

@@ -48,6 +48,7 @@ from fedsparsify_jax.types import (
     Scope,
     ServerOptimizer,
     Source,
+    UploadCompression,
     Variant,
     VoteRule,
     WireValues,
@@ -260,6 +261,23 @@ class TrainConfig:
     wire_values: Annotated[WireValues, Heading("Messages"), Keyword()] = "float32"
     """What models travel as between clients and server, who go on with the rounded
     numbers."""
+    upload_compression: Annotated[UploadCompression, Keyword()] = "none"
+    """What clients upload in place of their model: the largest entries of its change,
+    or all of them rounded at random to 8 or 4 bits."""
+    topk_fraction: Annotated[
+        float | None,
+        SHARE,
+        Keyword(),
+        Shown(hint="of topk; default: 0.1"),
+        TRACED,
+        CHANGEABLE,
+    ] = None
+    """Share of the kept entries whose change a client uploads."""
+    error_feedback: Annotated[
+        Switch | None, Keyword(), Shown(hint="default: on for topk")
+    ] = None
+    """Whether clients keep what compression leaves out and add it to their next change,
+    which takes the memory of a model for every client of the federation."""
     measure_bytes: Annotated[bool, TRAIN_ONLY] = False
     """Encode every message of every round and report the bytes, beside the formula's.
     Keeps a model for each client of a round in memory."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from fedsparsify_jax import data
 from fedsparsify_jax.aggregation.merges import WITHSTANDING
+from fedsparsify_jax.compressors import Compression, compression_of
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
 from fedsparsify_jax.engine.wrappers.attacks import SCALED
@@ -35,6 +36,7 @@ def _check_together(config: TrainConfig) -> None:
         )
     distributed.check(config.coordinator, config.num_processes, config.process_id)
     _check_hostile(config)
+    compression(config)
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
     if config.wire_compression != "none" and not config.measure_bytes:
@@ -94,6 +96,23 @@ def _check_hostile(config: TrainConfig) -> None:
             f"--assumed-attackers goes with --merge {'|'.join(WITHSTANDING)}, not with "
             f"{config.merge}"
         )
+
+
+def compression(config: TrainConfig) -> Compression | None:
+    """Returns how uploads are compressed; None if they are not.
+
+    Raises:
+      InputError: for options that do not go together.
+    """
+    feedback = config.error_feedback
+    try:
+        return compression_of(
+            config.upload_compression,
+            config.topk_fraction,
+            None if feedback is None else feedback == "on",
+        )
+    except ValueError as error:
+        raise InputError(in_options(str(error))) from error
 
 
 def _of_store(config: TrainConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.resolve import compression
 from fedsparsify_jax.runner.programs.placement import clients_at_once
 from fedsparsify_jax.trees import size
 
@@ -60,20 +61,26 @@ def check_memory(
     share = -(-cohort // len(devices))
     at_once = min(clients_at_once(options, model, device) or share, share)
     example = math.prod(x.shape[1:])
-    numbers = size(jax.eval_shape(model.init, jax.random.key(0)))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    numbers = size(shapes)
     stored = len(parts) * max(map(len, parts)) * example * x.dtype.itemsize
     if config.client_data == "disk":
         stored = 0
     training = sharing * at_once * 4 * (3 * numbers + batch_size * example)
     # Uploads that are measured stay until the round ends, those of the whole cohort.
     uploads = sharing * share * 4 * numbers if config.measure_bytes else 0
-    needed, memory = stored + training + uploads, memory_of(device)
+    residuals, sent = 0, compression(config)
+    if sent is not None and sent.error_feedback:
+        residuals = len(parts) * 4 * size(shapes["params"])
+    needed, memory = stored + training + uploads + residuals, memory_of(device)
     if needed > memory:
         kept = f", and --measure-bytes keeps {uploads / _GIB:,.1f} GiB of uploads"
+        kept_residuals = f", their residuals {residuals / _GIB:,.1f} (--error-feedback)"
         raise InputError(
             f"training needs at least {needed / _GIB:,.1f} GiB of memory, the device "
             f"has {memory / _GIB:,.1f}: --batch-size is {config.batch_size}, "
             f"{at_once} of {len(parts)} clients train at once (--chunk-size), and "
             f"their data take {stored / _GIB:,.1f} GiB (--client-data disk: none)"
             + (kept if uploads else "")
+            + (kept_residuals if residuals else "")
         )

@@ -80,7 +80,36 @@ def test_a_dense_message_is_a_plain_safetensors_file():
     assert wire.encode({"w": np.array([[3, -0.5, 0]], np.float32)}) == expected
 
 
-@pytest.mark.parametrize("version", ["2", "0", "true", "1.0", '"1"', "null"])
+def test_int4():
+    """The scale is 3 / 7; 7, -1 (rounded from -7 / 6) and 0: 0111 1111 | 0000 0000."""
+    expected = container(
+        '{"version":2,"masks":"sent","values":"int4","shapes":{"w":[10]}}',
+        '"w#scale":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+        '"w#int4":{"dtype":"U8","shape":[2],"data_offsets":[4,6]},'
+        '"w#kept.bitmap":{"dtype":"U8","shape":[2],"data_offsets":[6,8]}',
+        np.float32(3 / 7).tobytes() + b"\x7f\x00" + b"\x21\x40",
+    )
+    message = wire.encode(VARIABLES, MASKS, values="int4")
+    assert message == expected
+    decoded = wire.decode(message).variables["w"]
+    assert decoded[[2, 7, 9]].tolist() == [3.0, -np.float32(3 / 7), 0.0]
+
+
+def test_zeros_that_are_left_out():
+    """The third of the kept numbers is zero, kept all the same: 110."""
+    expected = container(
+        '{"version":2,"masks":"sent","shapes":{"w":[10]}}',
+        '"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+        '"w#kept.bitmap":{"dtype":"U8","shape":[2],"data_offsets":[8,10]},'
+        '"w#nonzero.bitmap":{"dtype":"U8","shape":[1],"data_offsets":[10,11]}',
+        NUMBERS[:8] + b"\x21\x40" + b"\xc0",
+    )
+    message = wire.encode(VARIABLES, MASKS, nonzero=True)
+    assert message == expected
+    assert wire.decode(message).masks["w"].tolist() == MASKS["w"].tolist()
+
+
+@pytest.mark.parametrize("version", ["3", "0", "true", "1.0", '"1"', "null"])
 def test_other_versions_are_refused(version):
     message = container(
         f'{{"version":{version},"masks":"none"}}',

@@ -46,6 +46,8 @@ def container(header=None, **arrays):
 
 ONE = np.ones(1, np.float32)
 BYTE = np.zeros(1, np.uint8)
+INT4 = {"version": 2, "values": "int4", "shapes": {"w": [1]}}
+BOTH = ("bitmap", "ones")
 
 
 def of(*numbers, dtype=np.uint8):
@@ -63,6 +65,33 @@ def of(*numbers, dtype=np.uint8):
         (save({"w": ONE}, {"fedsparsify": "[]"}), "its header is no record"),
         (container({"masks": "all"}, w=ONE), "masks 'all'"),
         (container({"values": "int4"}, w=ONE), "values 'int4'"),
+        (container({"version": 2, "values": "int2"}, w=ONE), "values 'int2'"),
+        (container(w__int4=BYTE), "'w' has parts that version 1 does not have"),
+        (container(w=ONE, **{"w__nonzero.ones": BYTE}), "parts that version 1 does"),
+        (container(INT4 | {"values": "int8"}, w__int4=BYTE), "'w' is in int4, the he"),
+        (container(INT4, w__int4=BYTE), "scale too many, or none"),
+        (container(INT4, w__int4=BYTE, w__scale=np.float32([np.nan])), "scale of 'w'"),
+        (container(INT4, w__int4=BYTE, w=ONE), "'w' make no array"),
+        (container(INT4, w__int4=of(0, 0), w__scale=ONE), "no 1 numbers of four bits"),
+        (container(INT4, w__int4=BYTE.view(np.int8), w__scale=ONE), "no 1 numbers of"),
+        (container(INT4, w__int4=of(1), w__scale=ONE), "four bits without a meaning"),
+        (container(INT4, w__int4=of(128), w__scale=ONE), "bits without a meaning"),
+        (
+            container(INT4 | {"shapes": {}}, w__int4=BYTE, w__scale=ONE),
+            "does not say the shape of 'w'",
+        ),
+        (
+            container({"version": 2}, w=ONE, **{"w__nonzero.bitmap": BYTE}),
+            "1 numbers of 'w', 0 are kept",
+        ),
+        (
+            container({"version": 2}, w=ONE, **{"w__nonzero.ones": of(1)}),
+            "reach 1, it has 1 numbers",
+        ),
+        (
+            container({"version": 2}, w=ONE, **{f"w__nonzero.{f}": BYTE for f in BOTH}),
+            "'w' make no array",
+        ),
         (container({"extra": 1}, w=ONE), "unknown 'extra'"),
         (container({"exact": ["b"]}, w=ONE), "lacks 'b'"),
         (container({"shapes": {"b": [1]}}, w=ONE), "lacks 'b'"),
@@ -194,6 +223,14 @@ def test_memory_is_not_taken_for_promises():
         ({"masks": {"v": np.array([True, False])}}, "'v' is not zero where its mask"),
         ({"values": "float8"}, "unknown values 'float8'"),
         ({"compress": "gzip"}, "unknown compress 'gzip'"),
+        ({"scales": {"v": ONE}}, "scales go with values int8, int4, not float32"),
+        ({"scales": {"u": ONE}, "values": "int4"}, "'u', which is no float32 array"),
+        ({"scales": {"v": -ONE}, "values": "int4"}, r"the scale of 'v' is array\(\[-1"),
+        (
+            {"scales": {"v": ONE * 0.3}, "values": "int4"},
+            "'v' is not -7 to 7 times its",
+        ),
+        ({"scales": {"v": ONE / 8}, "values": "int4"}, "'v' is not -7 to 7 times its"),
         ({"known": {}, "previous": {}}, "not both"),
         ({"previous": {}}, "give the masks"),
         ({"metadata": {"x": float("nan")}}, "cannot be written"),

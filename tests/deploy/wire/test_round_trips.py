@@ -16,6 +16,7 @@ OPTIONS = st.fixed_dictionaries(
     {
         "how": st.sampled_from(("dense", "sent", "known", "previous")),
         "compress": st.sampled_from((None, "zstd")),
+        "nonzero": st.booleans(),
     }
 )
 
@@ -83,10 +84,15 @@ def test_sixteen_bits_round_to_the_nearest_and_stay_finite(model, options, value
                 np.testing.assert_array_equal(after, expected)
 
 
-@settings(max_examples=150)
-@given(model=messages.models(MIXED).filter(messages.finite), options=OPTIONS)
-def test_int8_is_off_by_half_a_step_at_most(model, options):
-    _, decoded = sent(model, **options, values="int8")
+@settings(max_examples=200)
+@given(
+    model=messages.models(MIXED).filter(messages.finite),
+    options=OPTIONS,
+    values=st.sampled_from(("int8", "int4")),
+)
+def test_integers_are_off_by_half_a_step_at_most(model, options, values):
+    _, decoded = sent(model, **options, values=values)
+    levels = {"int8": 127, "int4": 7}[values]
     pairs = zip(leaves(decoded.variables), leaves(model.variables), strict=True)
     for after, before in pairs:
         assert after.dtype == before.dtype
@@ -96,14 +102,53 @@ def test_int8_is_off_by_half_a_step_at_most(model, options):
         exact = before.astype(np.float64)
         largest = np.max(np.abs(exact), initial=0)
         # Half a step, and the rounding of a scale that is nearly zero.
-        most = largest / 127 * 0.5001 + 130 * 2.0**-149
+        most = largest / levels * 0.5001 + 130 * 2.0**-149
         assert (np.abs(after - exact) <= most).all()
 
 
-def test_int8_refuses_what_it_has_no_number_for():
+@pytest.mark.parametrize("values", ["int8", "int4"])
+def test_integers_refuse_what_they_have_no_number_for(values):
     for number in (np.nan, np.inf, -np.inf):
+        broken = {"w": np.array([1, number], np.float32)}
         with pytest.raises(InputError, match=r"'w' has a NaN or an infinity.*float16"):
-            wire.encode({"w": np.array([1, number], np.float32)}, values="int8")
+            wire.encode(broken, values=values)
+        with pytest.raises(InputError, match=r"'w' is not -[127]+ to [127]+ times its"):
+            wire.encode(broken, values=values, scales={"w": np.float32(1)})
+
+
+@settings(max_examples=150)
+@given(
+    size=st.integers(0, 40),
+    levels=st.sampled_from((127, 7)),
+    exponent=st.integers(-100, 100),
+    options=OPTIONS,
+    seed=st.integers(0, 2**32),
+)
+def test_multiples_of_a_scale_travel_exactly(size, levels, exponent, options, seed):
+    """As compressed changes do: scales have 16 significant bits at most."""
+    rng = np.random.default_rng(seed)
+    scale = np.float32(rng.integers(1, 2**16) * 2.0**exponent)
+    codes = rng.integers(-levels, levels + 1, size) * (rng.random(size) < 0.7)
+    mask = rng.random(size) < 0.8
+    numbers = np.where(mask, codes.astype(np.float32) * scale, np.float32(0))
+    variables = {"w": numbers, "s": rng.normal(size=3).astype(np.float32)}
+    ones = {"w": mask, "s": np.ones(3, bool)}
+    model = messages.Model(
+        variables, ones, {"w": rng.random(size) < 0.5, "s": ones["s"]}
+    )
+    values = "int8" if levels == 127 else "int4"
+    _, decoded = sent(model, **options, values=values, scales={"w": scale})
+    np.testing.assert_array_equal(decoded.variables["w"], numbers)
+    assert same_bits(decoded.variables["s"], variables["s"])  # which has no scale
+
+
+def test_zeros_that_are_left_out_make_messages_shorter():
+    rng = np.random.default_rng(0)
+    numbers = np.where(rng.random(10_000) < 0.1, np.float32(1.5), np.float32(0))
+    masks = {"w": np.ones(10_000, bool)}
+    few = wire.encode({"w": numbers}, masks, known=masks, nonzero=True)
+    count = np.count_nonzero(numbers)
+    assert 5 * count < len(few) < 5 * count + 300
 
 
 def test_a_kept_zero_stays_kept_and_minus_zero_keeps_its_sign():

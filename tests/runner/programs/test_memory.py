@@ -1,5 +1,7 @@
 """Batches longer than any client, and runs that cannot fit into memory."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -57,3 +59,13 @@ def test_uploads_that_are_measured_count(monkeypatch):
         words = "--measure-bytes keeps" if measured else r"disk: none\)$"
         with pytest.raises(InputError, match=words):
             assemble(config, jax.local_devices()[:1])
+
+
+def test_residuals_of_all_clients_are_in_the_estimate(monkeypatch):
+    config = resolve(TrainConfig(num_clients=100, upload_compression="topk"))
+    one_device = jax.local_devices()[:1]
+    # Of the data, 100 residuals of 26,122 numbers, and one client in training.
+    monkeypatch.setattr(memory, "memory_of", lambda device: 100 * 4 * 26_122)
+    with pytest.raises(InputError, match=r"their residuals 0.0 \(--error-feedback\)"):
+        assemble(config, one_device)
+    assemble(dataclasses.replace(config, error_feedback="off"), one_device)
