@@ -21,7 +21,7 @@ FIRST = 1.0
 DENSE = 2.1
 """Of a weight of another dense layer."""
 LISTS = 14_000.0
-"""Of a layer in index lists whatever its size: its input is transposed, for the most."""
+"""Of a layer in index lists whatever its size, for the transposition of its input."""
 SLOT = 6.0
 """Of a slot of an index list."""
 SPREAD = 11.0
