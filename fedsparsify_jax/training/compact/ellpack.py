@@ -2,14 +2,17 @@
 
 A row holds the places of up to ``slots`` inputs that one output reads. An output with
 more survivors has several rows, so that few long rows do not make all of them long;
-a product of 0s and 1s adds the rows of an output up again. Activations are held
-batch-last, ``[inputs, B]``, so that every gathered row is contiguous.
+a product adds the rows of an output up again. Activations are held batch-last,
+``[inputs, B]``, so that every row that is read is contiguous.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from fedsparsify_jax.training.compact import products
 
 
 class Lists(NamedTuple):
@@ -17,8 +20,7 @@ class Lists(NamedTuple):
 
     inputs: jax.Array  # [rows, slots] int32: what a slot reads, 0 where it is padding
     valid: jax.Array  # [rows, slots] bool: False for padding
-    owner: jax.Array  # [rows] int32: the output that a row belongs to
-    owned: jax.Array  # [outputs, rows] float32: 1 where a row belongs to an output
+    owner: jax.Array  # [rows] int32: the output that a row belongs to, ascending
 
 
 def rows_needed(mask: jax.Array, slots: int) -> jax.Array:
@@ -55,12 +57,10 @@ def index_lists(mask: jax.Array, rows: int, slots: int) -> Lists:
     filled = empty.at[place.ravel()].set(source.ravel(), mode="drop")
     filled = filled.reshape(rows, slots)
     owner = jnp.searchsorted(ends, jnp.arange(rows), side="right").astype(jnp.int32)
-    owned = owner[None] == jnp.arange(outputs)[:, None]
     return Lists(
-        jnp.maximum(filled, 0),
-        filled >= 0,
-        jnp.minimum(owner, outputs - 1),
-        owned.astype(jnp.float32),
+        inputs=jnp.maximum(filled, 0),
+        valid=filled >= 0,
+        owner=jnp.minimum(owner, outputs - 1),
     )
 
 
@@ -76,13 +76,15 @@ def unpack(lists: Lists, values: jax.Array, kernel: jax.Array) -> jax.Array:
     return kernel.at[place, lists.owner[:, None]].set(values, mode="drop")
 
 
-def matmul(lists: Lists, values: jax.Array, x: jax.Array) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def matmul(lists: Lists, values: jax.Array, x: jax.Array, outputs: int) -> jax.Array:
     """Multiplies ``kernel.T @ x`` with the listed entries only.
 
     Args:
       lists: the places of the survivors; of padding the values must be zero.
       values: their weights ``[rows, slots]``.
       x: ``[inputs, B]``.
+      outputs: of the kernel.
 
     Returns:
       ``[outputs, B]``.
@@ -90,11 +92,53 @@ def matmul(lists: Lists, values: jax.Array, x: jax.Array) -> jax.Array:
     Example:
       >>> kernel = jnp.array([[1.0, 0.0], [0.0, 0.0], [2.0, 3.0]])
       >>> lists = index_lists(kernel != 0, rows=2, slots=2)
-      >>> matmul(lists, pack(lists, kernel), jnp.array([[1.0], [10.0], [100.0]]))
+      >>> x = jnp.array([[1.0], [10.0], [100.0]])
+      >>> matmul(lists, pack(lists, kernel), x, 2)
       Array([[201.],
              [300.]], dtype=float32)
     """
-    partial = jnp.einsum("rs,rsb->rb", values, x.at[lists.inputs].get(mode="clip"))
-    if lists.owned.shape[0] == lists.owned.shape[1]:  # every output has one row
-        return partial
-    return lists.owned @ partial
+    return jax.lax.platform_dependent(
+        lists.inputs,
+        lists.owner,
+        values,
+        x,
+        cpu=partial(products.looped, outputs=outputs),
+        default=partial(products.gathered, outputs=outputs),
+    )
+
+
+Residuals = tuple[Lists, jax.Array, jax.Array]
+
+
+def _forward(
+    lists: Lists, values: jax.Array, x: jax.Array, outputs: int
+) -> tuple[jax.Array, Residuals]:
+    # One copy of x in this layout, instead of one for each of its two readers.
+    x = jax.lax.optimization_barrier(x)
+    return matmul(lists, values, x, outputs), (lists, values, x)
+
+
+def _backward(
+    outputs: int, residuals: Residuals, dy: jax.Array
+) -> tuple[None, jax.Array, jax.Array]:
+    lists, values, x = residuals
+
+    def gathered(*operands: jax.Array) -> tuple[jax.Array, jax.Array]:
+        inputs, owner, values, x, dy = operands
+        product = partial(products.gathered, inputs, owner, outputs=outputs)
+        return jax.vjp(product, values, x)[1](dy)
+
+    def looped(*operands: jax.Array) -> tuple[jax.Array, jax.Array]:
+        inputs, owner, values, x, dy = operands
+        return (
+            products.gradient_of_values(inputs, owner, x, dy),
+            products.gradient_of_x(inputs, owner, values, dy, x.shape[0]),
+        )
+
+    by_values, by_x = jax.lax.platform_dependent(
+        lists.inputs, lists.owner, values, x, dy, cpu=looped, default=gathered
+    )
+    return None, by_values, by_x
+
+
+matmul.defvjp(_forward, _backward)

@@ -121,8 +121,10 @@ class CompactForm:
         replacements: dict[Path, Replacement] = {}
         for number, stage in enumerate(self.stages):
             first = index.units[0] if number == 0 else None
-            replacements[stage.path] = partial(_layer, first, index.lists[number])
             kept = index.units[number + 1]
+            outputs = stage.outputs if kept is None else kept.shape[0]
+            lists = index.lists[number]
+            replacements[stage.path] = partial(_layer, first, lists, outputs)
             if kept is not None:
                 for path in stage.dropouts:
                     replacements[path] = partial(_dropout, kept, stage.outputs)
@@ -208,6 +210,7 @@ def _with_entry(tree: Any, path: Path, new: Any) -> Any:
 def _layer(
     inputs: jax.Array | None,
     lists: ellpack.Lists | None,
+    outputs: int,
     own: Mapping[str, jax.Array],
     x: jax.Array,
     call: LayerCall,
@@ -217,7 +220,7 @@ def _layer(
         x = jnp.take(x, inputs, axis=-1, mode="clip")
     if lists is None:
         return call(x)
-    y = ellpack.matmul(lists, own["kernel"], x.T).T
+    y = ellpack.matmul(lists, own["kernel"], x.T, outputs).T
     return y + own["bias"][None] if "bias" in own else y
 
 

@@ -1,9 +1,9 @@
 """The form that pays: sizes of a compact form for given masks, by measured costs.
 
 The costs are nanoseconds of one core for one client step of 32 examples, forward,
-backward and update (AMD EPYC, jax 0.10.2, `benchmarks/sparse_training.py`). Only their
-ratios matter for the choice: a slot of an index list costs as much as 15 dense weights,
-so that lists pay below about 4 % of the weights, padding counted.
+backward and update (Xeon with AVX-512, jax 0.10.2, `benchmarks/list_products.py`). Only
+their ratios matter for the choice between forms: in a first layer of 784 x 128, lists
+pay below about 14 % of the weights.
 """
 
 import math
@@ -16,18 +16,22 @@ from fedsparsify_jax.training.compact.form import CompactForm, Lists, Plan
 from fedsparsify_jax.training.compact.structure import Stage, alive_units, entry
 from fedsparsify_jax.types import ApplyFn, Masks
 
-DENSE = 2.0
-"""Of a weight of a dense layer."""
-SLOT = 30.0
+FIRST = 1.0
+"""Of a weight of a first layer, whose input needs no gradient."""
+DENSE = 2.1
+"""Of a weight of another dense layer."""
+LISTS = 14_000.0
+"""Of a layer in index lists whatever its size, for the transposition of its input."""
+SLOT = 6.0
 """Of a slot of an index list."""
-OWNED = 2.0
-"""Of an entry of the product that adds up the rows of an output."""
-READ = 8.0
+SPREAD = 11.0
+"""Of a slot for the gradient of what the layer reads, if that is needed."""
+READ = 15.0
 """Of picking one input out of all, for a first layer without those nobody reads."""
-STEP = 60_000.0
-"""Of what a step costs whatever the form: its batch, the loss, many small programs."""
-SLOTS = (4, 8, 16, 32, 64)
-"""Lengths of lists that are tried."""
+STEP = 6_000.0
+"""Of what a step costs whatever the form: its batch and the loss."""
+SLOTS = 4
+"""Of an index list: as many as a pass of `products.looped` adds."""
 
 
 def bucket(count: int, limit: int) -> int:
@@ -87,27 +91,22 @@ def _lists(
     mask = mask & np.tile(alive[0], places)[:, None] & alive[1][None]
     mask = mask[:, np.flatnonzero(alive[1])]
     spare = outputs - mask.shape[1]
-    found, least = None, dense_cost(places * inputs, outputs, first=first)
-    for slots in SLOTS:
-        rows = bucket(int(rows_needed(mask, slots)) + spare, mask.size)
-        cost = lists_cost(rows, slots, outputs, first=first)
-        if cost < least:
-            found, least = Lists(rows, slots), cost
-    return found
+    rows = bucket(int(rows_needed(mask, SLOTS)) + spare, mask.size)
+    dense = dense_cost(places * inputs, outputs, first=first, picks=first)
+    if lists_cost(rows, SLOTS, first=first) >= dense:
+        return None
+    return Lists(rows, SLOTS)
 
 
-def dense_cost(inputs: int, outputs: int, *, first: bool) -> float:
-    """Nanoseconds a client step of a dense layer; a first one also picks inputs."""
-    return inputs * outputs * DENSE + (inputs * READ if first else 0)
+def dense_cost(inputs: int, outputs: int, *, first: bool, picks: bool) -> float:
+    """Nanoseconds a client step of a dense layer; ``picks``: of some inputs only."""
+    weights = inputs * outputs * (FIRST if first else DENSE)
+    return weights + (inputs * READ if picks else 0)
 
 
-def lists_cost(rows: int, slots: int, outputs: int, *, first: bool) -> float:
-    """Nanoseconds a client step of a layer in index lists.
-
-    The gradient of what it reads is a scatter, which the first layer has no need of.
-    """
-    adding = 0.0 if rows == outputs else rows * outputs * OWNED
-    return rows * slots * SLOT * (1 if first else 2) + adding
+def lists_cost(rows: int, slots: int, *, first: bool) -> float:
+    """Nanoseconds a client step of a layer in index lists."""
+    return LISTS + rows * slots * (SLOT if first else SLOT + SPREAD)
 
 
 def step_cost(stages: Sequence[Stage], masks: Masks, plan: Plan | None = None) -> float:
@@ -133,12 +132,12 @@ def step_cost(stages: Sequence[Stage], masks: Masks, plan: Plan | None = None) -
         size, first = lists[number], number == 0
         outputs = units[number + 1]
         if size is not None:
-            total += lists_cost(*size, outputs, first=first)
+            total += lists_cost(*size, first=first)
             continue
         shape = entry(masks["params"], stage.path)["kernel"].shape
         repeats = math.prod(shape[:-1]) // widths[number] * stage.places
         picks = first and room[0] is not None
-        total += repeats * dense_cost(units[number], outputs, first=picks)
+        total += repeats * dense_cost(units[number], outputs, first=first, picks=picks)
     return total
 
 

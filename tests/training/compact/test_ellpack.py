@@ -32,7 +32,7 @@ def test_product_and_way_back(seed, inputs, outputs, density, slots, spare):
     values = ellpack.pack(lists, kernel)
     x = jnp.asarray(np.random.default_rng(seed + 1).normal(size=(inputs, 3)))
     np.testing.assert_allclose(
-        ellpack.matmul(lists, values, x), kernel.T @ x, rtol=1e-5, atol=1e-6
+        ellpack.matmul(lists, values, x, outputs), kernel.T @ x, rtol=1e-5, atol=1e-6
     )
     back = ellpack.unpack(lists, values + 1, kernel)
     np.testing.assert_array_equal(back, jnp.where(mask, kernel + 1, kernel))
@@ -44,7 +44,7 @@ def test_gradients_are_those_of_the_dense_layer():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(7, 3)))
 
     def sparse(values, x):
-        return jnp.sum(jnp.sin(ellpack.matmul(lists, values, x)))
+        return jnp.sum(jnp.sin(ellpack.matmul(lists, values, x, 4)))
 
     def dense(kernel, x):
         return jnp.sum(jnp.sin(kernel.T @ x))
