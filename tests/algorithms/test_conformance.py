@@ -49,6 +49,7 @@ class Row(NamedTuple):
 
 
 KEPT_MOMENTUM = {"momentum": 0.9, "optimizer_state": "kept"}
+SHARED = {*KEPT_MOMENTUM, "powerprop"}  # options of training that change FedAvg too
 PRUNEFL: Any = {"monotone": False, "drawn_client": True, "masks_travel": True}
 LOCAL: Any = {"exact_from": None, "masks_travel": True}
 FEDDST: Any = {
@@ -61,10 +62,14 @@ FEDDST: Any = {
 ROWS = {
     "fedavg": Row(final=None),
     "fedavg, momentum": Row(KEPT_MOMENTUM, final=None, long=False),
+    "fedavg, powerprop": Row({"powerprop": 1.5}, final=None, long=False),
     "fedprox": Row({"mu": 0.1}, final=None),
     "fedopt": Row({"server_optimizer": "yogi"}, final=None),
     "fedsparsify-global": Row(),
     "fedsparsify-global, momentum": Row(KEPT_MOMENTUM, long=False),
+    "fedsparsify-global, powerprop": Row(
+        {"powerprop": 1.5, **KEPT_MOMENTUM}, long=False
+    ),
     "fedsparsify-global, layer": Row({"scope": "layer"}, exact_from=None, long=False),
     "fedsparsify-global, erk": Row({"scope": "erk"}, long=False),
     "fedsparsify-local": Row(**LOCAL),
@@ -334,9 +339,8 @@ def test_all_strategies_agree(name, clients):
 
 
 @functools.cache
-def fedavg_optimized(momentum=0.0, optimizer_state="fresh"):
+def fedavg_optimized(**options):
     """FedAvg as users compile it."""
-    options = {"momentum": momentum, "optimizer_state": optimizer_state}
     algorithm = build("fedavg", **options)
     return run_rounds(
         jax.jit(algorithm.step), start(algorithm), make_clients(), round_keys(ROUNDS)
@@ -347,7 +351,7 @@ def fedavg_optimized(momentum=0.0, optimizer_state="fresh"):
 def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, optimized):
     row = ROWS[name]
     options = {**_keywords(entry(name)), **row.options}
-    shared = {k: v for k, v in options.items() if k in KEPT_MOMENTUM}
+    shared = {k: v for k, v in options.items() if k in SHARED}
     dense = fedavg_optimized(**shared)
     algorithm = build(name, final=0.0)
     states, infos = run_rounds(

@@ -45,6 +45,7 @@ from fedsparsify_jax.types import (
     Decay,
     FirstMasks,
     OptimizerState,
+    PowerpropAverage,
     Scope,
     ServerOptimizer,
     Source,
@@ -157,6 +158,17 @@ class TrainConfig:
     ] = None
     """Evaluate and save a moving average of the global model with this decay; training
     and the bytes sent stay as they are. Every algorithm takes it."""
+    powerprop: Annotated[
+        float | None,
+        from_up(1),
+        Keyword(),
+        Shown(metavar="ALPHA", hint="default: off"),
+        TRACED,
+    ] = None
+    """Powerpropagation: clients train theta, and weights are sign(theta) |theta|^ALPHA.
+    For every algorithm that does not grow weights at zero."""
+    powerprop_average: Annotated[PowerpropAverage, Keyword()] = "theta"
+    """Whether the server then merges theta or weights."""
     purge_share: Annotated[float, BELOW_ONE, TRACED, CHANGEABLE] = 0.05
     """Share of what remains that a purge removes, for the multiplicative schedule."""
     fine_tune_rounds: Annotated[int | None, at_least(0), Keyword(), CHANGEABLE] = None
