@@ -71,7 +71,7 @@ def _raised_jvp(
 
 
 class Powers(NamedTuple):
-    """Which leaves are powers of what is trained, and with which exponent."""
+    """The leaves that are powers of what is trained, and their exponent."""
 
     alpha: ArrayLike
     prunable: Prunable | None  # the method's

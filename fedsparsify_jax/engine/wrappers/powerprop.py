@@ -16,6 +16,8 @@ theta from round to round; here it is the root of the weights that were sent, wh
 differs by rounding (about 1e-7 of a weight).
 """
 
+import jax
+
 from fedsparsify_jax.engine.options import Options
 from fedsparsify_jax.engine.records import ClientTask
 from fedsparsify_jax.engine.tuning import Tuning
@@ -56,9 +58,9 @@ def on_roots(powers: Powers | None, method: Method) -> Method:
         return method
 
     def objective(
-        loss: BatchLoss, theta: Variables, batch: Batch, key: Key, context: Context
-    ) -> PyTree:
-        return method.objective(loss, powers.weights(theta), batch, key, context)
+        loss: BatchLoss, variables: Variables, batch: Batch, key: Key, context: Context
+    ) -> tuple[jax.Array, Variables]:
+        return method.objective(loss, powers.weights(variables), batch, key, context)
 
     return method._replace(objective=objective)
 
