@@ -47,7 +47,8 @@ def test_exponent_one_is_the_run_without_and_others_hand_out_weights(tmp_path, c
     # What is saved is evaluated as any model is.
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "two")]) == 0
-    assert f"{other[-1]['test_accuracy']:.4f}"[:5] in capsys.readouterr().out
+    accuracy = 100 * other[-1]["test_accuracy"]
+    assert f"{accuracy:.2f}%" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
