@@ -45,6 +45,7 @@ from fedsparsify_jax.types import (
     Decay,
     FirstMasks,
     OptimizerState,
+    Penalties,
     PowerpropAverage,
     Scope,
     ServerOptimizer,
@@ -243,6 +244,18 @@ class TrainConfig:
     """Weights that the masks of round 1 keep."""
     allocation: Annotated[Allocation | None, Keyword()] = None
     """How layers share the sparsity."""
+    penalties: Annotated[Penalties | None, Keyword()] = None
+    """Whose strengths of the lasso are trained: each client's, all clients', none but
+    those of a formula, or none."""
+    xi: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
+    """Weight of the lasso."""
+    psi: Annotated[float | None, above(0), Keyword(), TRACED] = None
+    """Weight of the pull that makes the lasso stronger."""
+    penalty_rate: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
+    """Rate at which its strengths are trained; 0 leaves all of them at 1."""
+    pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
+    """Decay of the weights that are pruned, which train all the same; 2e-4 is
+    SR-STE."""
 
     faults: Annotated[
         str | None,
