@@ -42,6 +42,7 @@ def oracle(kind, rounds, rate=SPEED):
         closed = np.maximum(np.cbrt(2 * XI / PSI * np.abs(w)), 0.05)
         for k, y in enumerate(TARGETS):
             local, total = w.copy(), 0.0
+            strengths[k] = np.where(mask, strengths[k], 0)
             for _ in range(EPOCHS):
                 strength = {"closed-form": closed, "frozen": np.ones(4)}.get(
                     kind, strengths[k]

@@ -66,7 +66,8 @@ def test_rounds_are_numpys(v, decay):
 
 def test_a_pruned_weight_moves_and_comes_back():
     """Its gradient is that at zero: it grows past the others, and they are pruned."""
-    _, states, _ = played(np.array([0.1, 0.2, 0.3, 0.4]), 12, final_sparsity=0.5)
+    half = {"initial_sparsity": 0.5, "final_sparsity": 0.5}
+    _, states, _ = played(np.array([0.1, 3.0, 3.0, 0.2]), 12, **half)
     kept = np.array([state.masks["params"]["w"] for state in states])
     assert (~kept[:-1] & kept[1:]).any()
 
@@ -145,5 +146,5 @@ def test_without_a_mask_it_is_fedavg():
 
 @pytest.mark.parametrize("decay", [-1.0, float("nan"), float("inf")])
 def test_a_decay_out_of_range_is_refused(decay):
-    with pytest.raises(ValueError, match="pruned_decay is .*: it must be at least 0"):
+    with pytest.raises(ValueError, match=r"pruned_decay is .*: it must be at least 0"):
         algorithms.ste(apply_fn, pruned_decay=decay)
