@@ -11,6 +11,7 @@ from experiments.tables import (
     fedsparsify_plus,
     frozen_zeros,
     pruning_once,
+    relatives,
     schedules,
     votes,
 )
@@ -24,6 +25,7 @@ _ALL: tuple[tuple[Table, ReportOf], ...] = (
     (pruning_once.TABLE, pruning_once.report),
     (fedsparsify_plus.TABLE, fedsparsify_plus.report),
     (fair_rows.TABLE, fair_rows.report),
+    (relatives.TABLE, relatives.report),
     (cifar.CIFAR10, cifar.report),
     (cifar.CIFAR100, cifar.report),
     (brain_age.TABLE, brain_age.report),

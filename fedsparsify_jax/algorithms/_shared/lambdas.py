@@ -1,4 +1,4 @@
-"""Where HALO's lambda is: with every client, or sent beside the weights.
+"""Places for HALO's lambda: with every client, or sent beside the weights.
 
 In the variables that a client trains, lambda is a collection of its own: path of a
 kernel to an array of its shape.
