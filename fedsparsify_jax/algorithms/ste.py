@@ -5,21 +5,24 @@ Neurons for Conditional Computation*, arXiv 1308.3432 (the straight-through esti
 Zhou, Ma, Zhu, Liu, Zhang, Yuan, Sun and Li, *Learning N:M Fine-grained Structured
 Sparse Neural Networks From Scratch*, ICLR 2021, arXiv 2102.04010 (SR-STE).
 
-In round t, with dense weights v, masks m and a learning rate eta:
+In round t, with dense weights v, m(v) the mask of the n - floor(s_t n) largest |v| of
+all layers together, s_t the schedule of FedSparsify and a learning rate eta:
 
-    tune    v_k <- v_k - eta (g + d (1 - m) * v_k),   g the gradient of F_k at m * v_k
+    tune    in every step  m_k <- m(v_k)
+                           v_k <- v_k - eta (g + d (1 - m_k) * v_k)
+            with g the gradient of F_k at m_k * v_k
     merge   v   <- sum_k n_k v_k / sum_k n_k
-    purge   m   <- the n - floor(s_t n) largest |v| of all layers together
+    purge   m   <- m(v)
 
-with g taken over as it is for pruned weights too, so that they may come back. d = 0
-(``pruned_decay``) is STE; d > 0 is SR-STE, which holds pruned weights down. s_t is the
-schedule of FedSparsify. The model to evaluate and to take away is m * v, with exact
-zeros; messages have v, so nothing is saved in sending.
+g is taken over as it is for pruned weights too, so that they may come back. d = 0
+(``pruned_decay``) is STE; d > 0 is SR-STE, which holds pruned weights down. The model
+to evaluate and to take away is m * v, with exact zeros; messages have v, so nothing is
+saved in sending, and a step costs a threshold more than FedAvg's.
 
-Deviations: masks are the server's and change once a round; the papers make them anew
-in every forward pass, SR-STE of the N largest of every M weights in a row. Biases and
-norm parameters have masks as well, as in FedSparsify (``prunable=masks.kernels_only``
-spares them). d = 2e-4, SR-STE's, is from memory: its text was not at hand.
+Deviations: SR-STE keeps the N largest of every M weights in a row. Biases and norm
+parameters have masks as well, as in FedSparsify (``prunable=masks.kernels_only`` spares
+them). d = 2e-4, SR-STE's, is from memory: its text was not at hand. With masks that
+stay for a round, pruned weights run away unseen, and accuracy with them.
 
 Checked against: NumPy, in tests/algorithms/test_ste.py.
 """
@@ -130,7 +133,7 @@ def ste(
     method = Method(
         schedule=schedule,
         aggregate=aggregate(merge),
-        objective=_through_masks(pruned_decay),
+        objective=_through_masks(pruned_decay, scope, prunable),
         project=no_projection,
         upload=Uploader(no_state, _send_dense),
         server=_remask(scope, prunable),
@@ -144,11 +147,15 @@ def ste(
     return algorithm._replace(model=model)
 
 
-def _through_masks(decay: ArrayLike) -> ObjectiveFn:
+def _through_masks(
+    decay: ArrayLike, scope: Scope, prunable: Prunable | None
+) -> ObjectiveFn:
     def objective(
         loss: BatchLoss, variables: Variables, batch: Batch, key: Key, context: Context
     ) -> tuple[jax.Array, Variables]:
-        dense, masks = variables["params"], context.masks["params"]
+        scores = magnitude(jax.lax.stop_gradient(variables))
+        kept = prune(scores, context.sparsity, scope=scope, prunable=prunable)
+        dense, masks = variables["params"], kept["params"]
         used = jax.tree.map(_masked, dense, masks)
         value, changed = loss(variables | {"params": used}, batch, key)
         pruned = jax.tree.map(lambda v, m: jnp.where(m, 0, v), dense, masks)
