@@ -74,8 +74,8 @@ def oracle(kind, rounds, rate=SPEED):
 def strengths_of(kind, state):
     """The toy's lambda: of clients [2, 4], or of the server [4]."""
     if kind == "local":
-        return state.clients.extra["params/w"]
-    return state.variables["penalties"]["params/w"]
+        return state.clients.extra["params.w"]
+    return state.variables["penalties"]["params.w"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -189,9 +189,9 @@ def test_only_kernels_that_may_be_pruned_are_under_the_penalty(kind, clients):
             "local": state.clients.extra,
             "averaged": state.variables.get("penalties"),
         }.get(kind)
-        expected = {f"params/{name}" for name in ("Dense_0/kernel", "Dense_1/kernel")}
+        expected = {"params.Dense_0.kernel", "params.Dense_1.kernel"}
         if prunable is not masks.kernels_only:
-            expected.remove("params/Dense_1/kernel")
+            expected.remove("params.Dense_1.kernel")
         if kind in ("local", "averaged"):
             assert set(leaves) == expected
         new, info = jax.jit(algorithm.step)(jax.random.key(3), state, clients)

@@ -16,14 +16,14 @@ Lambdas = dict[str, jax.Array]
 
 
 def penalised(variables: Variables, prunable: Prunable | None) -> Variables:
-    """Returns the kernels that may be pruned: path to leaf, or to its mask.
+    """Returns the kernels that may be pruned: path, with dots, to leaf or its mask.
 
     >>> leaves = {"params": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}}
     >>> list(penalised(leaves, None))
-    ['params/kernel']
+    ['params.kernel']
     """
     return {
-        name: leaf
+        name.replace("/", "."): leaf  # names in messages have no slashes
         for name, leaf in trees.named_leaves(variables)
         if kernels_only(name) and (prunable is None or prunable(name))
     }
