@@ -330,6 +330,8 @@ class Method(NamedTuple):
     server: ServerTransform = ServerTransform(no_state, _unchanged)
     # whether messages carry masks, so that a kept weight which is zero costs 32 bits
     masks_travel: bool = False
+    # whether weights that were pruned may come back, at zero
+    grows: bool = False
     # Without a user among the algorithms so far:
     # (context, client) -> (variables, masks) the client starts from
     receive: Callable[[Context, Client], tuple[Variables, Masks]] = _receive

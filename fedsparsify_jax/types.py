@@ -42,6 +42,10 @@ VoteRule = Literal["authors", "strict", "none"]
 """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
 OptimizerState = Literal["fresh", "kept"]
 """Optimizer state of a client: new in every round, or kept."""
+Penalties = Literal["local", "averaged", "closed-form", "frozen"]
+"""Whose lambda HALO trains: each client's, all clients', none but a formula, none."""
+PowerpropAverage = Literal["theta", "weights"]
+"""What the server merges under Powerpropagation: roots of weights, or weights."""
 Anchor = Literal["global", "zero"]
 """Target of the proximal term: the global model, or zero as a weight decay."""
 ServerOptimizer = Literal["adam", "yogi", "adagrad", "momentum", "sgd"]

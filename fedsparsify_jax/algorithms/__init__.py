@@ -14,10 +14,12 @@ from fedsparsify_jax.algorithms.fedsparsify_plus import (
     fedsparsify_plus as fedsparsify_plus,
 )
 from fedsparsify_jax.algorithms.grasp import grasp as grasp
+from fedsparsify_jax.algorithms.halo import halo as halo
 from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
 from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
 from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
 from fedsparsify_jax.algorithms.snip import snip as snip
+from fedsparsify_jax.algorithms.ste import ste as ste
 from fedsparsify_jax.algorithms.synflow import synflow as synflow
 
 __all__ = [
@@ -29,9 +31,11 @@ __all__ = [
     "fedsparsify_local",
     "fedsparsify_plus",
     "grasp",
+    "halo",
     "one_shot",
     "prunefl",
     "random_pruning",
     "snip",
+    "ste",
     "synflow",
 ]

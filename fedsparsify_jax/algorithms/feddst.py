@@ -328,6 +328,7 @@ def feddst(
         fine_tune_epochs=epochs - adjust_after,
         aggregate=_merge(counts, prunable),
         masks_travel=True,
+        grows=True,
         prunable=prunable,
     )
     if not (isinstance(mu, int | float) and mu == 0):

@@ -303,6 +303,7 @@ def prunefl(
         aggregate=stacked(_mean),
         server=_choosing(rule, interval, freeze_zero_initialized),
         masks_travel=True,
+        grows=True,
         prunable=prunable,
     )
     resolved = resolve(options)

@@ -72,6 +72,8 @@ ALGORITHMS: Mapping[str, Row] = {
         ),
         Row(algorithms.prunefl),
         Row(algorithms.feddst),
+        Row(algorithms.halo),
+        Row(algorithms.ste),
     )
 }
 """Rows by name, in the order of the help."""

@@ -23,6 +23,12 @@ from fedsparsify_jax.engine.wrappers.compression import (
 )
 from fedsparsify_jax.engine.wrappers.ema import with_ema
 from fedsparsify_jax.engine.wrappers.inputs import with_checks
+from fedsparsify_jax.engine.wrappers.powerprop import (
+    merging_roots,
+    on_roots,
+    powers_of,
+    tuning_roots,
+)
 from fedsparsify_jax.engine.wrappers.setup import with_setup
 from fedsparsify_jax.engine.wrappers.transport import downloads_as, uploads_as
 from fedsparsify_jax.engine.wrappers.variables import checked
@@ -76,7 +82,11 @@ def engine(
     """
     check_signature(apply_fn)
     o = resolve(options)
-    tuning = tuning_of(apply_fn, method, o)
+    powers = powers_of(o, method)
+    tuning = tuning_of(apply_fn, on_roots(powers, method), o)
+    tuning = tuning_roots(powers, tuning)
+    if o.powerprop_average == "theta":
+        method = merging_roots(powers, method)
     client_map = o.client_map or vmapped()
     if o.compact_form is not None:
         client_map = compact.indexed(client_map, o.compact_form)

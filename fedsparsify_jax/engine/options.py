@@ -13,9 +13,11 @@ from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import cross_entropy
+from fedsparsify_jax.training.powerprop import check_alpha
 from fedsparsify_jax.types import (
     LossFn,
     OptimizerState,
+    PowerpropAverage,
     UploadCompression,
     WireValues,
 )
@@ -40,6 +42,8 @@ class EngineOptions(TypedDict, total=False):
     attack: Attack | None
     clip_norm: ArrayLike | None
     server_ema: ArrayLike | None
+    powerprop: ArrayLike | None
+    powerprop_average: PowerpropAverage
     wire_values: WireValues
     upload_compression: UploadCompression
     topk_fraction: ArrayLike | None
@@ -50,8 +54,9 @@ class EngineOptions(TypedDict, total=False):
 class Options(NamedTuple):
     """The options of the engine.
 
-    ``learning_rate``, ``momentum``, ``clip_norm``, ``server_ema``, ``topk_fraction``,
-    and the numbers of ``faults`` and ``attack`` may be traced; all else is static.
+    ``learning_rate``, ``momentum``, ``clip_norm``, ``server_ema``, ``powerprop``,
+    ``topk_fraction`` and the numbers of ``faults`` and ``attack`` may be traced; all
+    else is static.
 
     Attributes:
       learning_rate: of the clients' SGD.
@@ -77,6 +82,10 @@ class Options(NamedTuple):
       clip_norm: the largest norm of a client's update; longer ones are scaled down
         before the merge, see `wrappers.clipping`.
       server_ema: decay of an average model to evaluate, see `wrappers.ema`.
+      powerprop: exponent alpha >= 1 of Powerpropagation: clients train roots of the
+        kernels, see `wrappers.powerprop`; None or 1 trains weights.
+      powerprop_average: whether the server then merges the roots, ``"theta"``, or the
+        ``"weights"``.
       wire_values: dtype in which models travel, both ways: in ``"float16"`` and
         ``"bfloat16"`` the receiver goes on with rounded numbers, see
         `wrappers.transport`. Bytes of `RoundInfo` stay at 32 bit a number.
@@ -107,6 +116,8 @@ class Options(NamedTuple):
     attack: Attack | None = None
     clip_norm: ArrayLike | None = None
     server_ema: ArrayLike | None = None
+    powerprop: ArrayLike | None = None
+    powerprop_average: PowerpropAverage = "theta"
     wire_values: WireValues = "float32"
     upload_compression: UploadCompression = "none"
     topk_fraction: ArrayLike | None = None
@@ -134,6 +145,7 @@ def resolve(options: EngineOptions) -> Options:
     if resolved.faults is not None:
         faults.check(resolved.faults)
     clipping.check_norm(resolved.clip_norm)
+    _check_powerprop(resolved)
     if resolved.wire_values not in get_args(WireValues):
         raise ValueError(
             f"unknown wire_values {resolved.wire_values!r}: "
@@ -143,3 +155,16 @@ def resolve(options: EngineOptions) -> Options:
         resolved.upload_compression, resolved.topk_fraction, resolved.error_feedback
     )
     return resolved
+
+
+def _check_powerprop(o: Options) -> None:
+    check_alpha(o.powerprop)
+    if o.powerprop_average not in get_args(PowerpropAverage):
+        raise ValueError(
+            f"unknown powerprop_average {o.powerprop_average!r}: theta or weights"
+        )
+    if o.powerprop is not None and o.wire_values == "float16":
+        raise ValueError(
+            "powerprop does not go with wire_values float16, in which small weights "
+            "become zero and would stay zero: use bfloat16"
+        )

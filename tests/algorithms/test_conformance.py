@@ -41,9 +41,10 @@ class Row(NamedTuple):
     monotone: bool = True  # what is pruned stays pruned
     drawn_client: bool = False  # looks at the data of a client drawn by number
     one_rounding_more: bool = False  # than FedAvg: divides by the share of the holders
-    in_one_go: bool = True  # clients train all their epochs in a row, as in FedAvg
+    as_fedavg: bool = True  # clients train as in FedAvg, all their epochs in a row
     masks_travel: bool = False  # kept zeros are in the bytes
     counted: int = 43  # parameters that the sparsity is of; 32 are in kernels
+    besides: int = 0  # numbers of the state beside parameters and statistics
     # also over a mesh and on a convolutional network, which take long to compile
     long: bool = True
 
@@ -51,8 +52,10 @@ class Row(NamedTuple):
 KEPT_MOMENTUM = {"momentum": 0.9, "optimizer_state": "kept"}
 TOP_K = {"upload_compression": "topk", "topk_fraction": 0.3}
 INT4 = {"upload_compression": "int4", "error_feedback": True}
+SHARED = {*KEPT_MOMENTUM, *TOP_K, "powerprop"}  # options that change FedAvg too
 PRUNEFL: Any = {"monotone": False, "drawn_client": True, "masks_travel": True}
 LOCAL: Any = {"exact_from": None, "masks_travel": True}
+HALO: Any = {"xi": 1e-2, "psi": 1e-2, "penalty_rate": 0.1}
 FEDDST: Any = {
     "starts_dense": False,
     "monotone": False,
@@ -63,10 +66,14 @@ FEDDST: Any = {
 ROWS = {
     "fedavg": Row(final=None),
     "fedavg, momentum": Row(KEPT_MOMENTUM, final=None, long=False),
+    "fedavg, powerprop": Row({"powerprop": 1.5}, final=None, long=False),
     "fedprox": Row({"mu": 0.1}, final=None),
     "fedopt": Row({"server_optimizer": "yogi"}, final=None),
     "fedsparsify-global": Row(),
     "fedsparsify-global, momentum": Row(KEPT_MOMENTUM, long=False),
+    "fedsparsify-global, powerprop": Row(
+        {"powerprop": 1.5, **KEPT_MOMENTUM}, long=False
+    ),
     "fedsparsify-global, layer": Row({"scope": "layer"}, exact_from=None, long=False),
     "fedsparsify-global, erk": Row({"scope": "erk"}, long=False),
     "fedsparsify-global, topk": Row(TOP_K, long=False),
@@ -99,10 +106,23 @@ ROWS = {
     "prunefl, free": Row(
         {"interval": 2, "initial_adjustments": 2}, final=None, **PRUNEFL
     ),
-    "feddst": Row({"interval": 1, "adjust_until": 3}, in_one_go=False, **FEDDST),
+    "feddst": Row({"interval": 1, "adjust_until": 3}, as_fedavg=False, **FEDDST),
     "feddst, authors": Row(
         {"interval": 1, "adjust_until": 3, "variant": "authors"}, long=False, **FEDDST
     ),
+    "halo": Row(HALO, as_fedavg=False),
+    "halo, no penalty": Row({"xi": 0.0}, long=False),
+    "halo, averaged": Row(
+        {"penalties": "averaged", **HALO}, as_fedavg=False, besides=32, long=False
+    ),
+    "halo, closed form": Row(
+        {"penalties": "closed-form", **HALO}, as_fedavg=False, long=False
+    ),
+    "halo, lasso, at the end": Row(
+        {"penalties": "frozen", "xi": 1e-2, "at": 3}, as_fedavg=False, long=False
+    ),
+    "ste": Row(monotone=False),
+    "ste, sr-ste": Row({"pruned_decay": 0.1}, monotone=False, long=False),
 }
 
 
@@ -131,7 +151,7 @@ LONG = [name for name, row in ROWS.items() if row.long]
 # one have more of the properties, and each takes a program or two.
 NO_DRAW = [name for name, row in ROWS.items() if not row.drawn_client]
 SPARSE = [name for name in NO_DRAW if ROWS[name].final is not None]
-AS_FEDAVG = [name for name in SPARSE if ROWS[name].in_one_go]
+AS_FEDAVG = [name for name in SPARSE if ROWS[name].as_fedavg]
 # Strategies are the engine's: on more of its options with the methods of this paper.
 PAPER = ("fedavg", "fedsparsify-global", "fedsparsify-local")
 ENGINE = [name for name in ROWS if name.startswith(PAPER)]
@@ -351,7 +371,7 @@ def fedavg_optimized(**options):
 def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, optimized):
     row = ROWS[name]
     options = {**_keywords(entry(name)), **row.options}
-    shared = {k: v for k, v in options.items() if k in KEPT_MOMENTUM | TOP_K}
+    shared = {k: v for k, v in options.items() if k in SHARED}
     dense = fedavg_optimized(**shared)
     algorithm = build(name, final=0.0)
     states, infos = run_rounds(
@@ -364,12 +384,19 @@ def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, optimized):
     assert float(infos[-1].sparsity) == 0.0
 
 
+def _assert_zeros(algorithm, state):
+    """What is pruned is zero in the model that is taken away."""
+    model = algorithm.model(state)
+    kept = {collection: state.masks[collection] for collection in model}
+    chex.assert_trees_all_equal(masks.apply(kept, model), model)
+
+
 @every_row
 def test_pruned_weights_are_exactly_zero_and_stay_so(name, clients):
     states, _ = run(name, clients)
+    algorithm, _ = compiled(name)
     for before, state in itertools.pairwise(states):
-        cut = masks.apply(state.masks, state.variables)
-        chex.assert_trees_all_equal(cut, state.variables)
+        _assert_zeros(algorithm, state)
         if ROWS[name].monotone:
             shrunk = masks.intersect(before.masks, state.masks)
             chex.assert_trees_all_equal(shrunk, state.masks)
@@ -394,7 +421,8 @@ def test_reported_sparsity_is_the_masks_and_the_target_where_exact(name, clients
         assert flat.size == row.counted
         assert float(info.sparsity) == pytest.approx(1 - flat.mean(), abs=1e-6)
         kept = sum(int(count) for count in info.kept.values())
-        assert kept == flat.sum() + PARAMETERS - row.counted + STATISTICS
+        others = PARAMETERS - row.counted + STATISTICS + row.besides
+        assert kept == flat.sum() + others
     if "final_sparsity" not in entry(name).parameters:
         assert float(infos[-1].sparsity) == 0.0
     if row.final is None:
@@ -416,7 +444,8 @@ def test_bytes_are_the_authors_formula(name, clients):
     sent = sum(int((leaf != 0).sum()) for leaf in leaves)
     assert infos[-1].bytes_down.tolist() == [4 * sent] * 3
     assert infos[-1].bytes_up.shape == (3,)
-    up, total = int(infos[-1].bytes_up.max()), PARAMETERS + STATISTICS
+    total = PARAMETERS + STATISTICS + ROWS[name].besides
+    up = int(infos[-1].bytes_up.max())
     assert int(infos[0].bytes_up.max()) <= 4 * total
     if name == "fedsparsify-local":  # every client's purge is exact
         assert up <= 4 * (total - pruned_of(FINAL, PARAMETERS))
@@ -524,9 +553,7 @@ def test_failing_clients_and_a_convolutional_network(name):
         chex.assert_trees_all_equal_shapes_and_dtypes(state, old)
     chex.assert_tree_all_finite((state.variables, info.loss))
     assert all(mask.all() for mask in jax.tree.leaves(state.masks["batch_stats"]))
-    chex.assert_trees_all_equal(
-        masks.apply(state.masks, state.variables), state.variables
-    )
+    _assert_zeros(algorithm, state)
     counted = masks.prunable_only(variables, prunable_of(name))
     total = sum(leaf.size for leaf in counted)
     if ROWS[name].final is not None and ROWS[name].exact_from:

@@ -45,6 +45,8 @@ from fedsparsify_jax.types import (
     Decay,
     FirstMasks,
     OptimizerState,
+    Penalties,
+    PowerpropAverage,
     Scope,
     ServerOptimizer,
     Source,
@@ -158,6 +160,17 @@ class TrainConfig:
     ] = None
     """Evaluate and save a moving average of the global model with this decay; training
     and the bytes sent stay as they are. Every algorithm takes it."""
+    powerprop: Annotated[
+        float | None,
+        from_up(1),
+        Keyword(),
+        Shown(metavar="ALPHA", hint="default: off"),
+        TRACED,
+    ] = None
+    """Powerpropagation: clients train theta, and weights are sign(theta) |theta|^ALPHA.
+    For every algorithm that does not grow weights at zero."""
+    powerprop_average: Annotated[PowerpropAverage, Keyword()] = "theta"
+    """Whether the server then merges theta or weights."""
     purge_share: Annotated[float, BELOW_ONE, TRACED, CHANGEABLE] = 0.05
     """Share of what remains that a purge removes, for the multiplicative schedule."""
     fine_tune_rounds: Annotated[int | None, at_least(0), Keyword(), CHANGEABLE] = None
@@ -232,6 +245,18 @@ class TrainConfig:
     """Weights that the masks of round 1 keep."""
     allocation: Annotated[Allocation | None, Keyword()] = None
     """How layers share the sparsity."""
+    penalties: Annotated[Penalties | None, Keyword()] = None
+    """Whose strengths of the lasso are trained: each client's, all clients', none but
+    those of a formula, or none."""
+    xi: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
+    """Weight of the lasso."""
+    psi: Annotated[float | None, above(0), Keyword(), TRACED] = None
+    """Weight of the pull that makes the lasso stronger."""
+    penalty_rate: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
+    """Rate at which its strengths are trained; 0 leaves all of them at 1."""
+    pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
+    """Decay of the weights that are pruned, which train all the same; 2e-4 is
+    SR-STE."""
 
     faults: Annotated[
         str | None,
