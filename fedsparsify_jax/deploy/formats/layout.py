@@ -1,4 +1,4 @@
-"""Where the channels of a result are, for formats that want them in front of space."""
+"""The place of a result's channels, for formats that want them in front of space."""
 
 import math
 from collections.abc import Sequence

@@ -42,6 +42,15 @@ VALUES = {
     "server_ema": (0.5, 0.9),
     "clip_norm": (0.5, 0.1),
     "temperature": (1.0, 50.0),
+    "xi": (1e-3, 1e-2),
+    "psi": (1e-3, 1e-2),
+    "penalty_rate": (0.1, 0.01),
+    "pruned_decay": (0.0, 0.1),
+}
+# Two values of those that do not go with every algorithm, and the option they need.
+OF_SOME = {
+    "powerprop": ((1.5, 2.0), {}),
+    "topk_fraction": ((0.3, 0.6), {"upload_compression": "topk"}),
 }
 OF_ALL = ("learning_rate", "momentum", "server_ema", "clip_norm")
 # These need an attack or a defence beside them; test_hostile_runs.py sweeps attackers.
@@ -55,6 +64,8 @@ TRIED = (
     "grasp",
     "synflow",
     "feddst",
+    "halo",
+    "ste",
 )
 
 
@@ -126,7 +137,16 @@ def test_traced_options_give_the_numbers_of_single_runs(algorithm, file):
 def test_every_traced_option_is_tried_by_some_algorithm():
     tried = {field for field in VALUES for name in TRIED if takes(name, field)}
     assert tried | set(OF_ALL) | {"purge_share"} == set(VALUES)
-    assert set(VALUES) | set(HOSTILE) == set(having(TRACED))
+    assert set(VALUES) | set(HOSTILE) | set(OF_SOME) == set(having(TRACED))
+
+
+@pytest.mark.parametrize("field", OF_SOME)
+def test_traced_options_of_some_algorithms(field, file):
+    values, needed = OF_SOME[field]
+    changes = [{field: value, "seed": n} for n, value in enumerate(values)]
+    group = make(file, changes, algorithm="fedsparsify-global", **needed)
+    assert traced(group).keys() == {field}
+    check(group, 1)
 
 
 @pytest.mark.parametrize("row", ALGORITHMS.values(), ids=ALGORITHMS)
