@@ -89,7 +89,7 @@ def test_nothing_here_reads_a_package(tmp_path):
     path = save_coreml(tmp_path / "m.mlpackage", pruned(CASES["mlp"], 0.5))
     for read in (deploy.load, deploy.runnable):
         with pytest.raises(
-            InputError, match="is a Core ML package: .* nothing here does"
+            InputError, match=r"is a Core ML package: .* nothing here does"
         ):
             read(path)
 
