@@ -47,17 +47,21 @@ def dense(weights: Array, x: Array) -> Array:
 
 
 def program(product: Callable[[Array, Array], Array], *, backward: bool) -> Any:
-    """A program of many passes, each of which depends on the one before."""
+    """A program of many passes, each of which depends on the one before.
 
-    def once(weights: Array, x: Array) -> Array:
+    The inputs change too, or XLA would gather them once and for all.
+    """
+
+    def once(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        weights, x = state
         if not backward:
-            return weights + jnp.max(product(weights, x)) * 0
+            return weights, x + jnp.max(product(weights, x)) * 0
         change = jax.grad(lambda w: jnp.sum(jnp.square(product(w, x))))(weights)
-        return weights - 1e-9 * change
+        return weights - 1e-9 * change, x + jnp.max(change) * 0
 
     @jax.jit
-    def run(weights: Array, x: Array) -> Array:
-        return jax.lax.fori_loop(0, PASSES, lambda _, w: once(w, x), weights)
+    def run(weights: Array, x: Array) -> tuple[Array, Array]:
+        return jax.lax.fori_loop(0, PASSES, once, (weights, x))
 
     return run
 
