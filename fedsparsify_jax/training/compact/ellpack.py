@@ -7,10 +7,11 @@ a product adds the rows of an output up again. Activations are held batch-last,
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedsparsify_jax.training.compact import products
 
@@ -23,18 +24,20 @@ class Lists(NamedTuple):
     owner: jax.Array  # [rows] int32: the output that a row belongs to, ascending
 
 
-def rows_needed(mask: jax.Array, slots: int) -> jax.Array:
+def rows_needed(mask: jax.Array | np.ndarray, slots: int) -> Any:
     """Rows that a mask ``[inputs, outputs]`` takes, at least one an output: int32.
+
+    Of a NumPy mask they are counted by NumPy, without a program for its shape.
 
     >>> rows_needed(jnp.array([[True, False], [True, False], [True, True]]), 2)
     Array(3, dtype=int32)
     """
-    return jnp.sum(_rows_of_outputs(mask, slots))
+    return _rows_of_outputs(mask, slots).sum(dtype=np.int32)
 
 
-def _rows_of_outputs(mask: jax.Array, slots: int) -> jax.Array:
-    count = jnp.sum(mask, axis=0, dtype=jnp.int32)
-    return jnp.maximum(-(-count // slots), 1)
+def _rows_of_outputs(mask: jax.Array | np.ndarray, slots: int) -> Any:
+    count = mask.sum(axis=0, dtype=np.int32)
+    return (-(-count // slots)).clip(min=1)
 
 
 def index_lists(mask: jax.Array, rows: int, slots: int) -> Lists:

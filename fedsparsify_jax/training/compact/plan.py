@@ -8,7 +8,9 @@ pay below about 14 % of the weights.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import numpy as np
 
 from fedsparsify_jax.training.compact.ellpack import rows_needed
@@ -141,6 +143,12 @@ def step_cost(stages: Sequence[Stage], masks: Masks, plan: Plan | None = None) -
     return total
 
 
+@partial(jax.jit, static_argnums=0)
+def _fits(form: CompactForm, masks: Masks) -> jax.Array:
+    """Returns whether the form has room for these masks: one program a form."""
+    return form.index(masks).fits
+
+
 def next_form(
     apply_fn: ApplyFn,
     stages: Sequence[Stage],
@@ -179,7 +187,7 @@ def next_form(
       ((None, 10, None), None)
     """
     stages = tuple(stages)
-    if current is not None and not bool(current.index(masks).fits):
+    if current is not None and not bool(_fits(current, masks)):
         current = None
     paid = step_cost(stages, masks, current.plan if current else None)
     found = plan_for(stages, masks)
