@@ -81,6 +81,6 @@ def check_memory(
             f"has {memory / _GIB:,.1f}: --batch-size is {config.batch_size}, "
             f"{at_once} of {len(parts)} clients train at once (--chunk-size), and "
             f"their data take {stored / _GIB:,.1f} GiB (--client-data disk: none)"
-            + (kept if uploads else "")
             + (kept_residuals if residuals else "")
+            + (kept if uploads else "")
         )

@@ -1,9 +1,10 @@
 """The form that pays: sizes of a compact form for given masks, by measured costs.
 
 The costs are nanoseconds of one core for one client step of 32 examples, forward,
-backward and update (Xeon with AVX-512, jax 0.10.2, `benchmarks/list_products.py`). Only
-their ratios matter for the choice between forms: in a first layer of 784 x 128, lists
-pay below about 14 % of the weights.
+backward and update, read off whole steps on a Xeon with AVX-512 under jax 0.10.2
+(`benchmarks/list_products.py` times the products alone). Only their ratios matter for
+the choice between forms: in a first layer of 784 x 128, lists pay below about 14 % of
+the weights.
 """
 
 import math
