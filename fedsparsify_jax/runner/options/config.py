@@ -326,6 +326,13 @@ class TrainConfig:
     results up to rounding; auto goes over to one between rounds where that pays."""
     evaluate_every: Annotated[int, at_least(1), CHANGEABLE] = 1
     """Rounds between evaluations on the test set; they run as one program."""
+    client_evaluation: Annotated[
+        Switch | None,
+        CHANGEABLE,
+        Shown(hint="default: on for personalised algorithms"),
+    ] = None
+    """Whether each client's model is evaluated too, on up to 500 test examples in the
+    proportions of its classes: mean over the clients, and over their worst tenth."""
     coordinator: Annotated[
         str | None, Shown(metavar="HOST:PORT|auto"), TRAIN_ONLY, OF_ONE_START
     ] = None
