@@ -12,7 +12,7 @@ from fedsparsify_jax.runner.options.schema import NEUTRAL, Trait
 def having(trait: Trait) -> tuple[str, ...]:
     """Returns the names of the options that have a trait.
 
-    >>> having(WITH_COMMAS)
+    >>> having(schema.WITH_COMMAS)
     ('data_dir', 'client_sizes', 'faults')
     """
     options = schema.read(TrainConfig).items()
