@@ -332,9 +332,12 @@ class Method(NamedTuple):
     masks_travel: bool = False
     # whether weights that were pruned may come back, at zero
     grows: bool = False
-    # Without a user among the algorithms so far:
     # (context, client) -> (variables, masks) the client starts from
     receive: Callable[[Context, Client], tuple[Variables, Masks]] = _receive
+    # (context, client) -> uint32 bytes that one client is sent in the round, of methods
+    # that send each another model; None counts the new model, by `download`
+    received_bytes: Callable[[Context, Client], jax.Array] | None = None
+    # Without a user among the algorithms so far:
     # (variables, masks, context) -> variables sent out at the end of the round
     download: Callable[[Variables, Masks, Context], Variables] = _download
 

@@ -15,6 +15,8 @@ from fedsparsify_jax.algorithms.fedsparsify_plus import (
 )
 from fedsparsify_jax.algorithms.grasp import grasp as grasp
 from fedsparsify_jax.algorithms.halo import halo as halo
+from fedsparsify_jax.algorithms.heterofl import fedrolex as fedrolex
+from fedsparsify_jax.algorithms.heterofl import heterofl as heterofl
 from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
 from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
 from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
@@ -27,11 +29,13 @@ __all__ = [
     "feddst",
     "fedopt",
     "fedprox",
+    "fedrolex",
     "fedsparsify_global",
     "fedsparsify_local",
     "fedsparsify_plus",
     "grasp",
     "halo",
+    "heterofl",
     "one_shot",
     "prunefl",
     "random_pruning",

@@ -12,7 +12,12 @@ from fedsparsify_jax.aggregation import merges
 from fedsparsify_jax.aggregation.merges import WITHSTANDING
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
-from fedsparsify_jax.runner.options.grammars import CLIENT_SIZES, DATA_SET, FAULTS
+from fedsparsify_jax.runner.options.grammars import (
+    CLIENT_SIZES,
+    DATA_SET,
+    FAULTS,
+    WIDTHS,
+)
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
     HALF,
@@ -255,6 +260,17 @@ class TrainConfig:
     pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
     """Decay of the weights that are pruned, which train all the same; 2e-4 is
     SR-STE."""
+
+    widths: Annotated[
+        str | None,
+        WIDTHS,
+        Keyword(),
+        Shown(hint="default: 1,0.5,0.25,0.125,0.0625"),
+        WITH_COMMAS,
+    ] = None
+    """Shares of each layer's units that clients train, in turn by their numbers."""
+    mask_classes: Annotated[Switch | None, Keyword()] = None
+    """Whether clients train without the classes that they have no example of."""
 
     faults: Annotated[
         str | None,
