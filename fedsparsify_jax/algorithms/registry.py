@@ -78,6 +78,10 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.ste),
         Row(algorithms.heterofl, chain=True),
         Row(algorithms.fedrolex, chain=True),
+        Row(
+            algorithms.lotteryfl, defaults={"prunable": "kernels"}, reads_examples=True
+        ),
+        Row(algorithms.dispfl),
     )
 }
 """Rows by name, in the order of the help."""

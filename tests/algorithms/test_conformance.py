@@ -127,6 +127,14 @@ ROWS = {
     "ste, sr-ste": Row({"pruned_decay": 0.1}, monotone=False, long=False),
     # A client's width is by its number.
     "heterofl": Row({"widths": (1.0, 0.5)}, drawn_client=True, **PERSONAL),
+    "lotteryfl": Row({"accuracy_threshold": 0.3}, counted=32, **PERSONAL),
+    "dispfl": Row(
+        {"final_sparsity": 0.5, "neighbours": 1},
+        starts_dense=False,
+        monotone=False,
+        drawn_client=True,
+        **PERSONAL,
+    ),
     "fedrolex": Row({"widths": (0.5, 0.3)}, drawn_client=True, **PERSONAL),
 }
 

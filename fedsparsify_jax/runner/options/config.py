@@ -261,14 +261,16 @@ class TrainConfig:
     """Decay of the weights that are pruned, which train all the same; 2e-4 is
     SR-STE."""
 
-    widths: Annotated[
-        str | None,
-        WIDTHS,
-        Keyword(),
-        Shown(hint="default: 1,0.5,0.25,0.125,0.0625"),
-        WITH_COMMAS,
-    ] = None
+    widths: Annotated[str | None, WIDTHS, Keyword(), WITH_COMMAS] = None
     """Shares of each layer's units that clients train, in turn by their numbers."""
+    accuracy_threshold: Annotated[
+        float | None, between(0, 1), Keyword(), TRACED, CHANGEABLE
+    ] = None
+    """Accuracy on its own examples above which a client purges."""
+    prune_rate: Annotated[float | None, BELOW_ONE, Keyword(), TRACED, CHANGEABLE] = None
+    """Share of what a layer keeps that a client's purge removes."""
+    neighbours: Annotated[int | None, at_least(1), Keyword(), CHANGEABLE] = None
+    """Other clients whose models a client averages with its own in a round."""
     mask_classes: Annotated[Switch | None, Keyword()] = None
     """Whether clients train without the classes that they have no example of."""
 
@@ -342,13 +344,9 @@ class TrainConfig:
     results up to rounding; auto goes over to one between rounds where that pays."""
     evaluate_every: Annotated[int, at_least(1), CHANGEABLE] = 1
     """Rounds between evaluations on the test set; they run as one program."""
-    client_evaluation: Annotated[
-        Switch | None,
-        CHANGEABLE,
-        Shown(hint="default: on for personalised algorithms"),
-    ] = None
+    client_evaluation: Annotated[Switch | None, CHANGEABLE] = None
     """Whether each client's model is evaluated too, on up to 500 test examples in the
-    proportions of its classes: mean over the clients, and over their worst tenth."""
+    proportions of its classes; on by itself for personalised algorithms."""
     coordinator: Annotated[
         str | None, Shown(metavar="HOST:PORT|auto"), TRAIN_ONLY, OF_ONE_START
     ] = None
