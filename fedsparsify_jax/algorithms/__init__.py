@@ -23,6 +23,7 @@ from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
 from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
 from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
 from fedsparsify_jax.algorithms.snip import snip as snip
+from fedsparsify_jax.algorithms.ssfl import ssfl as ssfl
 from fedsparsify_jax.algorithms.ste import ste as ste
 from fedsparsify_jax.algorithms.synflow import synflow as synflow
 
@@ -44,6 +45,7 @@ __all__ = [
     "prunefl",
     "random_pruning",
     "snip",
+    "ssfl",
     "ste",
     "synflow",
 ]

@@ -78,10 +78,9 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.ste),
         Row(algorithms.heterofl, chain=True),
         Row(algorithms.fedrolex, chain=True),
-        Row(
-            algorithms.lotteryfl, defaults={"prunable": "kernels"}, reads_examples=True
-        ),
+        Row(algorithms.lotteryfl, defaults={"prunable": "kernels"}),
         Row(algorithms.dispfl),
+        Row(algorithms.ssfl),
     )
 }
 """Rows by name, in the order of the help."""

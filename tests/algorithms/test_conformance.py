@@ -135,6 +135,7 @@ ROWS = {
         drawn_client=True,
         **PERSONAL,
     ),
+    "ssfl": Row(starts_dense=False),
     "fedrolex": Row({"widths": (0.5, 0.3)}, drawn_client=True, **PERSONAL),
 }
 
