@@ -62,6 +62,9 @@ FEDDST: Any = {
     "one_rounding_more": True,
     "masks_travel": True,
 }
+# One pruned weight of every kernel at least is grown in a round.
+FEDTINY: Any = {"interval": 1, "alpha": 1.0, "adjust_until": 4, "blocks": 2}
+GROWN: Any = {"starts_dense": False, "monotone": False, "masks_travel": True}
 # Names are those of the registry, with a variant after a comma.
 ROWS = {
     "fedavg": Row(final=None),
@@ -123,6 +126,9 @@ ROWS = {
     ),
     "ste": Row(monotone=False),
     "ste, sr-ste": Row({"pruned_decay": 0.1}, monotone=False, long=False),
+    "fedtiny": Row(FEDTINY, **GROWN),
+    # The chosen candidate starts with the statistics that it was chosen by.
+    "fedtiny, candidates": Row(FEDTINY | {"candidates": 3}, as_fedavg=False, **GROWN),
 }
 
 
