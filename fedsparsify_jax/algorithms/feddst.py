@@ -62,11 +62,12 @@ from fedsparsify_jax.method import (
     no_clients,
 )
 from fedsparsify_jax.pruning import saliency
+from fedsparsify_jax.pruning.regrowth import drop_and_grow, replaced_share
 from fedsparsify_jax.pruning.selection import (
-    drop_share,
     keep_counts,
     leaf_counts,
     magnitude,
+    share_counts,
 )
 from fedsparsify_jax.training.local import batch_loss
 from fedsparsify_jax.types import (
@@ -112,12 +113,13 @@ def readjust(
       >>> readjust({"w": w}, {"w": w > 0}, {"w": g}, 0.5)
       {'w': Array([ True, False, False,  True], dtype=bool)}
     """
-    counts = jax.tree.map(lambda mask: jnp.sum(mask, dtype=jnp.int32), masks)
-    kept = drop_share(magnitude(variables), masks, alpha, prunable=prunable)
-    scores = jax.tree.map(
-        lambda keep, g: jnp.where(keep, jnp.inf, jnp.abs(g)), kept, gradients
+    return drop_and_grow(
+        masks,
+        magnitude(variables),
+        magnitude(gradients),
+        share_counts(masks, alpha),
+        prunable=prunable,
     )
-    return keep_counts(scores, counts, prunable=prunable)
 
 
 def prune_union(
@@ -214,34 +216,6 @@ def _merge(counts: CountsFn, prunable: Prunable | None) -> Aggregate:
         return mask_algebra.apply(masks, mean), masks
 
     return Aggregate(sums=sums, merge=merge)
-
-
-def replaced_share(
-    alpha: ArrayLike, *, interval: int, first: int, until: ArrayLike, decay: Decay
-) -> Schedule:
-    """Builds the share of the weights that round t replaces; 0 for no adjustment.
-
-    Args:
-      alpha: share of the first adjustment.
-      interval: A.
-      first: round of the first adjustment.
-      until: H, the rounds in which masks are adjusted.
-      decay: ``"cosine"`` or ``"constant"``.
-
-    Example:
-      >>> share = replaced_share(0.5, interval=2, first=1, until=4, decay="cosine")
-      >>> [round(float(share(t)), 3) for t in (1, 2, 3, 4, 5)]
-      [0.5, 0.0, 0.25, 0.0, 0.0]
-    """
-
-    def share(t: ArrayLike) -> jax.Array:
-        t = jnp.asarray(t)
-        past = (t - 1).astype(jnp.float32)
-        now = (t >= first) & ((t - first) % interval == 0) & (past < until)
-        cosine = alpha / 2 * (1 + jnp.cos(jnp.pi * past / until))
-        return jnp.where(now, cosine if decay == "cosine" else alpha, 0.0)
-
-    return share
 
 
 def feddst(

@@ -9,7 +9,7 @@ import pytest
 from toy import linear, squared_error
 
 from fedsparsify_jax import algorithms, models, pruning
-from fedsparsify_jax.algorithms.feddst import prune_union, readjust, replaced_share
+from fedsparsify_jax.algorithms.feddst import prune_union, readjust
 from fedsparsify_jax.types import ClientData
 
 
@@ -190,12 +190,6 @@ def test_the_union_is_pruned_by_size_then_votes_then_index(seed: int) -> None:
     expected = np.zeros(40, bool)
     expected[order[:count]] = True
     np.testing.assert_array_equal(kept, expected)
-
-
-def test_the_timing_of_the_authors_code() -> None:
-    share = replaced_share(0.3, interval=10, first=2, until=20, decay="constant")
-    rounds = [t for t in range(1, 31) if float(share(t)) > 0]
-    assert rounds == [2, 12] and float(share(12)) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(
