@@ -287,7 +287,7 @@ def test_the_engines_counts_are_understood():
 def test_the_order_of_products_is_that_of_the_layers():
     """From the input to the output, whatever the names and however deep."""
     network = models.build(
-        "resnet", input_shape=(8, 8, 3), num_classes=3, widths=(4, 8), blocks=1
+        "resnet56", input_shape=(8, 8, 3), num_classes=3, widths=(4, 8), blocks=1
     )
     order = product_order(network.apply, shapes(network), (1, 8, 8, 3))
     blocks = [f"params/Block_{b}/Conv_{n}/kernel" for b in (0, 1) for n in (0, 1)]
