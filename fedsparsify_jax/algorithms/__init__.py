@@ -14,6 +14,7 @@ from fedsparsify_jax.algorithms.fedsparsify_local import (
 from fedsparsify_jax.algorithms.fedsparsify_plus import (
     fedsparsify_plus as fedsparsify_plus,
 )
+from fedsparsify_jax.algorithms.fedtiny import fedtiny as fedtiny
 from fedsparsify_jax.algorithms.grasp import grasp as grasp
 from fedsparsify_jax.algorithms.halo import halo as halo
 from fedsparsify_jax.algorithms.heterofl import fedrolex as fedrolex
@@ -37,6 +38,7 @@ __all__ = [
     "fedsparsify_global",
     "fedsparsify_local",
     "fedsparsify_plus",
+    "fedtiny",
     "grasp",
     "halo",
     "heterofl",

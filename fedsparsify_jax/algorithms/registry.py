@@ -81,6 +81,7 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.lotteryfl, defaults={"prunable": "kernels"}),
         Row(algorithms.dispfl),
         Row(algorithms.ssfl),
+        Row(algorithms.fedtiny),
     )
 }
 """Rows by name, in the order of the help."""

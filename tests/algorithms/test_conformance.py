@@ -64,6 +64,9 @@ FEDDST: Any = {
     "masks_travel": True,
 }
 PERSONAL: Any = {"final": None, "masks_travel": True, "sent_the_same": False}
+# One pruned weight of every kernel at least is grown in a round.
+FEDTINY: Any = {"interval": 1, "alpha": 1.0, "adjust_until": 4, "blocks": 2}
+GROWN: Any = {"starts_dense": False, "monotone": False, "masks_travel": True}
 # Names are those of the registry, with a variant after a comma.
 ROWS = {
     "fedavg": Row(final=None),
@@ -137,6 +140,9 @@ ROWS = {
     ),
     "ssfl": Row(starts_dense=False),
     "fedrolex": Row({"widths": (0.5, 0.3)}, drawn_client=True, **PERSONAL),
+    "fedtiny": Row(FEDTINY, **GROWN),
+    # The chosen candidate starts with the statistics that it was chosen by.
+    "fedtiny, candidates": Row(FEDTINY | {"candidates": 3}, as_fedavg=False, **GROWN),
 }
 
 

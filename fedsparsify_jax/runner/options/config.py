@@ -242,12 +242,20 @@ class TrainConfig:
     """Share of a layer's weights that the first adjustment replaces."""
     decay: Annotated[Decay | None, Keyword()] = None
     """Course of that share over the rounds."""
+    adjust_until: Annotated[int | None, at_least(1), Keyword(), TRACED, CHANGEABLE] = (
+        None
+    )
+    """Round in which adjustments end; the share falls until then."""
     adjust_after: Annotated[int | None, at_least(0), Keyword()] = None
     """Local epochs before a client adjusts its masks; default: half of them."""
     first_masks: Annotated[FirstMasks | None, Keyword()] = None
     """Weights that the masks of round 1 keep."""
     allocation: Annotated[Allocation | None, Keyword()] = None
     """How layers share the sparsity."""
+    candidates: Annotated[int | None, at_least(1), Keyword()] = None
+    """First masks of which clients choose one by their losses; 1 for no choice."""
+    blocks: Annotated[int | None, at_least(1), Keyword()] = None
+    """Blocks of layers that adjustments take in turn; 1 for all layers at once."""
     penalties: Annotated[Penalties | None, Keyword()] = None
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""

@@ -51,6 +51,7 @@ VALUES = {
     "pruned_decay": (0.0, 0.1),
     "accuracy_threshold": (0.0, 0.5),
     "prune_rate": (0.2, 0.4),
+    "adjust_until": (2, 3),
 }
 # Two values of those that do not go with every algorithm, and the option they need.
 OF_SOME = {
@@ -72,6 +73,7 @@ TRIED = (
     "halo",
     "ste",
     "lotteryfl",
+    "fedtiny",
 )
 
 
