@@ -1,5 +1,7 @@
 """The options of ``fedsparsify train``, a field each: see `schema`.
 
+Those of base classes, which have files of their own, come last in the help.
+
 `resolve` has the rules about several options.
 """
 
@@ -13,6 +15,7 @@ from fedsparsify_jax.aggregation.merges import WITHSTANDING
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
 from fedsparsify_jax.runner.options import schema
+from fedsparsify_jax.runner.options.client_steps import ClientSteps
 from fedsparsify_jax.runner.options.grammars import CLIENT_SIZES, DATA_SET, FAULTS
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
@@ -66,7 +69,7 @@ Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(ClientSteps):
     """Train a federated model and write a run directory.
 
     Without options: FedSparsify-Global on the embedded digits, 10 clients,
