@@ -55,6 +55,7 @@ class Context(NamedTuple):
     server: PyTree  # the method's state on the server
     clients: PyTree  # the method's state of all clients, [N, ...]
     compact: PyTree = ()  # places of the compact model, see `training.compact`
+    step: PyTree = ()  # in `Method.gradient` alone: a `Step`
 
 
 class Client(NamedTuple):
@@ -71,6 +72,13 @@ class Local(NamedTuple):
     variables: Variables
     masks: Masks
     memory: PyTree  # what `Method.gradient` accumulated
+
+
+class Step(NamedTuple):
+    """One step of a client, for gradients taken elsewhere than at the weights."""
+
+    masks: Masks  # the client's
+    key: Key  # that the objective draws from as well: fold something in
 
 
 class Upload(NamedTuple):

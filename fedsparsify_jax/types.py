@@ -44,6 +44,10 @@ OptimizerState = Literal["fresh", "kept"]
 """Optimizer state of a client: new in every round, or kept."""
 Penalties = Literal["local", "averaged", "closed-form", "frozen"]
 """Whose lambda HALO trains: each client's, all clients', none but a formula, none."""
+LocalOptimizer = Literal["sgd", "lars"]
+"""Optimizers of the clients that have a name."""
+GradientPoint = Literal["none", "past", "fresh", "noise", "sam"]
+"""Point to take gradients at: the weights, or one beside them."""
 PowerpropAverage = Literal["theta", "weights"]
 """What the server merges under Powerpropagation: roots of weights, or weights."""
 Anchor = Literal["global", "zero"]

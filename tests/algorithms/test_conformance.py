@@ -53,7 +53,15 @@ class Row(NamedTuple):
 KEPT_MOMENTUM = {"momentum": 0.9, "optimizer_state": "kept"}
 TOP_K = {"upload_compression": "topk", "topk_fraction": 0.3}
 INT4 = {"upload_compression": "int4", "error_feedback": True}
-SHARED = {*KEPT_MOMENTUM, *TOP_K, "powerprop"}  # options that change FedAvg too
+LARS = {"optimizer": "lars", "trust_coefficient": 0.1}
+NOISE = {"gradient_point": "noise", "gradient_radius": 0.1}
+SHARED = {
+    *KEPT_MOMENTUM,
+    *TOP_K,
+    *LARS,
+    *NOISE,
+    "powerprop",
+}  # options that change FedAvg too
 PRUNEFL: Any = {"monotone": False, "drawn_client": True, "masks_travel": True}
 LOCAL: Any = {"exact_from": None, "masks_travel": True}
 HALO: Any = {"xi": 1e-2, "psi": 1e-2, "penalty_rate": 0.1}
@@ -72,12 +80,18 @@ ROWS = {
     "fedavg": Row(final=None),
     "fedavg, momentum": Row(KEPT_MOMENTUM, final=None, long=False),
     "fedavg, powerprop": Row({"powerprop": 1.5}, final=None, long=False),
+    "fedavg, lars": Row(LARS, final=None, long=False),
+    "fedavg, noise": Row(NOISE, final=None, drawn_client=True, long=False),
     "fedprox": Row({"mu": 0.1}, final=None),
     "fedopt": Row({"server_optimizer": "yogi"}, final=None),
     "fedsparsify-global": Row(),
     "fedsparsify-global, momentum": Row(KEPT_MOMENTUM, long=False),
     "fedsparsify-global, powerprop": Row(
         {"powerprop": 1.5, **KEPT_MOMENTUM}, long=False
+    ),
+    "fedsparsify-global, past": Row({"gradient_point": "past"}, long=False),
+    "fedsparsify-global, lars and sam": Row(
+        {"gradient_point": "sam", **LARS}, long=False
     ),
     "fedsparsify-global, layer": Row({"scope": "layer"}, exact_from=None, long=False),
     "fedsparsify-global, erk": Row({"scope": "erk"}, long=False),

@@ -1,5 +1,7 @@
 """The options of ``fedsparsify train``, a field each: see `schema`.
 
+Those of base classes, which have files of their own, come last in the help.
+
 `resolve` has the rules about several options.
 """
 
@@ -18,6 +20,9 @@ from fedsparsify_jax.runner.options.grammars import (
     FAULTS,
     WIDTHS,
 )
+from fedsparsify_jax.runner.options import schema
+from fedsparsify_jax.runner.options.client_steps import ClientSteps
+from fedsparsify_jax.runner.options.grammars import CLIENT_SIZES, DATA_SET, FAULTS
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
     HALF,
@@ -69,7 +74,7 @@ Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(ClientSteps):
     """Train a federated model and write a run directory.
 
     Without options: FedSparsify-Global on the embedded digits, 10 clients,
