@@ -40,10 +40,12 @@ from fedsparsify_jax.runner.options.schema import (
     Trait,
 )
 from fedsparsify_jax.types import (
+    AdjustedBy,
     Allocation,
     Anchor,
     Decay,
     FirstMasks,
+    Growth,
     OptimizerState,
     Penalties,
     PowerpropAverage,
@@ -239,12 +241,20 @@ class TrainConfig:
     """Share of a layer's weights that the first adjustment replaces."""
     decay: Annotated[Decay | None, Keyword()] = None
     """Course of that share over the rounds."""
+    adjust_until: Annotated[int | None, at_least(1), Keyword(), TRACED] = None
+    """Rounds in which masks are adjusted; default: half of them, of rigl 3/4."""
     adjust_after: Annotated[int | None, at_least(0), Keyword()] = None
     """Local epochs before a client adjusts its masks; default: half of them."""
     first_masks: Annotated[FirstMasks | None, Keyword()] = None
     """Weights that the masks of round 1 keep."""
     allocation: Annotated[Allocation | None, Keyword()] = None
     """How layers share the sparsity."""
+    growth: Annotated[Growth | None, Keyword()] = None
+    """What weights grow by: gradients (RigL), a draw (SET), or momentum (SNFS)."""
+    growth_momentum: Annotated[float | None, BELOW_ONE, Keyword(), TRACED] = None
+    """Momentum of the gradients that weights grow by."""
+    adjusted_by: Annotated[AdjustedBy | None, Keyword()] = None
+    """Who drops and grows weights."""
     penalties: Annotated[Penalties | None, Keyword()] = None
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""
