@@ -111,6 +111,13 @@ class ClientData(NamedTuple):
     sizes: jax.Array  # [N] int32: real ones of the M
 
 
+class ClientRows(NamedTuple):
+    """Rows of a set of examples that are every client's, filled up to the longest."""
+
+    rows: Any  # [N, m] int32
+    sizes: Any  # [N] int32: real ones of the m
+
+
 class ClientsState(NamedTuple):
     """The state that clients keep between rounds; leaves have a leading ``[N]``."""
 
@@ -237,6 +244,8 @@ class FederatedAlgorithm(NamedTuple):
         round; does nothing by default.
       cohorts: the parts that ``step`` is made of; None in algorithms that offer
         ``step`` alone.
+      client_model: ``(state, number of a client) -> variables``: the model that this
+        client uses, in personalised algorithms; None where all use ``model``.
     """
 
     init: InitFn
@@ -244,3 +253,4 @@ class FederatedAlgorithm(NamedTuple):
     model: Callable[[State], Variables] = _global_model
     finish: Callable[[Key, State, ClientData], State] = nothing_more
     cohorts: Cohorts | None = None
+    client_model: Callable[[State, jax.Array], Variables] | None = None

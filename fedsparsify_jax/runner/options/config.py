@@ -5,14 +5,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fedsparsify_jax import models
 from fedsparsify_jax.aggregation import merges
 from fedsparsify_jax.aggregation.merges import WITHSTANDING
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
-from fedsparsify_jax.runner.options import schema
 from fedsparsify_jax.runner.options.grammars import CLIENT_SIZES, DATA_SET, FAULTS
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
@@ -37,7 +36,6 @@ from fedsparsify_jax.runner.options.schema import (
     Heading,
     Keyword,
     Shown,
-    Trait,
 )
 from fedsparsify_jax.types import (
     AdjustedBy,
@@ -338,6 +336,13 @@ class TrainConfig:
     results up to rounding; auto goes over to one between rounds where that pays."""
     evaluate_every: Annotated[int, at_least(1), CHANGEABLE] = 1
     """Rounds between evaluations on the test set; they run as one program."""
+    client_evaluation: Annotated[
+        Switch | None,
+        CHANGEABLE,
+        Shown(hint="default: on for personalised algorithms"),
+    ] = None
+    """Whether each client's model is evaluated too, on up to 500 test examples in the
+    proportions of its classes: mean over the clients, and over their worst tenth."""
     coordinator: Annotated[
         str | None, Shown(metavar="HOST:PORT|auto"), TRAIN_ONLY, OF_ONE_START
     ] = None
@@ -381,25 +386,3 @@ class TrainConfig:
     """Where compiled programs are kept for the next run."""
     verbose: Annotated[bool, TRAIN_ONLY] = False
     """Also print devices, versions, and how often the round was traced and compiled."""
-
-
-def having(trait: Trait) -> tuple[str, ...]:
-    """Returns the names of the options that have a trait.
-
-    >>> having(WITH_COMMAS)
-    ('data_dir', 'client_sizes', 'faults')
-    """
-    options = schema.read(TrainConfig).items()
-    return tuple(field for field, option in options if trait in option.traits)
-
-
-NOT_COMPARED = having(NEUTRAL)
-"""Options that do not change what is computed: free to differ on resume."""
-
-
-def to_json(config: TrainConfig) -> dict[str, Any]:
-    """Returns the configuration as JSON values, option by option."""
-    return {
-        field: str(value) if isinstance(value, Path) else value
-        for field, value in dataclasses.asdict(config).items()
-    }

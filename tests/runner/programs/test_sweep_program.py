@@ -11,7 +11,8 @@ import pytest
 
 from fedsparsify_jax import client_map
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
-from fedsparsify_jax.runner.options.config import TrainConfig, having
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import having
 from fedsparsify_jax.runner.options.registry import takes
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.schema import TRACED
