@@ -60,6 +60,10 @@ Variant = Literal["published", "authors"]
 """An algorithm as published, or as a code of its authors or of FedSparsify's has it."""
 FirstMasks = Literal["magnitude", "random"]
 """Weights that the first masks keep: the largest, or random ones."""
+Growth = Literal["gradient", "random", "momentum"]
+"""What pruned weights are chosen by to be kept again: RigL, SET, SNFS."""
+AdjustedBy = Literal["server", "client"]
+"""Who adjusts masks: the server after the merge, or clients between their epochs."""
 Decay = Literal["cosine", "constant"]
 """Course of a share over the rounds."""
 WireValues = Literal["float32", "float16", "bfloat16"]

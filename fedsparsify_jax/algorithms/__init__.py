@@ -23,8 +23,10 @@ from fedsparsify_jax.algorithms.lotteryfl import lotteryfl as lotteryfl
 from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
 from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
 from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
+from fedsparsify_jax.algorithms.rigl import rigl as rigl
 from fedsparsify_jax.algorithms.snip import snip as snip
 from fedsparsify_jax.algorithms.ssfl import ssfl as ssfl
+from fedsparsify_jax.algorithms.static import static as static
 from fedsparsify_jax.algorithms.ste import ste as ste
 from fedsparsify_jax.algorithms.synflow import synflow as synflow
 
@@ -46,8 +48,10 @@ __all__ = [
     "one_shot",
     "prunefl",
     "random_pruning",
+    "rigl",
     "snip",
     "ssfl",
+    "static",
     "ste",
     "synflow",
 ]

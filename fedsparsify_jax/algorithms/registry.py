@@ -74,6 +74,8 @@ ALGORITHMS: Mapping[str, Row] = {
         ),
         Row(algorithms.prunefl),
         Row(algorithms.feddst),
+        Row(algorithms.static),
+        Row(algorithms.rigl),
         Row(algorithms.halo),
         Row(algorithms.ste),
         Row(algorithms.heterofl, chain=True),

@@ -45,6 +45,7 @@ class Row(NamedTuple):
     masks_travel: bool = False  # kept zeros are in the bytes
     sent_the_same: bool = True  # all clients are, or each another model
     counted: int = 43  # parameters that the sparsity is of; 32 are in kernels
+    sends_more: int = 0  # numbers that a client sends beside its model in round 1
     besides: int = 0  # numbers of the state beside parameters and statistics
     # also over a mesh and on a convolutional network, which take long to compile
     long: bool = True
@@ -65,6 +66,7 @@ SHARED = {
 PRUNEFL: Any = {"monotone": False, "drawn_client": True, "masks_travel": True}
 LOCAL: Any = {"exact_from": None, "masks_travel": True}
 HALO: Any = {"xi": 1e-2, "psi": 1e-2, "penalty_rate": 0.1}
+RIGL: Any = {"starts_dense": False, "monotone": False, "masks_travel": True}
 FEDDST: Any = {
     "starts_dense": False,
     "monotone": False,
@@ -128,6 +130,32 @@ ROWS = {
     "feddst": Row({"interval": 1, "adjust_until": 3}, as_fedavg=False, **FEDDST),
     "feddst, authors": Row(
         {"interval": 1, "adjust_until": 3, "variant": "authors"}, long=False, **FEDDST
+    ),
+    "static": Row(starts_dense=False),
+    "static, layer": Row(
+        {"allocation": "layer"}, starts_dense=False, exact_from=None, long=False
+    ),
+    "rigl": Row({"interval": 2, "adjust_until": 3}, **RIGL),
+    "rigl, set": Row(
+        {"interval": 1, "adjust_until": 3, "growth": "random"}, long=False, **RIGL
+    ),
+    "rigl, snfs": Row(
+        {"interval": 2, "adjust_until": 3, "growth": "momentum"},
+        sends_more=43,
+        long=False,
+        **RIGL,
+    ),
+    "rigl, by clients": Row(
+        {"interval": 1, "adjust_until": 3, "adjusted_by": "client"},
+        as_fedavg=False,
+        long=False,
+        **FEDDST,
+    ),
+    "rigl, snfs by clients": Row(
+        {"interval": 1, "adjusted_by": "client", "growth": "momentum"},
+        as_fedavg=False,
+        long=False,
+        **FEDDST,
     ),
     "halo": Row(HALO, as_fedavg=False),
     "halo, no penalty": Row({"xi": 0.0}, long=False),
@@ -483,7 +511,7 @@ def test_bytes_are_the_authors_formula(name, clients):
     assert infos[-1].bytes_up.shape == (3,)
     total = PARAMETERS + STATISTICS + ROWS[name].besides
     up = int(infos[-1].bytes_up.max())
-    assert int(infos[0].bytes_up.max()) <= 4 * total
+    assert int(infos[0].bytes_up.max()) <= 4 * (total + ROWS[name].sends_more)
     if name == "fedsparsify-local":  # every client's purge is exact
         assert up <= 4 * (total - pruned_of(FINAL, PARAMETERS))
     if name == "fedsparsify-global":  # sent under the masks of the round before

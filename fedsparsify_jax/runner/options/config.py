@@ -48,10 +48,12 @@ from fedsparsify_jax.runner.options.schema import (
     Shown,
 )
 from fedsparsify_jax.types import (
+    AdjustedBy,
     Allocation,
     Anchor,
     Decay,
     FirstMasks,
+    Growth,
     OptimizerState,
     Penalties,
     PowerpropAverage,
@@ -251,6 +253,8 @@ class TrainConfig(ClientSteps):
         None
     )
     """Round in which adjustments end; the share falls until then."""
+    adjust_until: Annotated[int | None, at_least(1), Keyword(), TRACED] = None
+    """Rounds in which masks are adjusted; default: half of them, of rigl 3/4."""
     adjust_after: Annotated[int | None, at_least(0), Keyword()] = None
     """Local epochs before a client adjusts its masks; default: half of them."""
     first_masks: Annotated[FirstMasks | None, Keyword()] = None
@@ -261,6 +265,12 @@ class TrainConfig(ClientSteps):
     """First masks of which clients choose one by their losses; 1 for no choice."""
     blocks: Annotated[int | None, at_least(1), Keyword()] = None
     """Blocks of layers that adjustments take in turn; 1 for all layers at once."""
+    growth: Annotated[Growth | None, Keyword()] = None
+    """What weights grow by: gradients (RigL), a draw (SET), or momentum (SNFS)."""
+    growth_momentum: Annotated[float | None, BELOW_ONE, Keyword(), TRACED] = None
+    """Momentum of the gradients that weights grow by."""
+    adjusted_by: Annotated[AdjustedBy | None, Keyword()] = None
+    """Who drops and grows weights."""
     penalties: Annotated[Penalties | None, Keyword()] = None
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""
