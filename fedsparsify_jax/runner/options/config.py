@@ -17,6 +17,7 @@ from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
 from fedsparsify_jax.runner.options import schema
 from fedsparsify_jax.runner.options.client_steps import ClientSteps
 from fedsparsify_jax.runner.options.grammars import CLIENT_SIZES, DATA_SET, FAULTS
+from fedsparsify_jax.runner.options.past import Past
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
     HALF,
@@ -69,7 +70,7 @@ Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(ClientSteps):
+class TrainConfig(ClientSteps, Past):
     """Train a federated model and write a run directory.
 
     Without options: FedSparsify-Global on the embedded digits, 10 clients,
