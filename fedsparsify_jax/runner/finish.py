@@ -57,6 +57,7 @@ def write(
     directory: RunDirectory,
     state: State,
     records: list[Record],
+    more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes the model and the summary of a run that is over; returns the summary.
 
@@ -66,6 +67,7 @@ def write(
       directory: of the run.
       state: the last one, after post-training.
       records: of all rounds.
+      more: what else the summary says.
     """
     may_go = prunable(dataclasses.asdict(config))
     counted = masks.prunable_only(state.masks, may_go)
@@ -77,6 +79,7 @@ def write(
         compression=config.upload_compression,
     )
     summary |= _flops(federation, state, records[-1]["kept"])
+    summary |= more or {}
     if federation.compact:
         summary["sparse_training"] = federation.compact.summary()
     is_class = federation.dataset.task == "classification"
