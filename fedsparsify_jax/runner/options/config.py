@@ -12,7 +12,7 @@ from fedsparsify_jax.aggregation import merges
 from fedsparsify_jax.aggregation.merges import WITHSTANDING
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
-from fedsparsify_jax.runner.options import schema
+from fedsparsify_jax.runner.options import grammars, schema
 from fedsparsify_jax.runner.options.grammars import CLIENT_SIZES, DATA_SET, FAULTS
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
@@ -42,6 +42,7 @@ from fedsparsify_jax.runner.options.schema import (
 from fedsparsify_jax.types import (
     Allocation,
     Anchor,
+    Criterion,
     Decay,
     FirstMasks,
     OptimizerState,
@@ -177,10 +178,16 @@ class TrainConfig:
     """Rounds after the last purge that only tune."""
     fine_tune_epochs: Annotated[int | None, at_least(0), Keyword(), CHANGEABLE] = None
     """Local epochs after a client's own purge."""
+    criterion: Annotated[Criterion | None, Keyword()] = None
+    """Importance by which weights are purged; those of gradients ask clients for it."""
+    pattern: Annotated[str | None, grammars.PATTERN, Keyword()] = None
+    """What is pruned: single weights, all but N of every M inputs, or channels."""
     scope: Annotated[Scope | None, Keyword()] = None
     """What shares a threshold: the whole model, or each layer with its own budget."""
     prunable: Annotated[Literal["all", "kernels"] | None, BY_DATASET] = None
     """Whether biases and norm parameters may be pruned too."""
+    spare: Annotated[str | None, Shown(metavar="NAME,..."), WITH_COMMAS] = None
+    """Layers that are not pruned, such as Dense_0; first and last are names too."""
     vote_rule: Annotated[VoteRule | None, Keyword()] = None
     """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
     merge: Annotated[str | None, Choice(tuple(merges.NAMES)), Keyword()] = None
@@ -196,8 +203,7 @@ class TrainConfig:
     clip_norm: Annotated[
         float | None, above(0), Keyword(), Shown(hint="default: no limit"), TRACED
     ] = None
-    """Largest norm of a client's update; longer ones are scaled down before the
-    merge."""
+    """Largest norm of a client's update; longer ones are scaled down to it."""
 
     mu: Annotated[
         float | None,
@@ -246,8 +252,7 @@ class TrainConfig:
     allocation: Annotated[Allocation | None, Keyword()] = None
     """How layers share the sparsity."""
     penalties: Annotated[Penalties | None, Keyword()] = None
-    """Whose strengths of the lasso are trained: each client's, all clients', none but
-    those of a formula, or none."""
+    """Whose strengths of the lasso are trained; closed-form ones follow a formula."""
     xi: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
     """Weight of the lasso."""
     psi: Annotated[float | None, above(0), Keyword(), TRACED] = None
@@ -255,8 +260,7 @@ class TrainConfig:
     penalty_rate: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
     """Rate at which its strengths are trained; 0 leaves all of them at 1."""
     pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Decay of the weights that are pruned, which train all the same; 2e-4 is
-    SR-STE."""
+    """Decay of pruned weights, which train all the same; 2e-4 is SR-STE."""
 
     faults: Annotated[
         str | None,
@@ -357,8 +361,7 @@ class TrainConfig:
     keep_last: Annotated[int, at_least(1), TRAIN_ONLY] = 2
     """How many of the latest checkpoints stay."""
     keep_best: Annotated[int, at_least(0), TRAIN_ONLY] = 0
-    """How many of the best checkpoints stay besides: best on the validation set, or on
-    the test set if there is none."""
+    """How many of the best ones stay besides, by the validation set or the test set."""
     show_partition: Annotated[bool, TRAIN_ONLY] = False
     """Print how many examples of each class every client holds."""
     logger: Annotated[tuple[Logger, ...], TRAIN_ONLY] = ()
@@ -377,7 +380,7 @@ def having(trait: Trait) -> tuple[str, ...]:
     """Returns the names of the options that have a trait.
 
     >>> having(WITH_COMMAS)
-    ('data_dir', 'client_sizes', 'faults')
+    ('data_dir', 'client_sizes', 'spare', 'faults')
     """
     options = schema.read(TrainConfig).items()
     return tuple(field for field, option in options if trait in option.traits)
