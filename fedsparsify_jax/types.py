@@ -36,6 +36,8 @@ Prunable = Callable[[str], bool]
 
 Scope = Literal["global", "layer", "er", "erk", "erk_feddst"]
 """Parameters that share a threshold: the whole model, or layers by their budgets."""
+Criterion = Literal["magnitude", "movement", "taylor", "fisher"]
+"""Importance by which weights are purged: |w|, -g w, |g w| or g^2 w^2."""
 Allocation = Literal["erk", "er", "erk_feddst", "layer"]
 """Rule by which layers share the sparsity."""
 VoteRule = Literal["authors", "strict", "none"]

@@ -16,7 +16,8 @@ With S_0 = 0 and t0 = 1 the first purge is in round 2, and S_T is reached by the
 act of round T: nothing is tuned after it, unless ``fine_tune_rounds=R`` moves the end
 of the schedule to round T - R. Biases and norm parameters are prunable, running
 statistics are not; ``prunable=masks.kernels_only`` spares the former too. Other merges
-of the authors' code come by name with ``merge``, see `merges`.
+of the authors' code come by name with ``merge``, see `merges`. Other criteria than |w|,
+and groups of weights in place of single ones, are options and not the paper's.
 
 Deviations from the authors' code: the kept count is exact, ties go to the lowest index
 (theirs keeps every tie at the threshold); masks are kept as such, while theirs are
@@ -35,11 +36,17 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
-from fedsparsify_jax.algorithms._shared.server_purge import purge_by
-from fedsparsify_jax.engine import EngineOptions, engine
+from fedsparsify_jax.algorithms._shared.purged import purged
+from fedsparsify_jax.engine import EngineOptions
 from fedsparsify_jax.method import Method
-from fedsparsify_jax.pruning.selection import magnitude
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Schedule, Scope
+from fedsparsify_jax.types import (
+    ApplyFn,
+    Criterion,
+    FederatedAlgorithm,
+    Prunable,
+    Schedule,
+    Scope,
+)
 
 
 def fedsparsify_global(
@@ -54,6 +61,8 @@ def fedsparsify_global(
     fine_tune_rounds: int = 0,
     schedule: Schedule | None = None,
     merge: str | ValueMerge = "mean",
+    criterion: Criterion = "magnitude",
+    pattern: str = "unstructured",
     scope: Scope = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
@@ -73,12 +82,15 @@ def fedsparsify_global(
       schedule: any other schedule, in place of the polynomial of the six above.
       merge: a name of `merges.NAMES` or a function of that signature. ``"nonzero"``
         is the mean here, for all clients have the server's masks.
+      criterion: by which the server purges, see `criteria`.
+      pattern: ``"unstructured"``, ``"channel"``, or N:M, which keeps M - floor(s_t M)
+        of every M inputs but no fewer than N, see `pruning.selector`.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `engine.options.Options`.
 
     Raises:
-      ValueError: for an unknown merge or impossible rounds of fine-tuning.
+      ValueError: for an unknown name, or impossible rounds of fine-tuning.
 
     Example:
       With the ``clients`` and the ``model`` of the README's ten lines:
@@ -100,15 +112,7 @@ def fedsparsify_global(
         every=every,
     )
 
-    purge = purge_by(
-        lambda variables, context: magnitude(variables),
-        scope=scope,
-        prunable=prunable,
+    method = Method(schedule=schedule, aggregate=aggregate(merge), prunable=prunable)
+    return purged(
+        apply_fn, method, criterion=criterion, pattern=pattern, scope=scope, **options
     )
-    method = Method(
-        schedule=schedule,
-        aggregate=aggregate(merge),
-        server=purge,
-        prunable=prunable,
-    )
-    return engine(apply_fn, method, **options)

@@ -11,6 +11,7 @@ from fedsparsify_jax.runner.display.summary import Record, blind, doubt, summari
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import prunable
 from fedsparsify_jax.runner.programs.federation import Federation
+from fedsparsify_jax.runner.programs.spared import spared_layers
 from fedsparsify_jax.runner.storage.model_files import save_model
 from fedsparsify_jax.runner.storage.run_directory import RunDirectory
 from fedsparsify_jax.types import State
@@ -69,7 +70,8 @@ def write(
       records: of all rounds.
       more: what else the summary says.
     """
-    may_go = prunable(dataclasses.asdict(config))
+    spared = spared_layers(config.spare, federation.model, federation.dataset)
+    may_go = prunable(dataclasses.asdict(config) | {"spare": spared})
     counted = masks.prunable_only(state.masks, may_go)
     summary = summarize(
         records,

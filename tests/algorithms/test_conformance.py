@@ -100,7 +100,10 @@ ROWS = {
     "fedsparsify-global, topk": Row(TOP_K, long=False),
     # A client's draws for rounding are by its number.
     "fedsparsify-global, int4": Row(INT4, drawn_client=True, long=False),
+    "fedsparsify-global, movement": Row({"criterion": "movement"}, long=False),
+    "fedsparsify-global, taylor": Row({"criterion": "taylor"}, long=False),
     "fedsparsify-local": Row(**LOCAL),
+    "fedsparsify-local, fisher": Row({"criterion": "fisher"}, long=False, **LOCAL),
     "fedsparsify-local, strict": Row({"vote_rule": "strict"}, long=False, **LOCAL),
     "fedsparsify-local, nonzero": Row(
         {"merge": "nonzero"}, one_rounding_more=True, long=False, **LOCAL

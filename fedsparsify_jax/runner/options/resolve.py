@@ -10,9 +10,11 @@ from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
 from fedsparsify_jax.engine.wrappers.attacks import SCALED
 from fedsparsify_jax.errors import InputError, counted
+from fedsparsify_jax.pruning.patterns import UNSTRUCTURED, groups_of
 from fedsparsify_jax.runner.options import defaults, schema
 from fedsparsify_jax.runner.options.config import STORED, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
+from fedsparsify_jax.runner.options.registry import takes
 from fedsparsify_jax.runner.options.rules import flag, in_options
 from fedsparsify_jax.runner.process import distributed
 
@@ -155,6 +157,20 @@ def _of_store(config: TrainConfig) -> dict[str, Any]:
     return settled
 
 
+def _of_pattern(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that a pattern of N of every M settles."""
+    groups = groups_of(options["pattern"] or UNSTRUCTURED)
+    if groups is None or not takes(options["algorithm"], "pattern"):
+        return {}
+    final = options["final_sparsity"]
+    if final not in (TrainConfig.final_sparsity, groups.sparsity):
+        raise InputError(
+            f"--final-sparsity is {final}: --pattern {options['pattern']} prunes "
+            f"{groups.sparsity:g} of the kernels, leave it out"
+        )
+    return {"final_sparsity": groups.sparsity}
+
+
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fills in the defaults that depend on the data set and checks every value.
 
@@ -171,6 +187,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         changes["num_clients"] = len(client_sizes(sizes))
     if dataset == "store":
         changes |= _of_store(dataclasses.replace(config, **changes))
+    changes |= _of_pattern(changes)
     for field, value in defaults.of(dataset, changes["algorithm"]).items():
         if changes[field] is None:
             changes[field] = value
