@@ -19,10 +19,9 @@ from fedsparsify_jax.runner.options.grammars import (
     CLIENT_SIZES,
     DATA_SET,
     FAULTS,
+    PATTERN,
 )
 from fedsparsify_jax.runner.options.method_options import MethodOptions
-from fedsparsify_jax.runner.options import grammars, schema
-from fedsparsify_jax.runner.options.grammars import CLIENT_SIZES, DATA_SET, FAULTS
 from fedsparsify_jax.runner.options.past import Past
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
@@ -50,11 +49,7 @@ from fedsparsify_jax.runner.options.schema import (
     Shown,
 )
 from fedsparsify_jax.types import (
-    Allocation,
-    Anchor,
     Criterion,
-    Decay,
-    FirstMasks,
     OptimizerState,
     PowerpropAverage,
     Scope,
@@ -72,8 +67,7 @@ Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(MethodOptions, ClientSteps):
-class TrainConfig(ClientSteps, Past):
+class TrainConfig(MethodOptions, ClientSteps, Past):
     """Train a federated model and write a run directory.
 
     Without options: FedSparsify-Global on the embedded digits, 10 clients,
@@ -186,7 +180,7 @@ class TrainConfig(ClientSteps, Past):
     """Local epochs after a client's own purge."""
     criterion: Annotated[Criterion | None, Keyword()] = None
     """Importance by which weights are purged; those of gradients ask clients for it."""
-    pattern: Annotated[str | None, grammars.PATTERN, Keyword()] = None
+    pattern: Annotated[str | None, PATTERN, Keyword()] = None
     """What is pruned: single weights, all but N of every M inputs, or channels."""
     scope: Annotated[Scope | None, Keyword()] = None
     """What shares a threshold: the whole model, or each layer with its own budget."""
@@ -209,64 +203,8 @@ class TrainConfig(ClientSteps, Past):
     clip_norm: Annotated[
         float | None, above(0), Keyword(), Shown(hint="default: no limit"), TRACED
     ] = None
-    """Largest norm of a client's update; longer ones are scaled down to it."""
-
-    mu: Annotated[
-        float | None,
-        Heading("Options of some algorithms"),
-        from_up(0),
-        Keyword(),
-        TRACED,
-        ABSENT_AT_ZERO,
-        CHANGEABLE,
-    ] = None
-    """Weight of the proximal term."""
-    anchor: Annotated[Anchor | None, Keyword()] = None
-    """What the proximal term pulls to; zero is the authors' defect, a weight decay."""
-    server_optimizer: Annotated[ServerOptimizer | None, Keyword()] = None
-    """Optimizer of the server."""
-    server_learning_rate: Annotated[
-        float | None, above(0), Keyword(), TRACED, CHANGEABLE
-    ] = None
-    """Its learning rate."""
-    prune_at: Annotated[int | None, at_least(1), Keyword("at"), TRACED] = None
-    """Round of the only purge."""
-    source: Annotated[Source | None, Keyword()] = None
-    """Whose data scores the weights: one client's batch, or the average of all."""
-    temperature: Annotated[float | None, above(0), Keyword(), TRACED] = None
-    """Divisor of the logits while weights are scored."""
-    examples_per_class: Annotated[int | None, at_least(1), Keyword()] = None
-    """Examples of each class that score the weights, in place of a batch."""
-    freeze_zero_initialized: Annotated[Switch | None, Keyword()] = None
-    """The authors' defect: parameters that start at zero are never trained."""
-    variant: Annotated[Variant | None, Keyword()] = None
-    """The algorithm as published, or with the timing of its authors' code."""
-    pin_sparsity: Annotated[Switch, Shown(hint="of prunefl; default: on")] = "on"
-    """Whether --final-sparsity is kept to; off lets the algorithm find its own."""
-    interval: Annotated[int | None, at_least(1), Keyword(), CHANGEABLE] = None
-    """Rounds between adjustments of the masks."""
-    replace_share: Annotated[
-        float | None, between(0, 1), Keyword("alpha"), TRACED, CHANGEABLE
-    ] = None
-    """Share of a layer's weights that the first adjustment replaces."""
-    decay: Annotated[Decay | None, Keyword()] = None
-    """Course of that share over the rounds."""
-    adjust_after: Annotated[int | None, at_least(0), Keyword()] = None
-    """Local epochs before a client adjusts its masks; default: half of them."""
-    first_masks: Annotated[FirstMasks | None, Keyword()] = None
-    """Weights that the masks of round 1 keep."""
-    allocation: Annotated[Allocation | None, Keyword()] = None
-    """How layers share the sparsity."""
-    penalties: Annotated[Penalties | None, Keyword()] = None
-    """Whose strengths of the lasso are trained; closed-form ones follow a formula."""
-    xi: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Weight of the lasso."""
-    psi: Annotated[float | None, above(0), Keyword(), TRACED] = None
-    """Weight of the pull that makes the lasso stronger."""
-    penalty_rate: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Rate at which its strengths are trained; 0 leaves all of them at 1."""
-    pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Decay of pruned weights, which train all the same; 2e-4 is SR-STE."""
+    """Largest norm of a client's update; longer ones are scaled down before the
+    merge."""
 
     faults: Annotated[
         str | None,
@@ -370,7 +308,8 @@ class TrainConfig(ClientSteps, Past):
     keep_last: Annotated[int, at_least(1), TRAIN_ONLY] = 2
     """How many of the latest checkpoints stay."""
     keep_best: Annotated[int, at_least(0), TRAIN_ONLY] = 0
-    """How many of the best ones stay besides, by the validation set or the test set."""
+    """How many of the best checkpoints stay besides: best on the validation set, or on
+    the test set if there is none."""
     show_partition: Annotated[bool, TRAIN_ONLY] = False
     """Print how many examples of each class every client holds."""
     logger: Annotated[tuple[Logger, ...], TRAIN_ONLY] = ()
@@ -383,25 +322,3 @@ class TrainConfig(ClientSteps, Past):
     """Where compiled programs are kept for the next run."""
     verbose: Annotated[bool, TRAIN_ONLY] = False
     """Also print devices, versions, and how often the round was traced and compiled."""
-
-
-def having(trait: Trait) -> tuple[str, ...]:
-    """Returns the names of the options that have a trait.
-
-    >>> having(WITH_COMMAS)
-    ('data_dir', 'client_sizes', 'spare', 'faults')
-    """
-    options = schema.read(TrainConfig).items()
-    return tuple(field for field, option in options if trait in option.traits)
-
-
-NOT_COMPARED = having(NEUTRAL)
-"""Options that do not change what is computed: free to differ on resume."""
-
-
-def to_json(config: TrainConfig) -> dict[str, Any]:
-    """Returns the configuration as JSON values, option by option."""
-    return {
-        field: str(value) if isinstance(value, Path) else value
-        for field, value in dataclasses.asdict(config).items()
-    }
