@@ -109,7 +109,7 @@ class MethodOptions:
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""
     xi: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Weight of the lasso."""
+    """Weight of the lasso; of feddip, what the weight of its norms grows to."""
     psi: Annotated[float | None, above(0), Keyword(), TRACED] = None
     """Weight of the pull that makes the lasso stronger."""
     penalty_rate: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
