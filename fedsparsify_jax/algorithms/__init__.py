@@ -2,6 +2,7 @@
 
 from fedsparsify_jax.algorithms.dispfl import dispfl as dispfl
 from fedsparsify_jax.algorithms.fedavg import fedavg as fedavg
+from fedsparsify_jax.algorithms.feddip import feddip as feddip
 from fedsparsify_jax.algorithms.feddst import feddst as feddst
 from fedsparsify_jax.algorithms.fedopt import fedopt as fedopt
 from fedsparsify_jax.algorithms.fedprox import fedprox as fedprox
@@ -33,6 +34,7 @@ from fedsparsify_jax.algorithms.synflow import synflow as synflow
 __all__ = [
     "dispfl",
     "fedavg",
+    "feddip",
     "feddst",
     "fedopt",
     "fedprox",

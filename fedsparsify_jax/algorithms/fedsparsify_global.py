@@ -16,8 +16,7 @@ With S_0 = 0 and t0 = 1 the first purge is in round 2, and S_T is reached by the
 act of round T: nothing is tuned after it, unless ``fine_tune_rounds=R`` moves the end
 of the schedule to round T - R. Biases and norm parameters are prunable, running
 statistics are not; ``prunable=masks.kernels_only`` spares the former too. Other merges
-of the authors' code come by name with ``merge``, see `merges`. Other criteria than |w|,
-and groups of weights in place of single ones, are options and not the paper's.
+of the authors' code come by name with ``merge``, see `merges`.
 
 Deviations from the authors' code: the kept count is exact, ties go to the lowest index
 (theirs keeps every tie at the threshold); masks are kept as such, while theirs are
@@ -82,9 +81,8 @@ def fedsparsify_global(
       schedule: any other schedule, in place of the polynomial of the six above.
       merge: a name of `merges.NAMES` or a function of that signature. ``"nonzero"``
         is the mean here, for all clients have the server's masks.
-      criterion: by which the server purges, see `criteria`.
-      pattern: ``"unstructured"``, ``"channel"``, or N:M, which keeps M - floor(s_t M)
-        of every M inputs but no fewer than N, see `pruning.selector`.
+      criterion: by which the server purges, see `_shared.criteria`.
+      pattern: of what is purged: single weights, N:M or channels, see `patterns`.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `engine.options.Options`.

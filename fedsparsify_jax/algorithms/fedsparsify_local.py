@@ -93,8 +93,8 @@ def fedsparsify_local(
         ``fine_tune_rounds``.
       vote_rule: ``"authors"``, ``"strict"`` or ``"none"``, see `streaming.aggregate`.
       merge: a name of `merges.NAMES` or a function of that signature.
-      criterion: by which a client purges, see `criteria`; those of gradients go by its
-        steps of the round, and nothing more is sent.
+      criterion: by which a client purges, see `_shared.criteria`; those of gradients
+        go by its steps of the round, and nothing more is sent.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `engine.options.Options`.

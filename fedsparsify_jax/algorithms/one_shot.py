@@ -60,7 +60,7 @@ def one_shot(
       at: p, the round that ends with the prune; ``T - fine_tune_rounds + 1`` by
         default (but not before round 1), T if ``fine_tune_rounds`` is 0.
       fine_tune_rounds: rounds from the authors' start to T, the pruning one included.
-      criterion: by which the server prunes, see `criteria`.
+      criterion: by which the server prunes, see `_shared.criteria`.
       pattern: of what is pruned, see `fedsparsify_global`.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.

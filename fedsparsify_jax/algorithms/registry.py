@@ -76,6 +76,10 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.feddst),
         Row(algorithms.static),
         Row(algorithms.rigl),
+        Row(
+            algorithms.feddip,
+            defaults={"initial_sparsity": 0.5, "prunable": "kernels"},
+        ),
         Row(algorithms.halo),
         Row(algorithms.ste),
         Row(algorithms.heterofl, chain=True),

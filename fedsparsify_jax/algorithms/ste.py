@@ -40,17 +40,15 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.algorithms._shared.straight_through import masked, send_dense
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import (
     Batch,
     BatchLoss,
-    Client,
     Context,
-    Local,
     Method,
     ObjectiveFn,
     ServerTransform,
-    Upload,
     Uploader,
     Uploads,
     no_projection,
@@ -146,7 +144,7 @@ def ste(
         aggregate=aggregate(merge),
         objective=_through_masks(pruned_decay, select),
         project=no_projection,
-        upload=Uploader(no_state, _send_dense),
+        upload=Uploader(no_state, send_dense),
         server=_remask(select),
         prunable=prunable,
     )
@@ -165,26 +163,13 @@ def _through_masks(decay: ArrayLike, select: Select) -> ObjectiveFn:
         scores = magnitude(jax.lax.stop_gradient(variables))
         kept = select(scores, context.sparsity, None)
         dense, masks = variables["params"], kept["params"]
-        used = jax.tree.map(_masked, dense, masks)
+        used = jax.tree.map(masked, dense, masks)
         value, changed = loss(variables | {"params": used}, batch, key)
         pruned = jax.tree.map(lambda v, m: jnp.where(m, 0, v), dense, masks)
         squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(pruned)]
         return value + decay / 2 * sum(squares), changed
 
     return objective
-
-
-def _masked(v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the weight under its mask, with the gradient of the weight itself."""
-    return v + jax.lax.stop_gradient(jnp.where(mask, v, 0) - v)
-
-
-def _send_dense(
-    key: Key, local: Local, context: Context, client: Client
-) -> tuple[Upload, PyTree]:
-    del key, context
-    everything = jax.tree.map(jnp.ones_like, local.masks)
-    return Upload(local.variables, everything), client.state
 
 
 def _remask(select: Select) -> ServerTransform:

@@ -105,7 +105,8 @@ def selector(
     """Returns what chooses masks by scores under a pattern.
 
     Args:
-      pattern: ``"unstructured"``, ``"channel"``, or N:M such as ``"2:4"``.
+      pattern: ``"unstructured"``, ``"channel"``, or N:M such as ``"2:4"``, which at
+        the sparsity s keeps M - floor(s M) of every M inputs, but no fewer than N.
       scope: what shares a threshold, see `pruning.prune`; groups of M never do, and
         channels do not go by the rules that divide a budget.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.

@@ -160,6 +160,19 @@ ROWS = {
         long=False,
         **FEDDST,
     ),
+    "feddip": Row(
+        {"interval": 1, "initial_sparsity": 0.0, "xi": 0.0},
+        starts_dense=False,
+        monotone=False,
+        counted=32,
+    ),
+    "feddip, penalty, within": Row(
+        {"interval": 1, "initial_sparsity": 0.3, "xi": 0.1, "variant": "authors"},
+        starts_dense=False,
+        as_fedavg=False,
+        counted=32,
+        long=False,
+    ),
     "halo": Row(HALO, as_fedavg=False),
     "halo, no penalty": Row({"xi": 0.0}, long=False),
     "halo, averaged": Row(

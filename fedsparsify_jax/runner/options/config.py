@@ -150,7 +150,9 @@ class TrainConfig(MethodOptions, ClientSteps, Past):
     """Rounds between purges."""
     begin: Annotated[int, at_least(0), Keyword(), TRACED, CHANGEABLE] = 1
     """Round t0 after which purging starts."""
-    initial_sparsity: Annotated[float, BELOW_ONE, Keyword(), TRACED, CHANGEABLE] = 0.0
+    initial_sparsity: Annotated[
+        float | None, BELOW_ONE, Keyword(), BY_DATASET, TRACED, CHANGEABLE
+    ] = None
     """Sparsity in round t0."""
     server_ema: Annotated[
         float | None,

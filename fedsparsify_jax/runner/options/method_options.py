@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from fedsparsify_jax.runner.options.grammars import WIDTHS
+from fedsparsify_jax.runner.options.grammars import PATTERN, WIDTHS
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
     Switch,
@@ -25,6 +25,7 @@ from fedsparsify_jax.types import (
     AdjustedBy,
     Allocation,
     Anchor,
+    Criterion,
     Decay,
     FirstMasks,
     Growth,
@@ -57,6 +58,10 @@ class MethodOptions:
         float | None, above(0), Keyword(), TRACED, CHANGEABLE
     ] = None
     """Its learning rate."""
+    criterion: Annotated[Criterion | None, Keyword()] = None
+    """Importance by which weights are purged; those of gradients ask clients for it."""
+    pattern: Annotated[str | None, PATTERN, Keyword()] = None
+    """What is pruned: single weights, all but N of every M inputs, or channels."""
     prune_at: Annotated[int | None, at_least(1), Keyword("at"), TRACED] = None
     """Round of the only purge."""
     source: Annotated[Source | None, Keyword()] = None
@@ -104,7 +109,7 @@ class MethodOptions:
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""
     xi: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Weight of the lasso."""
+    """Weight of the lasso; of feddip, what the weight of its norms grows to."""
     psi: Annotated[float | None, above(0), Keyword(), TRACED] = None
     """Weight of the pull that makes the lasso stronger."""
     penalty_rate: Annotated[float | None, from_up(0), Keyword(), TRACED] = None

@@ -75,7 +75,7 @@ def _check_schedule(config: TrainConfig) -> None:
     for field, number in rounds.items():
         if number > config.rounds:
             raise InputError(f"{flag(field)} is {number}: {only}")
-    first, last = config.initial_sparsity, config.final_sparsity
+    first, last = config.initial_sparsity or 0.0, config.final_sparsity
     if first > last:
         raise InputError(
             f"--initial-sparsity is {first}: it must be at most the final sparsity, "
