@@ -68,7 +68,9 @@ def options(row: Row) -> str:
     shared = reference.parameters if as_reference else {}
     parts = []
     for name, parameter in row.parameters.items():
-        if name not in OPTIONS or (name in shared and name not in row.defaults):
+        if name not in OPTIONS or name == "rounds":
+            continue
+        if name in shared and name not in row.defaults:
             continue
         field = OPTIONS[name]
         default = row.defaults.get(name, getattr(TrainConfig, field))

@@ -14,6 +14,7 @@ from fedsparsify_jax.algorithms.fedsparsify_local import (
 from fedsparsify_jax.algorithms.fedsparsify_plus import (
     fedsparsify_plus as fedsparsify_plus,
 )
+from fedsparsify_jax.algorithms.fedtiny import fedtiny as fedtiny
 from fedsparsify_jax.algorithms.grasp import grasp as grasp
 from fedsparsify_jax.algorithms.halo import halo as halo
 from fedsparsify_jax.algorithms.heterofl import fedrolex as fedrolex
@@ -22,8 +23,10 @@ from fedsparsify_jax.algorithms.lotteryfl import lotteryfl as lotteryfl
 from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
 from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
 from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
+from fedsparsify_jax.algorithms.rigl import rigl as rigl
 from fedsparsify_jax.algorithms.snip import snip as snip
 from fedsparsify_jax.algorithms.ssfl import ssfl as ssfl
+from fedsparsify_jax.algorithms.static import static as static
 from fedsparsify_jax.algorithms.ste import ste as ste
 from fedsparsify_jax.algorithms.synflow import synflow as synflow
 
@@ -37,6 +40,7 @@ __all__ = [
     "fedsparsify_global",
     "fedsparsify_local",
     "fedsparsify_plus",
+    "fedtiny",
     "grasp",
     "halo",
     "heterofl",
@@ -44,8 +48,10 @@ __all__ = [
     "one_shot",
     "prunefl",
     "random_pruning",
+    "rigl",
     "snip",
     "ssfl",
+    "static",
     "ste",
     "synflow",
 ]

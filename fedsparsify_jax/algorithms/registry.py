@@ -74,6 +74,8 @@ ALGORITHMS: Mapping[str, Row] = {
         ),
         Row(algorithms.prunefl),
         Row(algorithms.feddst),
+        Row(algorithms.static),
+        Row(algorithms.rigl),
         Row(algorithms.halo),
         Row(algorithms.ste),
         Row(algorithms.heterofl, chain=True),
@@ -81,6 +83,7 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.lotteryfl, defaults={"prunable": "kernels"}),
         Row(algorithms.dispfl),
         Row(algorithms.ssfl),
+        Row(algorithms.fedtiny),
     )
 }
 """Rows by name, in the order of the help."""

@@ -22,6 +22,7 @@ from fedsparsify_jax.engine.wrappers.compression import (
     with_residual,
 )
 from fedsparsify_jax.engine.wrappers.ema import with_ema
+from fedsparsify_jax.engine.wrappers.gradient_point import at_point
 from fedsparsify_jax.engine.wrappers.inputs import with_checks
 from fedsparsify_jax.engine.wrappers.powerprop import (
     merging_roots,
@@ -89,7 +90,7 @@ def engine(
             "for all, so their bytes cannot be measured"
         )
     powers = powers_of(o, method)
-    tuning = tuning_of(apply_fn, on_roots(powers, method), o)
+    tuning = tuning_of(apply_fn, at_point(o, on_roots(powers, method)), o)
     tuning = tuning_roots(powers, tuning)
     if o.powerprop_average == "theta":
         method = merging_roots(powers, method)

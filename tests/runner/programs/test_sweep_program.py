@@ -51,10 +51,14 @@ VALUES = {
     "pruned_decay": (0.0, 0.1),
     "accuracy_threshold": (0.0, 0.5),
     "prune_rate": (0.2, 0.4),
+    "adjust_until": (2, 3),
 }
 # Two values of those that do not go with every algorithm, and the option they need.
 OF_SOME = {
     "powerprop": ((1.5, 2.0), {}),
+    "weight_decay": ((0.0, 0.1), {"optimizer": "lars"}),
+    "trust_coefficient": ((0.01, 0.1), {"optimizer": "lars"}),
+    "gradient_radius": ((0.0, 0.1), {"gradient_point": "sam"}),
     "topk_fraction": ((0.3, 0.6), {"upload_compression": "topk"}),
 }
 OF_ALL = ("learning_rate", "momentum", "server_ema", "clip_norm")
@@ -72,6 +76,7 @@ TRIED = (
     "halo",
     "ste",
     "lotteryfl",
+    "fedtiny",
 )
 
 
