@@ -4,6 +4,7 @@ from fedsparsify_jax.algorithms.fedavg import fedavg as fedavg
 from fedsparsify_jax.algorithms.feddst import feddst as feddst
 from fedsparsify_jax.algorithms.fedopt import fedopt as fedopt
 from fedsparsify_jax.algorithms.fedprox import fedprox as fedprox
+from fedsparsify_jax.algorithms.fedrts import fedrts as fedrts
 from fedsparsify_jax.algorithms.fedsparsify_global import (
     fedsparsify_global as fedsparsify_global,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "feddst",
     "fedopt",
     "fedprox",
+    "fedrts",
     "fedsparsify_global",
     "fedsparsify_local",
     "fedsparsify_plus",

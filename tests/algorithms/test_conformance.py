@@ -127,6 +127,7 @@ ROWS = {
     "ste": Row(monotone=False),
     "ste, sr-ste": Row({"pruned_decay": 0.1}, monotone=False, long=False),
     "fedtiny": Row(FEDTINY, **GROWN),
+    "fedrts": Row({"interval": 1, "alpha": 1.0, "adjust_until": 4}, **GROWN),
     # The chosen candidate starts with the statistics that it was chosen by.
     "fedtiny, candidates": Row(FEDTINY | {"candidates": 3}, as_fedavg=False, **GROWN),
 }

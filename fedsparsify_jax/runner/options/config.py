@@ -251,6 +251,11 @@ class TrainConfig:
     """First masks of which clients choose one by their losses; 1 for no choice."""
     blocks: Annotated[int | None, at_least(1), Keyword()] = None
     """Blocks of layers that adjustments take in turn; 1 for all layers at once."""
+    individual_share: Annotated[float | None, between(0, 1), Keyword(), TRACED] = None
+    """Share of the clients' choices in what is learnt of a weight; the other part is
+    the merged model's."""
+    evidence: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
+    """What a round adds to what is known of a weight, which starts at 1."""
     penalties: Annotated[Penalties | None, Keyword()] = None
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""

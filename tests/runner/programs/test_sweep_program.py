@@ -48,6 +48,8 @@ VALUES = {
     "penalty_rate": (0.1, 0.01),
     "pruned_decay": (0.0, 0.1),
     "adjust_until": (2, 3),
+    "individual_share": (0.5, 0.9),
+    "evidence": (10.0, 1.0),
 }
 # Two values of those that do not go with every algorithm, and the option they need.
 OF_SOME = {
@@ -69,6 +71,7 @@ TRIED = (
     "halo",
     "ste",
     "fedtiny",
+    "fedrts",
 )
 
 
