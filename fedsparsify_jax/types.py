@@ -44,6 +44,10 @@ OptimizerState = Literal["fresh", "kept"]
 """Optimizer state of a client: new in every round, or kept."""
 Penalties = Literal["local", "averaged", "closed-form", "frozen"]
 """Whose lambda HALO trains: each client's, all clients', none but a formula, none."""
+LocalOptimizer = Literal["sgd", "lars"]
+"""Optimizers of the clients that have a name."""
+GradientPoint = Literal["none", "past", "fresh", "noise", "sam"]
+"""Point to take gradients at: the weights, or one beside them."""
 PowerpropAverage = Literal["theta", "weights"]
 """What the server merges under Powerpropagation: roots of weights, or weights."""
 Anchor = Literal["global", "zero"]
@@ -56,6 +60,10 @@ Variant = Literal["published", "authors"]
 """An algorithm as published, or as a code of its authors or of FedSparsify's has it."""
 FirstMasks = Literal["magnitude", "random"]
 """Weights that the first masks keep: the largest, or random ones."""
+Growth = Literal["gradient", "random", "momentum"]
+"""What pruned weights are chosen by to be kept again: RigL, SET, SNFS."""
+AdjustedBy = Literal["server", "client"]
+"""Who adjusts masks: the server after the merge, or clients between their epochs."""
 Decay = Literal["cosine", "constant"]
 """Course of a share over the rounds."""
 WireValues = Literal["float32", "float16", "bfloat16"]

@@ -44,6 +44,11 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import schedules, trees
 from fedsparsify_jax.aggregation import means
 from fedsparsify_jax.algorithms._shared import growth
+from fedsparsify_jax.algorithms._shared.adjustment import (
+    budgets,
+    dense_gradient,
+    first_masks,
+)
 from fedsparsify_jax.engine import EngineOptions, engine, resolve
 from fedsparsify_jax.method import (
     Aggregate,
@@ -58,6 +63,7 @@ from fedsparsify_jax.method import (
     no_state,
 )
 from fedsparsify_jax.metrics.communication import BYTES_PER_INDEX
+from fedsparsify_jax.pruning.regrowth import replaced_share
 from fedsparsify_jax.pruning.selection import keep_counts, magnitude, share_counts
 from fedsparsify_jax.training.local import batch_loss
 from fedsparsify_jax.types import (
@@ -185,8 +191,8 @@ def draw(key: Key, beliefs: Beliefs) -> PyTree:
       >>> bool(odds[0] > 10)
       True
     """
-    structure = jax.tree.structure(beliefs.a)
-    keys = jax.random.split(key, structure.num_leaves)
+    leaves, structure = jax.tree.flatten(beliefs.a)
+    keys = jax.random.split(key, len(leaves))
 
     def odds(key: Key, a: jax.Array, b: jax.Array) -> jax.Array:
         for_a, for_b = jax.random.split(key)
@@ -291,21 +297,23 @@ def fedrts(
         raise ValueError(f"evidence is {evidence}: it must be at least 0 and finite")
     resolved = resolve(options)
     until = 0.6 * rounds if adjust_until is None else adjust_until
-    timing = _Timing(growth.cosine_share(alpha, until), interval, until)
+    share = replaced_share(
+        alpha, interval=1, first=1, until=until, decay="cosine", start=0
+    )
+    timing = _Timing(share=share, interval=interval, until=until)
 
     def quota(context: Context, client: Client) -> PyTree:
         return share_counts(context.masks, timing.share(context.round))
 
     choose = growth.largest_in_adjustments(
         timing.adjusts,
-        batch_loss(apply_fn, resolved.loss_fn),
-        resolved.batch_size,
+        dense_gradient(batch_loss(apply_fn, resolved.loss_fn), resolved.batch_size),
         quota,
         prunable,
     )
     method = Method(
         schedule=schedules.constant(final_sparsity),
-        setup=growth.largest_of_layers(allocation, prunable),
+        setup=first_masks("magnitude", budgets(allocation, prunable), prunable),
         upload=_sending(choose),
         aggregate=_merging(timing, individual_share, prunable),
         server=_sampling(timing, evidence, prunable),

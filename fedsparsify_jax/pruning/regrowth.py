@@ -14,16 +14,23 @@ from fedsparsify_jax.types import Decay, Masks, Prunable, PyTree, Schedule, Scor
 
 
 def replaced_share(
-    alpha: ArrayLike, *, interval: int, first: int, until: ArrayLike, decay: Decay
+    alpha: ArrayLike,
+    *,
+    interval: int,
+    first: int,
+    until: ArrayLike,
+    decay: Decay,
+    start: int = 1,
 ) -> Schedule:
     """Builds the share of the weights that round t replaces; 0 for no adjustment.
 
     Args:
-      alpha: share of the first adjustment.
+      alpha: share in round ``start``.
       interval: A.
       first: round of the first adjustment.
       until: H, the rounds in which masks are adjusted.
       decay: ``"cosine"`` or ``"constant"``.
+      start: round that the H rounds are counted from.
 
     Example:
       >>> share = replaced_share(0.5, interval=2, first=1, until=4, decay="cosine")
@@ -33,7 +40,7 @@ def replaced_share(
 
     def share(t: ArrayLike) -> jax.Array:
         t = jnp.asarray(t)
-        past = (t - 1).astype(jnp.float32)
+        past = (t - start).astype(jnp.float32)
         now = (t >= first) & ((t - first) % interval == 0) & (past < until)
         cosine = alpha / 2 * (1 + jnp.cos(jnp.pi * past / until))
         return jnp.where(now, cosine if decay == "cosine" else alpha, 0.0)
