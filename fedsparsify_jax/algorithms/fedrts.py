@@ -172,7 +172,11 @@ def _merging(
             inactive = gamma * grown / total + (1 - gamma) / 2
             return jnp.where(mask, active, inactive).astype(jnp.float32)
 
-        joint = core(mean, context)
+        joint = jax.lax.cond(
+            timing.learns(context.round),
+            lambda: core(mean, context),
+            lambda: context.masks,
+        )
         outcomes = jax.tree.map(outcome, context.masks, sums.kept, sums.grown, joint)
         return mean | {_OUTCOMES: outcomes}, context.masks
 
