@@ -6,6 +6,7 @@ from fedsparsify_jax.algorithms.feddip import feddip as feddip
 from fedsparsify_jax.algorithms.feddst import feddst as feddst
 from fedsparsify_jax.algorithms.fedopt import fedopt as fedopt
 from fedsparsify_jax.algorithms.fedprox import fedprox as fedprox
+from fedsparsify_jax.algorithms.fedrts import fedrts as fedrts
 from fedsparsify_jax.algorithms.fedsparsify_global import (
     fedsparsify_global as fedsparsify_global,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "fedopt",
     "fedprox",
     "fedrolex",
+    "fedrts",
     "fedsparsify_global",
     "fedsparsify_local",
     "fedsparsify_plus",

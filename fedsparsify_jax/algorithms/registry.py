@@ -88,6 +88,7 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.dispfl),
         Row(algorithms.ssfl),
         Row(algorithms.fedtiny),
+        Row(algorithms.fedrts),
     )
 }
 """Rows by name, in the order of the help."""

@@ -88,7 +88,7 @@ class MethodOptions:
         None
     )
     """Round in which adjustments end; the share falls until then. Default: half of the
-    rounds, of rigl 3/4, of fedtiny 3/5."""
+    rounds, of rigl 3/4, of fedtiny and fedrts 3/5."""
     adjust_after: Annotated[int | None, at_least(0), Keyword()] = None
     """Local epochs before a client adjusts its masks; default: half of them."""
     first_masks: Annotated[FirstMasks | None, Keyword()] = None
@@ -99,6 +99,11 @@ class MethodOptions:
     """First masks of which clients choose one by their losses; 1 for no choice."""
     blocks: Annotated[int | None, at_least(1), Keyword()] = None
     """Blocks of layers that adjustments take in turn; 1 for all layers at once."""
+    individual_share: Annotated[float | None, between(0, 1), Keyword(), TRACED] = None
+    """Share of the clients' choices in what is learnt of a weight; the other part is
+    the merged model's."""
+    evidence: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
+    """What a round adds to what is known of a weight, which starts at 1."""
     growth: Annotated[Growth | None, Keyword()] = None
     """What weights grow by: gradients (RigL), a draw (SET), or momentum (SNFS)."""
     growth_momentum: Annotated[float | None, BELOW_ONE, Keyword(), TRACED] = None

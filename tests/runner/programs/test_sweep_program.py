@@ -52,6 +52,8 @@ VALUES = {
     "accuracy_threshold": (0.0, 0.5),
     "prune_rate": (0.2, 0.4),
     "adjust_until": (2, 3),
+    "individual_share": (0.5, 0.9),
+    "evidence": (10.0, 1.0),
 }
 # Two values of those that do not go with every algorithm, and the option they need.
 OF_SOME = {
@@ -77,6 +79,7 @@ TRIED = (
     "ste",
     "lotteryfl",
     "fedtiny",
+    "fedrts",
 )
 
 
