@@ -221,6 +221,9 @@ class Setup(NamedTuple):
     # (key, sizes [N]) -> ids [P] of the clients whose data `masks` looks at
     clients: Callable[[Key, jax.Array], jax.Array]
     masks: SetupFn
+    # (variables, masks chosen) -> uint32 scalars: bytes by and to each of these
+    # clients; None for the model, and a score for every parameter back
+    traffic: Callable[[Variables, Masks], tuple[jax.Array, jax.Array]] | None = None
 
 
 def no_clients(key: Key, sizes: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from fedsparsify_jax.algorithms.fedsparsify_local import (
 from fedsparsify_jax.algorithms.fedsparsify_plus import (
     fedsparsify_plus as fedsparsify_plus,
 )
+from fedsparsify_jax.algorithms.flash import flash as flash
 from fedsparsify_jax.algorithms.grasp import grasp as grasp
 from fedsparsify_jax.algorithms.halo import halo as halo
 from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
@@ -32,6 +33,7 @@ __all__ = [
     "fedsparsify_global",
     "fedsparsify_local",
     "fedsparsify_plus",
+    "flash",
     "grasp",
     "halo",
     "one_shot",

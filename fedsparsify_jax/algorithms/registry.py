@@ -74,6 +74,7 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.feddst),
         Row(algorithms.static),
         Row(algorithms.rigl),
+        Row(algorithms.flash),
         Row(algorithms.halo),
         Row(algorithms.ste),
     )

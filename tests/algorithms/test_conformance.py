@@ -138,6 +138,16 @@ ROWS = {
         long=False,
         **FEDDST,
     ),
+    "flash": Row({"setup_epochs": 2}, starts_dense=False, drawn_client=True),
+    "flash, jmwst": Row(
+        {"setup_epochs": 2, "stage_two": "jmwst", "alpha": 0.5},
+        as_fedavg=False,
+        drawn_client=True,
+        starts_dense=False,
+        monotone=False,
+        masks_travel=True,
+        long=False,
+    ),
     "halo": Row(HALO, as_fedavg=False),
     "halo, no penalty": Row({"xi": 0.0}, long=False),
     "halo, averaged": Row(

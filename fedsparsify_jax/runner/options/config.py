@@ -50,6 +50,7 @@ from fedsparsify_jax.types import (
     Scope,
     ServerOptimizer,
     Source,
+    StageTwo,
     UploadCompression,
     Variant,
     VoteRule,
@@ -239,8 +240,10 @@ class TrainConfig:
     """Share of a layer's weights that the first adjustment replaces."""
     decay: Annotated[Decay | None, Keyword()] = None
     """Course of that share over the rounds."""
-    adjust_until: Annotated[int | None, at_least(1), Keyword(), TRACED] = None
-    """Rounds in which masks are adjusted; default: half of them, of rigl 3/4."""
+    adjust_until: Annotated[int | None, at_least(1), Keyword(), TRACED, CHANGEABLE] = (
+        None
+    )
+    """Round in which adjustments end; the share falls until then."""
     adjust_after: Annotated[int | None, at_least(0), Keyword()] = None
     """Local epochs before a client adjusts its masks; default: half of them."""
     first_masks: Annotated[FirstMasks | None, Keyword()] = None
@@ -253,6 +256,12 @@ class TrainConfig:
     """Momentum of the gradients that weights grow by."""
     adjusted_by: Annotated[AdjustedBy | None, Keyword()] = None
     """Who drops and grows weights."""
+    stage_two: Annotated[StageTwo | None, Keyword()] = None
+    """Whether all rounds have one mask, or clients move it."""
+    setup_share: Annotated[float | None, SHARE, Keyword()] = None
+    """Share of the clients that train before round 1."""
+    setup_epochs: Annotated[int | None, at_least(2), Keyword()] = None
+    """Epochs that these make."""
     penalties: Annotated[Penalties | None, Keyword()] = None
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""
