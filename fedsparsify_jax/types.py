@@ -66,6 +66,8 @@ Growth = Literal["gradient", "random", "momentum"]
 """What pruned weights are chosen by to be kept again: RigL, SET, SNFS."""
 AdjustedBy = Literal["server", "client"]
 """Who adjusts masks: the server after the merge, or clients between their epochs."""
+StageTwo = Literal["spdst", "jmwst"]
+"""Rounds of FLASH: under one mask, or under masks that clients move."""
 Decay = Literal["cosine", "constant"]
 """Course of a share over the rounds."""
 WireValues = Literal["float32", "float16", "bfloat16"]

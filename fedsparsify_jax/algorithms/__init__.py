@@ -17,6 +17,7 @@ from fedsparsify_jax.algorithms.fedsparsify_plus import (
     fedsparsify_plus as fedsparsify_plus,
 )
 from fedsparsify_jax.algorithms.fedtiny import fedtiny as fedtiny
+from fedsparsify_jax.algorithms.flash import flash as flash
 from fedsparsify_jax.algorithms.grasp import grasp as grasp
 from fedsparsify_jax.algorithms.halo import halo as halo
 from fedsparsify_jax.algorithms.heterofl import fedrolex as fedrolex
@@ -45,6 +46,7 @@ __all__ = [
     "fedsparsify_local",
     "fedsparsify_plus",
     "fedtiny",
+    "flash",
     "grasp",
     "halo",
     "heterofl",

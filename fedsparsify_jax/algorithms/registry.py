@@ -80,6 +80,7 @@ ALGORITHMS: Mapping[str, Row] = {
             algorithms.feddip,
             defaults={"initial_sparsity": 0.5, "prunable": "kernels"},
         ),
+        Row(algorithms.flash),
         Row(algorithms.halo),
         Row(algorithms.ste),
         Row(algorithms.heterofl, chain=True),

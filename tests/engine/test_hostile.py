@@ -337,3 +337,9 @@ def test_every_method_with_a_mean_takes_a_merge():
     adjusting = {"prunefl", "feddst", "rigl", "fedtiny", "fedrts"}
     over_holders = {"heterofl", "fedrolex", "lotteryfl", "dispfl"}
     assert set(ALGORITHMS) - set(takers("merge")) == adjusting | over_holders
+    assert set(ALGORITHMS) - set(takers("merge")) == {
+        "prunefl",
+        "feddst",
+        "rigl",
+        "flash",
+    }
