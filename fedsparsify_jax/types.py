@@ -233,6 +233,8 @@ class FederatedAlgorithm(NamedTuple):
         round; does nothing by default.
       cohorts: the parts that ``step`` is made of; None in algorithms that offer
         ``step`` alone.
+      evaluated: ``state -> (apply_fn, variables)``: what to evaluate between rounds,
+        where that is not the model and its forward pass, but a part of it, say.
     """
 
     init: InitFn
@@ -240,3 +242,4 @@ class FederatedAlgorithm(NamedTuple):
     model: Callable[[State], Variables] = _global_model
     finish: Callable[[Key, State, ClientData], State] = nothing_more
     cohorts: Cohorts | None = None
+    evaluated: Callable[[State], tuple[ApplyFn, Variables]] | None = None

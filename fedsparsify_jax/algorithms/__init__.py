@@ -16,6 +16,7 @@ from fedsparsify_jax.algorithms.fedsparsify_plus import (
 from fedsparsify_jax.algorithms.grasp import grasp as grasp
 from fedsparsify_jax.algorithms.halo import halo as halo
 from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
+from fedsparsify_jax.algorithms.progfed import progfed as progfed
 from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
 from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
 from fedsparsify_jax.algorithms.snip import snip as snip
@@ -33,6 +34,7 @@ __all__ = [
     "grasp",
     "halo",
     "one_shot",
+    "progfed",
     "prunefl",
     "random_pruning",
     "snip",

@@ -12,7 +12,14 @@ from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.metrics import Evaluation, evaluate
 from fedsparsify_jax.runner.programs.federation import Federation, round_key
 from fedsparsify_jax.runner.programs.sources import DataSource, RoundData, run_round
-from fedsparsify_jax.types import Examples, Key, PyTree, RoundInfo, State, Variables
+from fedsparsify_jax.types import (
+    Examples,
+    FederatedAlgorithm,
+    Key,
+    PyTree,
+    RoundInfo,
+    State,
+)
 
 EvaluationSets = dict[str, Examples]
 """Examples for evaluation alone: ``test``, and ``validation`` where there is one."""
@@ -37,14 +44,18 @@ def evaluation_sets(dataset: Dataset) -> EvaluationSets:
 
 def evaluate_sets(
     federation: Federation,
-    variables: Variables,
+    algorithm: FederatedAlgorithm,
+    state: State,
     sets: EvaluationSets,
     batches: ClientMap,
 ) -> Evaluations:
     """Evaluates on every set, at most 1000 examples or 2^18 inputs at a time."""
+    apply_fn, variables = federation.model.apply, algorithm.model(state)
+    if algorithm.evaluated is not None:
+        apply_fn, variables = algorithm.evaluated(state)
     return {
         name: evaluate(
-            federation.model.apply,
+            apply_fn,
             federation.task.loss_fn,
             variables,
             examples,
@@ -131,7 +142,7 @@ class RoundProgram:
             else:
                 state, infos = jax.lax.scan(run, state, data.cohorts, length=rounds)
             evaluations = evaluate_sets(
-                self._federation, algorithm.model(state), sets, self._batches
+                self._federation, algorithm, state, sets, self._batches
             )
             return state, infos, evaluations
 

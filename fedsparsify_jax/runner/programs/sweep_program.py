@@ -37,12 +37,12 @@ from fedsparsify_jax.runner.programs.program import (
     unstack,
 )
 from fedsparsify_jax.types import (
+    ApplyFn,
     ClientData,
     Examples,
     FederatedAlgorithm,
     Key,
     State,
-    Variables,
 )
 
 AT_MOST = 10
@@ -202,10 +202,10 @@ class GroupProgram:
 
         # The clients have row numbers for examples and the model looks the rows up
         # batch by batch, so that the training set is never copied.
-        def apply(variables: Variables, x: jax.Array, **more: Any) -> Any:
-            return self._federation.model.apply(variables, train.x[x], **more)
+        def of_rows(apply_fn: ApplyFn) -> ApplyFn:
+            return lambda variables, x, **more: apply_fn(variables, train.x[x], **more)
 
-        return model._replace(apply=apply), ClientData(trial.rows, y, trial.sizes)
+        return model.seen_through(of_rows), ClientData(trial.rows, y, trial.sizes)
 
     def _run(self, state: State, shared: Shared, trial: TrialData) -> Any:
         """Runs the next rounds of a trial; what is beyond ``shared.rounds`` is zero."""
@@ -215,9 +215,7 @@ class GroupProgram:
         def one_round(state: State) -> tuple[State, Report]:
             key = round_key(trial.key, state.round)
             state, info = algorithm.step(key, state, clients)
-            evaluations = self._evaluate(
-                state.round, algorithm.model(state), shared.sets
-            )
+            evaluations = self._evaluate(algorithm, state, shared.sets)
             return state, Report(info, evaluations)
 
         def add(number: jax.Array, carry: Any) -> Any:
@@ -234,13 +232,15 @@ class GroupProgram:
         return jax.lax.fori_loop(0, shared.rounds, add, (state, reports))
 
     def _evaluate(
-        self, completed: jax.Array, variables: Variables, sets: EvaluationSets
+        self, algorithm: FederatedAlgorithm, state: State, sets: EvaluationSets
     ) -> Evaluations:
         """Evaluates after the rounds that `train` does; zero for the others."""
-        config = self._trials[0].config
+        config, completed = self._trials[0].config, state.round
 
         def now() -> Evaluations:
-            return evaluate_sets(self._federation, variables, sets, self._batches)
+            return evaluate_sets(
+                self._federation, algorithm, state, sets, self._batches
+            )
 
         if config.evaluate_every == 1:
             return now()

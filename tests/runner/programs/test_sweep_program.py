@@ -66,6 +66,7 @@ TRIED = (
     "feddst",
     "halo",
     "ste",
+    "progfed",
 )
 
 
@@ -99,8 +100,9 @@ def alone(trial):
     for _ in range(trial.config.rounds):
         key = round_key(keys.rounds, state.round)
         state, info = step(key, state, federation.clients)
-        model = algorithm.model(state)
-        evaluations = evaluate_sets(federation, model, sets, client_map.chunked(1))
+        evaluations = evaluate_sets(
+            federation, algorithm, state, sets, client_map.chunked(1)
+        )
         reports.append(Report(info, evaluations))
     return state, reports
 
