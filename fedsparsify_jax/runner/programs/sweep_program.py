@@ -211,11 +211,13 @@ class GroupProgram:
         """Runs the next rounds of a trial; what is beyond ``shared.rounds`` is zero."""
         model, clients = self._clients_of(trial, shared.train)
         algorithm = self._algorithm(self._trials[0], model, **trial.hyper)
+        # The sets to evaluate on have examples, not their rows.
+        plain = self._algorithm(self._trials[0], self._federation.model, **trial.hyper)
 
         def one_round(state: State) -> tuple[State, Report]:
             key = round_key(trial.key, state.round)
             state, info = algorithm.step(key, state, clients)
-            evaluations = self._evaluate(algorithm, state, shared.sets)
+            evaluations = self._evaluate(plain, state, shared.sets)
             return state, Report(info, evaluations)
 
         def add(number: jax.Array, carry: Any) -> Any:
