@@ -178,7 +178,7 @@ def joined(tree: PyTree, more: PyTree) -> PyTree:
     if not isinstance(tree, Mapping):
         return tree
     both = {name: joined(tree[name], more[name]) for name in tree if name in more}
-    return {**more, **tree, **both}
+    return {**tree, **{n: more[n] for n in more if n not in tree}, **both}
 
 
 def weighted_sum(stacked: Tree, weights: jax.Array) -> Tree:
