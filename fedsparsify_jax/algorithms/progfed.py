@@ -50,7 +50,7 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
-from fedsparsify_jax.algorithms._shared import growth
+from fedsparsify_jax.algorithms._shared import stages as staging
 from fedsparsify_jax.algorithms._shared.server_purge import purge_by
 from fedsparsify_jax.engine import EngineOptions, engine, resolve
 from fedsparsify_jax.engine.tuning import optimizer_of
@@ -149,19 +149,19 @@ def progfed(
     if options.get("compact_form") is not None:
         raise UnsuitableError("the network grows")
 
-    networks = growth.stages_of(apply_fn, parts, stages)
-    phases = growth.phases_of(rounds, len(networks), warmup_rounds)
+    networks = staging.stages_of(apply_fn, parts, stages)
+    phases = staging.phases_of(rounds, len(networks), warmup_rounds)
 
-    def of(phase: growth.Phase) -> FederatedAlgorithm:
+    def of(phase: staging.Phase) -> FederatedAlgorithm:
         stage, of_phase = networks[phase.stage], options.copy()
         if phase.warm:
             optimizer = optimizer_of(resolve(options))
-            of_phase["optimizer"] = growth.only(optimizer, stage.new)
+            of_phase["optimizer"] = staging.only(optimizer, stage.new)
         now = _within(stage.leaves, method, scope, prunable)
         return engine(stage.network.apply, now, **of_phase)
 
-    course = growth.Course(networks, phases, [of(phase) for phase in phases])
-    return growth.growing(course)
+    course = staging.Course(networks, phases, [of(phase) for phase in phases])
+    return staging.growing(course)
 
 
 def _within(

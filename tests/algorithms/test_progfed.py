@@ -12,7 +12,7 @@ import pytest
 from toy import round_keys, run_rounds
 
 from fedsparsify_jax import algorithms, metrics, models, trees
-from fedsparsify_jax.algorithms._shared import growth
+from fedsparsify_jax.algorithms._shared import stages as staging
 from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.engine import sweeps
 from fedsparsify_jax.types import ClientData
@@ -253,7 +253,7 @@ def test_an_average_of_a_new_block_starts_from_its_first_weights():
 @pytest.mark.parametrize("warmup", [0, 3])
 def test_stages_take_all_rounds(rounds, stages, warmup):
     total = rounds + (stages - 1) * warmup
-    phases = growth.phases_of(total, stages, warmup)
+    phases = staging.phases_of(total, stages, warmup)
     assert sum(phase.length for phase in phases) == total
     assert [p.stage for p in phases if not p.warm] == list(range(stages))
     warm = [phase.length for phase in phases if phase.warm]
@@ -269,7 +269,7 @@ def test_stages_end_behind_blocks(stages, depths):
     network = models.build(
         "mlp", input_shape=(5,), num_classes=3, hidden=(2, 2, 2, 2, 2)
     )
-    found = growth.stages_of(network.apply, network.parts, stages)
+    found = staging.stages_of(network.apply, network.parts, stages)
     kernels = [sum("kernel" in leaf for leaf in stage.leaves) for stage in found]
     assert kernels == [depth + 1 for depth in depths]
 
