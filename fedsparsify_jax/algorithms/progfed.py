@@ -31,11 +31,12 @@ saving, resuming and vmapping alike. A program a stage would need other states,
 checkpoints and sweeps. Price: compiling all stages at once, and updates, means and
 masks of full size, which are little beside training.
 
-Deviations: the last stages have the rounds that division leaves over. E_s may be
-several blocks, as many as floor(s B / S) - floor((s - 1) B / S) of the B that the model
-has; the network ends behind an s-th of them. Running statistics move in frozen blocks
-too (the authors have GroupNorm). No batch is skipped (the authors': of a loss above
-10). The learning rate is constant, theirs a cosine.
+Deviations: the last stage has the rounds that division leaves over. With fewer stages
+than blocks, E_1, ..., E_s are the first floor(s B / S) of the B blocks. Warming up is
+part of the rounds of a run, so that T is what is left; the authors count T without it.
+Temporary heads are purged too. Running statistics move in frozen blocks as well (the
+authors have GroupNorm), no batch is skipped (theirs with a loss of 10 and more are),
+and the learning rate is constant (theirs is a cosine).
 
 Checked against: NumPy, in tests/algorithms/test_progfed.py; lengths of stages against
 the authors' configurations (hui-po-wang/ProgFed).
@@ -157,6 +158,8 @@ def progfed(
         if phase.warm:
             optimizer = optimizer_of(resolve(options))
             of_phase["optimizer"] = staging.only(optimizer, stage.new)
+            of_phase.pop("weight_decay", None)  # which that optimizer has already
+            of_phase.pop("trust_coefficient", None)
         now = _within(stage.leaves, method, scope, prunable)
         return engine(stage.network.apply, now, **of_phase)
 

@@ -212,10 +212,15 @@ def test_one_stage_is_fedsparsify_global():
     chex.assert_trees_all_equal(*states)
 
 
-@pytest.mark.parametrize("decays", [False, True])
-def test_warming_up_moves_nothing_but_what_is_new(decays):
-    optimizer = {"optimizer": optax.adamw(0.1, weight_decay=0.5)} if decays else {}
-    _, states, _ = played(5, warmup_rounds=1, final_sparsity=0.0, **optimizer)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+def test_warming_up_moves_nothing_but_what_is_new(optimizer):
+    """Not even those that decay weights."""
+    options = {
+        "sgd": {},
+        "adamw": {"optimizer": optax.adamw(0.1, weight_decay=0.5)},
+        "lars": {"optimizer": "lars", "weight_decay": 0.5, "trust_coefficient": 0.1},
+    }[optimizer]
+    _, states, _ = played(5, warmup_rounds=1, final_sparsity=0.0, **options)
     before, after = (state.variables["params"] for state in states[1:3])
     chex.assert_trees_all_close(after["Dense_0"], before["Dense_0"], rtol=1e-6)
     for name in ("Dense_1", "Dense_2"):
