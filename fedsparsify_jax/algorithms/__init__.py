@@ -24,6 +24,7 @@ from fedsparsify_jax.algorithms.heterofl import fedrolex as fedrolex
 from fedsparsify_jax.algorithms.heterofl import heterofl as heterofl
 from fedsparsify_jax.algorithms.lotteryfl import lotteryfl as lotteryfl
 from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
+from fedsparsify_jax.algorithms.progfed import progfed as progfed
 from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
 from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
 from fedsparsify_jax.algorithms.rigl import rigl as rigl
@@ -52,6 +53,7 @@ __all__ = [
     "heterofl",
     "lotteryfl",
     "one_shot",
+    "progfed",
     "prunefl",
     "random_pruning",
     "rigl",

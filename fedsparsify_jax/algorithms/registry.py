@@ -83,6 +83,7 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.flash),
         Row(algorithms.halo),
         Row(algorithms.ste),
+        Row(algorithms.progfed),
         Row(algorithms.heterofl, chain=True),
         Row(algorithms.fedrolex, chain=True),
         Row(algorithms.lotteryfl, defaults={"prunable": "kernels"}),

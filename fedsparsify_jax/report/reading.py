@@ -226,7 +226,8 @@ def _sizes(path: Path, records: Sequence[Record]) -> dict[str, int]:
     sizes = _model_sizes(path / "model" / "model.safetensors")
     if not all(name in sizes for name in counted):
         dense = [record["kept"] for record in records if record.get("sparsity") == 0]
-        sizes = dense[0] if dense else {}
+        # Not all that was counted need be in the model that was handed out.
+        sizes = (dense[0] if dense else {}) | sizes
     return {name: sizes[name] for name in counted if 0 < sizes.get(name, 0) < 1 << 53}
 
 

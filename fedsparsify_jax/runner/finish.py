@@ -73,11 +73,15 @@ def write(
     spared = spared_layers(config.spare, federation.model, federation.dataset)
     may_go = prunable(dataclasses.asdict(config) | {"spare": spared})
     counted = masks.prunable_only(state.masks, may_go)
+    may_go = prunable(dataclasses.asdict(config))
+    model = federation.algorithm.model(state)
+    # Some algorithms have more in their state than in the model.
+    counted = masks.prunable_only(trees.restricted(state.masks, model), may_go)
     summary = summarize(
         records,
         parameters=trees.size(counted),
         kept=int(trees.nonzeros(counted)),
-        numbers=trees.size(state.variables),
+        numbers=trees.size(model),
         compression=config.upload_compression,
     )
     summary |= _flops(federation, state, records[-1]["kept"])
@@ -88,7 +92,6 @@ def write(
     chance, error = blind(np.asarray(federation.dataset.test.y), is_class=is_class)
     if warning := doubt(summary, records, chance + (2 if is_class else -2) * error):
         summary["warning"] = warning
-    model = federation.algorithm.model(state)
     with directory.writing():
         save_model(
             directory.model, model, _model_description(config, federation, summary)

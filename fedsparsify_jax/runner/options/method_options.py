@@ -122,6 +122,12 @@ class MethodOptions:
     pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
     """Decay of the weights that are pruned, which train all the same; 2e-4 is
     SR-STE."""
+    stages: Annotated[
+        int | None, at_least(1), Keyword(), Shown(hint="default: one a block")
+    ] = None
+    """Stages in which the network grows, the last one of the whole network."""
+    warmup_rounds: Annotated[int | None, at_least(0), Keyword()] = None
+    """Rounds at the start of every later stage that train only what is new."""
 
     widths: Annotated[str | None, WIDTHS, Keyword(), WITH_COMMAS] = None
     """Shares of each layer's units that clients train, in turn by their numbers."""
