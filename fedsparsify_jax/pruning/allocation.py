@@ -183,7 +183,6 @@ def _whole_counts(
         counts[i] += taken
         spent += taken
     return counts
-    return [counts[i] for i in range(len(sizes))]
 
 
 def divided(budget: ArrayLike, shares: jax.Array, most: jax.Array) -> jax.Array:

@@ -173,6 +173,8 @@ ROWS = {
         starts_dense=False,
         as_fedavg=False,
         counted=32,
+        long=False,
+    ),
     "flash": Row({"setup_epochs": 2}, starts_dense=False, drawn_client=True),
     "flash, jmwst": Row(
         {"setup_epochs": 2, "stage_two": "jmwst", "alpha": 0.5},

@@ -95,6 +95,8 @@ def test_varied_counts_fill_no_leaf_beyond_its_size() -> None:
     assert [int(count) for count in varied] == [10, 38]
     vectors = allocation.varied_counts([(4,)], [jnp.int32(2)], jnp.array([9.0]))
     assert [int(count) for count in vectors] == [2]
+
+
 room = st.lists(st.tuples(st.integers(0, 30), st.floats(0, 9)), min_size=1, max_size=7)
 
 

@@ -19,7 +19,6 @@ from fedsparsify_jax.runner.options.grammars import (
     CLIENT_SIZES,
     DATA_SET,
     FAULTS,
-    PATTERN,
 )
 from fedsparsify_jax.runner.options.method_options import MethodOptions
 from fedsparsify_jax.runner.options.past import Past
@@ -49,13 +48,9 @@ from fedsparsify_jax.runner.options.schema import (
     Shown,
 )
 from fedsparsify_jax.types import (
-    Criterion,
     OptimizerState,
     PowerpropAverage,
     Scope,
-    ServerOptimizer,
-    Source,
-    StageTwo,
     UploadCompression,
     VoteRule,
     WireValues,
@@ -183,10 +178,6 @@ class TrainConfig(MethodOptions, ClientSteps, Past):
     """Rounds after the last purge that only tune."""
     fine_tune_epochs: Annotated[int | None, at_least(0), Keyword(), CHANGEABLE] = None
     """Local epochs after a client's own purge."""
-    criterion: Annotated[Criterion | None, Keyword()] = None
-    """Importance by which weights are purged; those of gradients ask clients for it."""
-    pattern: Annotated[str | None, PATTERN, Keyword()] = None
-    """What is pruned: single weights, all but N of every M inputs, or channels."""
     scope: Annotated[Scope | None, Keyword()] = None
     """What shares a threshold: the whole model, or each layer with its own budget."""
     prunable: Annotated[Literal["all", "kernels"] | None, BY_DATASET] = None
@@ -210,81 +201,6 @@ class TrainConfig(MethodOptions, ClientSteps, Past):
     ] = None
     """Largest norm of a client's update; longer ones are scaled down before the
     merge."""
-
-    mu: Annotated[
-        float | None,
-        Heading("Options of some algorithms"),
-        from_up(0),
-        Keyword(),
-        TRACED,
-        ABSENT_AT_ZERO,
-        CHANGEABLE,
-    ] = None
-    """Weight of the proximal term."""
-    anchor: Annotated[Anchor | None, Keyword()] = None
-    """What the proximal term pulls to; zero is the authors' defect, a weight decay."""
-    server_optimizer: Annotated[ServerOptimizer | None, Keyword()] = None
-    """Optimizer of the server."""
-    server_learning_rate: Annotated[
-        float | None, above(0), Keyword(), TRACED, CHANGEABLE
-    ] = None
-    """Its learning rate."""
-    prune_at: Annotated[int | None, at_least(1), Keyword("at"), TRACED] = None
-    """Round of the only purge."""
-    source: Annotated[Source | None, Keyword()] = None
-    """Whose data scores the weights: one client's batch, or the average of all."""
-    temperature: Annotated[float | None, above(0), Keyword(), TRACED] = None
-    """Divisor of the logits while weights are scored."""
-    examples_per_class: Annotated[int | None, at_least(1), Keyword()] = None
-    """Examples of each class that score the weights, in place of a batch."""
-    freeze_zero_initialized: Annotated[Switch | None, Keyword()] = None
-    """The authors' defect: parameters that start at zero are never trained."""
-    variant: Annotated[Variant | None, Keyword()] = None
-    """The algorithm as published, or with the timing of its authors' code."""
-    pin_sparsity: Annotated[Switch, Shown(hint="of prunefl; default: on")] = "on"
-    """Whether --final-sparsity is kept to; off lets the algorithm find its own."""
-    interval: Annotated[int | None, at_least(1), Keyword(), CHANGEABLE] = None
-    """Rounds between adjustments of the masks."""
-    replace_share: Annotated[
-        float | None, between(0, 1), Keyword("alpha"), TRACED, CHANGEABLE
-    ] = None
-    """Share of a layer's weights that the first adjustment replaces."""
-    decay: Annotated[Decay | None, Keyword()] = None
-    """Course of that share over the rounds."""
-    adjust_until: Annotated[int | None, at_least(1), Keyword(), TRACED, CHANGEABLE] = (
-        None
-    )
-    """Round in which adjustments end; the share falls until then."""
-    adjust_after: Annotated[int | None, at_least(0), Keyword()] = None
-    """Local epochs before a client adjusts its masks; default: half of them."""
-    first_masks: Annotated[FirstMasks | None, Keyword()] = None
-    """Weights that the masks of round 1 keep."""
-    allocation: Annotated[Allocation | None, Keyword()] = None
-    """How layers share the sparsity."""
-    growth: Annotated[Growth | None, Keyword()] = None
-    """What weights grow by: gradients (RigL), a draw (SET), or momentum (SNFS)."""
-    growth_momentum: Annotated[float | None, BELOW_ONE, Keyword(), TRACED] = None
-    """Momentum of the gradients that weights grow by."""
-    adjusted_by: Annotated[AdjustedBy | None, Keyword()] = None
-    """Who drops and grows weights."""
-    stage_two: Annotated[StageTwo | None, Keyword()] = None
-    """Whether all rounds have one mask, or clients move it."""
-    setup_share: Annotated[float | None, SHARE, Keyword()] = None
-    """Share of the clients that train before round 1."""
-    setup_epochs: Annotated[int | None, at_least(2), Keyword()] = None
-    """Epochs that these make."""
-    penalties: Annotated[Penalties | None, Keyword()] = None
-    """Whose strengths of the lasso are trained: each client's, all clients', none but
-    those of a formula, or none."""
-    xi: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Weight of the lasso."""
-    psi: Annotated[float | None, above(0), Keyword(), TRACED] = None
-    """Weight of the pull that makes the lasso stronger."""
-    penalty_rate: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Rate at which its strengths are trained; 0 leaves all of them at 1."""
-    pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Decay of the weights that are pruned, which train all the same; 2e-4 is
-    SR-STE."""
 
     faults: Annotated[
         str | None,

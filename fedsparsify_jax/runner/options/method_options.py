@@ -6,6 +6,7 @@ from typing import Annotated
 from fedsparsify_jax.runner.options.grammars import PATTERN, WIDTHS
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
+    SHARE,
     Switch,
     above,
     at_least,
@@ -32,6 +33,7 @@ from fedsparsify_jax.types import (
     Penalties,
     ServerOptimizer,
     Source,
+    StageTwo,
     Variant,
 )
 
@@ -110,6 +112,12 @@ class MethodOptions:
     """Momentum of the gradients that weights grow by."""
     adjusted_by: Annotated[AdjustedBy | None, Keyword()] = None
     """Who drops and grows weights."""
+    stage_two: Annotated[StageTwo | None, Keyword()] = None
+    """Whether all rounds have one mask, or clients move it."""
+    setup_share: Annotated[float | None, SHARE, Keyword()] = None
+    """Share of the clients that train before round 1."""
+    setup_epochs: Annotated[int | None, at_least(2), Keyword()] = None
+    """Epochs that these make."""
     penalties: Annotated[Penalties | None, Keyword()] = None
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""
