@@ -46,6 +46,11 @@ from fedsparsify_jax import schedules, trees
 from fedsparsify_jax.aggregation import means
 from fedsparsify_jax.algorithms._shared import candidates as selection
 from fedsparsify_jax.algorithms._shared import growth
+from fedsparsify_jax.algorithms._shared.adjustment import (
+    budgets,
+    dense_gradient,
+    first_masks,
+)
 from fedsparsify_jax.algorithms._shared.client_scores import scoring_clients
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.engine import EngineOptions, engine, resolve
@@ -64,7 +69,7 @@ from fedsparsify_jax.method import (
 )
 from fedsparsify_jax.metrics.communication import BYTES_PER_INDEX, BYTES_PER_NUMBER
 from fedsparsify_jax.metrics.flops import product_order
-from fedsparsify_jax.pruning.regrowth import drop_and_grow
+from fedsparsify_jax.pruning.regrowth import drop_and_grow, replaced_share
 from fedsparsify_jax.pruning.selection import magnitude, share_counts
 from fedsparsify_jax.training.local import batch_loss
 from fedsparsify_jax.types import (
@@ -211,9 +216,7 @@ def _selection(
             key, sizes, source="cohort", participation=o.participation
         )
 
-    def first_masks(
-        key: Key, context: Context, clients: Cohort
-    ) -> tuple[Variables, Masks]:
+    def chosen(key: Key, context: Context, clients: Cohort) -> tuple[Variables, Masks]:
         _, pool_key, client_key = jax.random.split(key, 3)
         masks = selection.pool(
             pool_key,
@@ -234,7 +237,7 @@ def _selection(
             client_map=o.client_map or vmapped(),
         )
 
-    return Setup(clients, first_masks, selection.traffic(number))
+    return Setup(clients, chosen, selection.traffic(number))
 
 
 def fedtiny(
@@ -287,15 +290,16 @@ def fedtiny(
     growth.check_interval(interval)
     resolved = resolve(options)
     until = 0.6 * rounds if adjust_until is None else adjust_until
-    share = growth.adjusting_share(alpha, interval=interval, until=until)
+    share = replaced_share(
+        alpha, interval=interval, first=interval, until=until, decay="cosine", start=0
+    )
     choose = growth.largest_in_adjustments(
         lambda t: jnp.asarray(share(t)) > 0,
-        batch_loss(apply_fn, resolved.loss_fn),
-        resolved.batch_size,
+        dense_gradient(batch_loss(apply_fn, resolved.loss_fn), resolved.batch_size),
         _quota(apply_fn, share, interval=interval, blocks=blocks, prunable=prunable),
         prunable,
     )
-    setup = growth.largest_of_layers(allocation, prunable)
+    setup = first_masks("magnitude", budgets(allocation, prunable), prunable)
     if candidates > 1:
         setup = _selection(apply_fn, resolved, candidates, allocation, prunable)
     method = Method(

@@ -80,14 +80,17 @@ ALGORITHMS: Mapping[str, Row] = {
             algorithms.feddip,
             defaults={"initial_sparsity": 0.5, "prunable": "kernels"},
         ),
+        Row(algorithms.flash),
         Row(algorithms.halo),
         Row(algorithms.ste),
+        Row(algorithms.progfed),
         Row(algorithms.heterofl, chain=True),
         Row(algorithms.fedrolex, chain=True),
         Row(algorithms.lotteryfl, defaults={"prunable": "kernels"}),
         Row(algorithms.dispfl),
         Row(algorithms.ssfl),
         Row(algorithms.fedtiny),
+        Row(algorithms.fedrts),
     )
 }
 """Rows by name, in the order of the help."""

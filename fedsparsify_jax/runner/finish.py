@@ -58,6 +58,7 @@ def write(
     directory: RunDirectory,
     state: State,
     records: list[Record],
+    more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes the model and the summary of a run that is over; returns the summary.
 
@@ -67,25 +68,30 @@ def write(
       directory: of the run.
       state: the last one, after post-training.
       records: of all rounds.
+      more: what else the summary says.
     """
     spared = spared_layers(config.spare, federation.model, federation.dataset)
     may_go = prunable(dataclasses.asdict(config) | {"spare": spared})
     counted = masks.prunable_only(state.masks, may_go)
+    may_go = prunable(dataclasses.asdict(config))
+    model = federation.algorithm.model(state)
+    # Some algorithms have more in their state than in the model.
+    counted = masks.prunable_only(trees.restricted(state.masks, model), may_go)
     summary = summarize(
         records,
         parameters=trees.size(counted),
         kept=int(trees.nonzeros(counted)),
-        numbers=trees.size(state.variables),
+        numbers=trees.size(model),
         compression=config.upload_compression,
     )
     summary |= _flops(federation, state, records[-1]["kept"])
+    summary |= more or {}
     if federation.compact:
         summary["sparse_training"] = federation.compact.summary()
     is_class = federation.dataset.task == "classification"
     chance, error = blind(np.asarray(federation.dataset.test.y), is_class=is_class)
     if warning := doubt(summary, records, chance + (2 if is_class else -2) * error):
         summary["warning"] = warning
-    model = federation.algorithm.model(state)
     with directory.writing():
         save_model(
             directory.model, model, _model_description(config, federation, summary)

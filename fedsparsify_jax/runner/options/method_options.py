@@ -6,6 +6,7 @@ from typing import Annotated
 from fedsparsify_jax.runner.options.grammars import PATTERN, WIDTHS
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
+    SHARE,
     Switch,
     above,
     at_least,
@@ -32,6 +33,7 @@ from fedsparsify_jax.types import (
     Penalties,
     ServerOptimizer,
     Source,
+    StageTwo,
     Variant,
 )
 
@@ -88,7 +90,7 @@ class MethodOptions:
         None
     )
     """Round in which adjustments end; the share falls until then. Default: half of the
-    rounds, of rigl 3/4, of fedtiny 3/5."""
+    rounds, of rigl 3/4, of fedtiny and fedrts 3/5."""
     adjust_after: Annotated[int | None, at_least(0), Keyword()] = None
     """Local epochs before a client adjusts its masks; default: half of them."""
     first_masks: Annotated[FirstMasks | None, Keyword()] = None
@@ -99,12 +101,23 @@ class MethodOptions:
     """First masks of which clients choose one by their losses; 1 for no choice."""
     blocks: Annotated[int | None, at_least(1), Keyword()] = None
     """Blocks of layers that adjustments take in turn; 1 for all layers at once."""
+    individual_share: Annotated[float | None, between(0, 1), Keyword(), TRACED] = None
+    """Share of the clients' choices in what is learnt of a weight; the other part is
+    the merged model's."""
+    evidence: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
+    """What a round adds to what is known of a weight, which starts at 1."""
     growth: Annotated[Growth | None, Keyword()] = None
     """What weights grow by: gradients (RigL), a draw (SET), or momentum (SNFS)."""
     growth_momentum: Annotated[float | None, BELOW_ONE, Keyword(), TRACED] = None
     """Momentum of the gradients that weights grow by."""
     adjusted_by: Annotated[AdjustedBy | None, Keyword()] = None
     """Who drops and grows weights."""
+    stage_two: Annotated[StageTwo | None, Keyword()] = None
+    """Whether all rounds have one mask, or clients move it."""
+    setup_share: Annotated[float | None, SHARE, Keyword()] = None
+    """Share of the clients that train before round 1."""
+    setup_epochs: Annotated[int | None, at_least(2), Keyword()] = None
+    """Epochs that these make."""
     penalties: Annotated[Penalties | None, Keyword()] = None
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""
@@ -117,6 +130,12 @@ class MethodOptions:
     pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
     """Decay of the weights that are pruned, which train all the same; 2e-4 is
     SR-STE."""
+    stages: Annotated[
+        int | None, at_least(1), Keyword(), Shown(hint="default: one a block")
+    ] = None
+    """Stages in which the network grows, the last one of the whole network."""
+    warmup_rounds: Annotated[int | None, at_least(0), Keyword()] = None
+    """Rounds at the start of every later stage that train only what is new."""
 
     widths: Annotated[str | None, WIDTHS, Keyword(), WITH_COMMAS] = None
     """Shares of each layer's units that clients train, in turn by their numbers."""

@@ -186,6 +186,8 @@ def build_algorithm(
     if options["assumed_attackers"] is not None and "merge" in row.keywords:
         share = options["assumed_attackers"]
         keywords["merge"] = withstanding(options["merge"], share)
+    if "parts" in row.keywords:
+        keywords["parts"] = model.parts
     if "prunable" in row.keywords:
         keywords["prunable"] = prunable(options)
     if "schedule" in row.keywords:

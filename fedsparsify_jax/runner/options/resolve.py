@@ -38,6 +38,7 @@ def _check_together(config: TrainConfig) -> None:
         )
     distributed.check(config.coordinator, config.num_processes, config.process_id)
     _check_hostile(config)
+    _check_past(config)
     compression(config)
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
@@ -97,6 +98,26 @@ def _check_hostile(config: TrainConfig) -> None:
         raise InputError(
             f"--assumed-attackers goes with --merge {'|'.join(WITHSTANDING)}, not with "
             f"{config.merge}"
+        )
+
+
+def _check_past(config: TrainConfig) -> None:
+    """Refuses what the past of a run cannot be kept or measured by."""
+    wants = "--forgetting on" if config.forgetting == "on" else "--fusion-every"
+    if config.forgetting == "off" and config.fusion_every is None:
+        return
+    if not config.validation_fraction:
+        raise InputError(
+            f"{wants} needs a validation set: give --validation-fraction, such as 0.1"
+        )
+    if config.coordinator is not None:
+        raise InputError(
+            f"{wants} is for a run of one process: leave --coordinator out"
+        )
+    if (config.fusion_every or 0) % config.evaluate_every:
+        raise InputError(
+            f"--fusion-every is {config.fusion_every}: it must be a multiple of "
+            f"--evaluate-every, {config.evaluate_every}"
         )
 
 

@@ -52,6 +52,8 @@ VALUES = {
     "accuracy_threshold": (0.0, 0.5),
     "prune_rate": (0.2, 0.4),
     "adjust_until": (2, 3),
+    "individual_share": (0.5, 0.9),
+    "evidence": (10.0, 1.0),
 }
 # Two values of those that do not go with every algorithm, and the option they need.
 OF_SOME = {
@@ -75,8 +77,10 @@ TRIED = (
     "feddst",
     "halo",
     "ste",
+    "progfed",
     "lotteryfl",
     "fedtiny",
+    "fedrts",
 )
 
 
@@ -110,8 +114,8 @@ def alone(trial):
     for _ in range(trial.config.rounds):
         key = round_key(keys.rounds, state.round)
         state, info = step(key, state, federation.clients)
-        model = algorithm.model(state)
-        evaluations = evaluate_sets(federation, model, sets, client_map.chunked(1))
+        chunks = client_map.chunked(1)
+        evaluations = evaluate_sets(federation, algorithm, state, sets, chunks)
         tests, one_by_one = federation.tests, client_map.chunked(1)
         each = evaluate_each(
             federation, algorithm, state, sets["test"], tests, one_by_one
