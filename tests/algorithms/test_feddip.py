@@ -11,6 +11,8 @@ from toy import MLP, RATE, apply_fn, round_keys, run_rounds, squared_error
 
 from fedsparsify_jax import algorithms
 from fedsparsify_jax.algorithms.feddip import penalty_weight
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.types import ClientData
 
 W = np.array([[1.0, -2.0, 3.0, -0.5], [2.5, 0.7, -1.5, 0.2]])
@@ -131,6 +133,12 @@ def test_a_layer_that_is_pruned_away_has_no_penalty_and_a_finite_gradient(client
     state = algorithm.init(jax.random.key(0), variables)
     states, infos = run_rounds(jax.jit(algorithm.step), state, clients, round_keys(2))
     chex.assert_tree_all_finite((states[-1].variables, infos[-1].loss))
+
+
+def test_its_own_first_sparsity_is_the_shells_default():
+    config = resolve(TrainConfig(algorithm="feddip"))
+    assert (config.initial_sparsity, config.prunable) == (0.5, "kernels")
+    assert resolve(TrainConfig()).initial_sparsity == 0.0
 
 
 @pytest.mark.parametrize(
