@@ -60,6 +60,10 @@ Variant = Literal["published", "authors"]
 """An algorithm as published, or as a code of its authors or of FedSparsify's has it."""
 FirstMasks = Literal["magnitude", "random"]
 """Weights that the first masks keep: the largest, or random ones."""
+Growth = Literal["gradient", "random", "momentum"]
+"""What pruned weights are chosen by to be kept again: RigL, SET, SNFS."""
+AdjustedBy = Literal["server", "client"]
+"""Who adjusts masks: the server after the merge, or clients between their epochs."""
 Decay = Literal["cosine", "constant"]
 """Course of a share over the rounds."""
 WireValues = Literal["float32", "float16", "bfloat16"]
@@ -109,6 +113,13 @@ class ClientData(NamedTuple):
     x: jax.Array  # [N, M, ...] in the source's dtype
     y: jax.Array  # [N, M]
     sizes: jax.Array  # [N] int32: real ones of the M
+
+
+class ClientRows(NamedTuple):
+    """Rows of a set of examples that are every client's, filled up to the longest."""
+
+    rows: Any  # [N, m] int32
+    sizes: Any  # [N] int32: real ones of the m
 
 
 class ClientsState(NamedTuple):
@@ -237,6 +248,8 @@ class FederatedAlgorithm(NamedTuple):
         round; does nothing by default.
       cohorts: the parts that ``step`` is made of; None in algorithms that offer
         ``step`` alone.
+      client_model: ``(state, number of a client) -> variables``: the model that this
+        client uses, in personalised algorithms; None where all use ``model``.
     """
 
     init: InitFn
@@ -244,3 +257,4 @@ class FederatedAlgorithm(NamedTuple):
     model: Callable[[State], Variables] = _global_model
     finish: Callable[[Key, State, ClientData], State] = nothing_more
     cohorts: Cohorts | None = None
+    client_model: Callable[[State, jax.Array], Variables] | None = None

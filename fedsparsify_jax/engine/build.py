@@ -68,7 +68,8 @@ def engine(
 
     Raises:
       InputError: for a forward pass or an optimizer that is none.
-      ValueError: for an option out of range.
+      ValueError: for an option out of range, or messages of a method that sends every
+        client another one.
       compact.wrapper.UnsuitableError: if the method needs full shapes in local
         training, with ``compact_form``.
 
@@ -83,6 +84,11 @@ def engine(
     """
     check_signature(apply_fn)
     o = resolve(options)
+    if o.keep_messages and method.received_bytes is not None:
+        raise ValueError(
+            "clients are sent models of their own: the messages of a round have one "
+            "for all, so their bytes cannot be measured"
+        )
     powers = powers_of(o, method)
     tuning = tuning_of(apply_fn, at_point(o, on_roots(powers, method)), o)
     tuning = tuning_roots(powers, tuning)

@@ -333,4 +333,5 @@ def test_options_that_are_wrong_are_named(options, said):
 
 
 def test_every_method_with_a_mean_takes_a_merge():
-    assert set(ALGORITHMS) - set(takers("merge")) == {"prunefl", "feddst"}
+    assert set(ALGORITHMS) - set(takers("merge")) == {"prunefl", "feddst", "fedtiny"}
+    assert set(ALGORITHMS) - set(takers("merge")) == {"prunefl", "feddst", "rigl"}

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from fedsparsify_jax.metrics.per_client import spread
 from fedsparsify_jax.runner.display.progress import FAILED, duration, failures, measured
 from fedsparsify_jax.runner.programs.program import Report
 
@@ -51,6 +52,12 @@ def round_record(
     for name, evaluation in report.evaluations.items():
         measured[f"{name}_{metric}"] = _number(evaluation.metric) if due else None
         measured[f"{name}_loss"] = _number(evaluation.loss) if due else None
+    if report.clients is not None:
+        each = spread(report.clients)._asdict()
+        measured |= {
+            f"client_{metric}_{name}": _number(value) if due else None
+            for name, value in each.items()
+        }
     return {
         "round": int(info.round),
         **measured,
@@ -99,6 +106,8 @@ def summarize(
                 f"last_10_mean_{field}": mean,
             }
 
+    of_clients = {f: last[f] for f in last if f.startswith(f"client_{metric}")}
+
     def total(field: str) -> Any:
         # Older runs do not count failures: summed as if no client had failed.
         return sum(r.get(field, 0) for r in records)
@@ -108,6 +117,7 @@ def summarize(
     return {
         "rounds": last["round"],
         **evaluations,
+        **of_clients,
         "sparsity": last["sparsity"],
         "target_sparsity": last["target_sparsity"],
         "parameters": parameters,
@@ -248,6 +258,11 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
     if f"validation_{name}" in summary:
         held = {f"test_{name}": summary[f"validation_{name}"]}
         rows[f"validation {name}"] = measured(held)[1]
+    if "client_accuracy_mean" in summary:
+        rows["clients' accuracy"] = (
+            f"{percent(summary['client_accuracy_mean'])}  "
+            f"(worst tenth {percent(summary['client_accuracy_worst_decile'])})"
+        )
     rows |= {
         "sparsity": (
             f"{percent(summary['sparsity'])}"

@@ -11,7 +11,8 @@ import pytest
 
 from fedsparsify_jax import client_map
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
-from fedsparsify_jax.runner.options.config import TrainConfig, having
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import having
 from fedsparsify_jax.runner.options.registry import takes
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.schema import TRACED
@@ -20,8 +21,10 @@ from fedsparsify_jax.runner.programs.federation import Keys, assemble, round_key
 from fedsparsify_jax.runner.programs.placement import sharded_by_trial
 from fedsparsify_jax.runner.programs.program import (
     Report,
+    evaluate_each,
     evaluate_sets,
     evaluation_sets,
+    with_tests,
 )
 from fedsparsify_jax.runner.programs.sweep_program import GroupProgram
 
@@ -46,6 +49,9 @@ VALUES = {
     "psi": (1e-3, 1e-2),
     "penalty_rate": (0.1, 0.01),
     "pruned_decay": (0.0, 0.1),
+    "accuracy_threshold": (0.0, 0.5),
+    "prune_rate": (0.2, 0.4),
+    "adjust_until": (2, 3),
 }
 # Two values of those that do not go with every algorithm, and the option they need.
 OF_SOME = {
@@ -69,6 +75,8 @@ TRIED = (
     "feddst",
     "halo",
     "ste",
+    "lotteryfl",
+    "fedtiny",
 )
 
 
@@ -104,7 +112,11 @@ def alone(trial):
         state, info = step(key, state, federation.clients)
         model = algorithm.model(state)
         evaluations = evaluate_sets(federation, model, sets, client_map.chunked(1))
-        reports.append(Report(info, evaluations))
+        tests, one_by_one = federation.tests, client_map.chunked(1)
+        each = evaluate_each(
+            federation, algorithm, state, sets["test"], tests, one_by_one
+        )
+        reports.append(Report(info, evaluations, with_tests(each, tests)))
     return state, reports
 
 
