@@ -138,8 +138,8 @@ class History:
         last = max(before)
         changed = change(self._right[last], self._right[now])
         return {
-            "forgotten": float(changed.forgotten),
-            "learned": float(changed.learned),
+            "forgotten": _shortest(changed.forgotten),
+            "learned": _shortest(changed.learned),
             "client_forgotten": _mean_of(self._by_client(last, now)),
         }
 
@@ -204,13 +204,16 @@ class History:
         self._keep(end, last, of_clients)
         changed = change(np.stack([self._right[t] for t in rounds]), last)
         by_client = np.array([self._by_client(t, end) for t in rounds])
-        worst = by_client.max(axis=0).tolist() if by_client.size else []
+        worst, means = [], []
+        if by_client.size:
+            worst = list(map(_shortest, by_client.max(axis=0)))
+            means = list(map(_shortest, by_client.mean(axis=1)))
         return {
             "rounds": rounds,
-            "forget_fraction": np.asarray(changed.forgotten).tolist(),
-            "learned_fraction": np.asarray(changed.learned).tolist(),
-            "most_forgotten": float(changed.forgotten.max()),
-            "clients_forget_fraction": by_client.mean(axis=1).tolist() if worst else [],
+            "forget_fraction": list(map(_shortest, changed.forgotten)),
+            "learned_fraction": list(map(_shortest, changed.learned)),
+            "most_forgotten": _shortest(changed.forgotten.max()),
+            "clients_forget_fraction": means,
             "most_forgotten_by_client": worst,
         }
 
@@ -296,4 +299,13 @@ def _batch_size(shape: tuple[int, ...]) -> int:
 
 
 def _mean_of(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+    return _shortest(np.mean(values)) if values else None
+
+
+def _shortest(share: Any) -> float:
+    """Returns the shortest decimal of a float32.
+
+    >>> _shortest(np.float32(0.1))
+    0.1
+    """
+    return float(str(np.float32(share)))
