@@ -21,6 +21,7 @@ from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_p
 from fedsparsify_jax.algorithms.snip import snip as snip
 from fedsparsify_jax.algorithms.ste import ste as ste
 from fedsparsify_jax.algorithms.synflow import synflow as synflow
+from fedsparsify_jax.algorithms.unipts import unipts as unipts
 
 __all__ = [
     "fedavg",
@@ -38,4 +39,5 @@ __all__ = [
     "snip",
     "ste",
     "synflow",
+    "unipts",
 ]

@@ -74,6 +74,7 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.feddst),
         Row(algorithms.halo),
         Row(algorithms.ste),
+        Row(algorithms.unipts),
     )
 }
 """Rows by name, in the order of the help."""

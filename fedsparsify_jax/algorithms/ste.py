@@ -37,6 +37,7 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.algorithms._shared import straight_through
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import (
     Batch,
@@ -156,18 +157,11 @@ def _through_masks(
         scores = magnitude(jax.lax.stop_gradient(variables))
         kept = prune(scores, context.sparsity, scope=scope, prunable=prunable)
         dense, masks = variables["params"], kept["params"]
-        used = jax.tree.map(_masked, dense, masks)
+        used = straight_through.through(dense, masks)
         value, changed = loss(variables | {"params": used}, batch, key)
-        pruned = jax.tree.map(lambda v, m: jnp.where(m, 0, v), dense, masks)
-        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(pruned)]
-        return value + decay / 2 * sum(squares), changed
+        return value + straight_through.penalty(dense, masks, decay), changed
 
     return objective
-
-
-def _masked(v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the weight under its mask, with the gradient of the weight itself."""
-    return v + jax.lax.stop_gradient(jnp.where(mask, v, 0) - v)
 
 
 def _send_dense(

@@ -1,7 +1,7 @@
 """Division of a sparsity budget among the leaves of a model."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -134,14 +134,105 @@ def erk_counts(
     total = sum(sizes[i] for i in kernels)
     budget = jnp.clip(budget, 0, total)
     densities = RULES[rule]([shapes[i] for i in kernels], budget / total)
-    counts = {i: jnp.int32(sizes[i]) for i in range(len(sizes))}
-    spent = jnp.int32(0)
-    for density, i in zip(densities, kernels, strict=True):
-        counts[i] = jnp.floor(density * sizes[i]).astype(jnp.int32)
-        spent += counts[i]
+    whole = _whole(densities, [sizes[i] for i in kernels], budget)
+    counts = {i: jnp.int32(size) for i, size in enumerate(sizes)}
+    counts |= dict(zip(kernels, whole, strict=True))
+    return [counts[i] for i in range(len(sizes))]
+
+
+def _whole(
+    densities: jax.Array, sizes: list[int], budget: ArrayLike
+) -> list[jax.Array]:
+    """Rounds densities to int32 counts whose sum is the budget, if there is room."""
+    counts = [
+        jnp.floor(density * size).astype(jnp.int32)
+        for density, size in zip(densities, sizes, strict=True)
+    ]
+    spent = sum(counts, start=jnp.int32(0))
     # Rounding leaves a few entries over; layers take them in order of size.
-    for i in sorted(kernels, key=lambda i: -sizes[i]):
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
         taken = jnp.clip(budget - spent, -counts[i], sizes[i] - counts[i])
         counts[i] += taken
         spent += taken
-    return [counts[i] for i in range(len(sizes))]
+    return counts
+
+
+def regrown_sparsities(
+    sizes: Sequence[int],
+    genes: jax.Array,
+    sparsity: ArrayLike,
+    *,
+    excess: ArrayLike = 0.05,
+) -> jax.Array:
+    """Returns the sparsities of layers that are pruned too far and share what returns.
+
+    Layer l gets ``P + d - softmax(v)_l d N / n_l``, with a share ``d`` of all N weights
+    to give back, ``min(excess, (1 - P) / 2)``. The sum over l of ``n_l s_l`` is
+    ``P N``, but a small layer may come out below 0.
+
+    Args:
+      sizes: n_l.
+      genes: v, ``[L]``; the logarithms of the sizes give every layer P.
+      sparsity: P in [0, 1]; may be traced.
+      excess: how much further layers are pruned at first.
+
+    References:
+      UniPTS (arXiv 2405.18810); the bound of d is this library's.
+
+    Example:
+      >>> sizes = [100, 300]
+      >>> regrown_sparsities(sizes, jnp.log(jnp.array([100.0, 300.0])), 0.9).round(4)
+      Array([0.9, 0.9], dtype=float32)
+      >>> [round(float(s), 3) for s in regrown_sparsities(sizes, jnp.zeros(2), 0.9)]
+      [0.85, 0.917]
+    """
+    n = jnp.array(sizes, jnp.float32)
+    sparsity = jnp.asarray(sparsity, jnp.float32)
+    returned = jnp.minimum(excess, (1 - sparsity) / 2)
+    shares = jax.nn.softmax(genes) * returned * jnp.sum(n) / n
+    return sparsity + returned - shares
+
+
+def regrown_counts(
+    sizes: Sequence[int],
+    genes: jax.Array,
+    sparsity: ArrayLike,
+    *,
+    excess: ArrayLike = 0.05,
+) -> list[jax.Array]:
+    """Counts what layers keep under `regrown_sparsities`, with an exact sum.
+
+    Layers that would come out below sparsity 0 are dense, and what they leave over is
+    shared by the others in the same proportions: the sum is the ``n - floor(P n)`` of
+    `kept_count`.
+
+    Args:
+      sizes: n_l.
+      genes: v, ``[L]``.
+      sparsity: P in [0, 1]; may be traced.
+      excess: how much further layers are pruned at first.
+
+    Returns:
+      An int32 scalar a layer.
+
+    Example:
+      >>> [int(count) for count in regrown_counts([10, 490], jnp.zeros(2), 0.9)]
+      [10, 40]
+    """
+    n = jnp.array(sizes, jnp.float32)
+    s = regrown_sparsities(sizes, genes, sparsity, excess=excess)
+    kept = 1 - jnp.asarray(sparsity, jnp.float32)
+    least = kept - jnp.minimum(excess, kept / 2)
+    shares = 1 - s - least
+    budget = kept_count(sum(sizes), sparsity)
+
+    def scale(dense: jax.Array) -> jax.Array:
+        left = budget - jnp.sum(jnp.where(dense, n, least * n))
+        rest = jnp.sum(jnp.where(dense, 0.0, shares * n))
+        return jnp.where(rest > 0, left / jnp.where(rest > 0, rest, 1.0), 0)
+
+    dense = jnp.zeros(len(sizes), bool)
+    for _ in sizes:  # at most one more layer turns dense in every pass
+        dense = dense | (least + scale(dense) * shares >= 1.0)
+    densities = jnp.where(dense, 1.0, least + scale(dense) * shares)
+    return _whole(jnp.clip(densities, 0.0, 1.0), list(sizes), budget)

@@ -3,17 +3,26 @@
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from fedsparsify_jax import masks, trees
+from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.metrics import inference_flops, layer_flops, training_flops
-from fedsparsify_jax.runner.display.summary import Record, blind, doubt, summarize
+from fedsparsify_jax.runner.display.summary import (
+    Record,
+    blind,
+    doubt,
+    evaluated,
+    summarize,
+)
 from fedsparsify_jax.runner.options.config import TrainConfig
-from fedsparsify_jax.runner.options.registry import prunable
+from fedsparsify_jax.runner.options.registry import prunable, takes
 from fedsparsify_jax.runner.programs.federation import Federation
+from fedsparsify_jax.runner.programs.program import evaluate_sets, evaluation_sets
 from fedsparsify_jax.runner.storage.model_files import save_model
 from fedsparsify_jax.runner.storage.run_directory import RunDirectory
-from fedsparsify_jax.types import State
+from fedsparsify_jax.types import State, Variables, nothing_more
 
 
 def _model_description(
@@ -51,6 +60,28 @@ def _flops(
     }
 
 
+def _evaluate(federation: Federation, variables: Variables) -> Record:
+    """Evaluates a model on the run's sets, as after a round."""
+    sets, batches = evaluation_sets(federation.dataset), chunked(1)
+    run = jax.jit(lambda model, sets: evaluate_sets(federation, model, sets, batches))
+    evaluations = jax.device_get(run(variables, sets))
+    return evaluated(evaluations, federation.task.metric)
+
+
+def _post_trained(config: TrainConfig, federation: Federation, state: State) -> Record:
+    """Returns the fields of a record that post-training changed."""
+    options = dataclasses.asdict(config)
+    kept = {name: int(count) for name, count in masks.kept(state.masks).items()}
+    fields = _evaluate(federation, federation.algorithm.model(state))
+    fields |= {
+        "sparsity": float(masks.sparsity(state.masks, prunable(options))),
+        "kept": kept,
+    }
+    if takes(config.algorithm, "final_sparsity"):
+        fields["target_sparsity"] = config.final_sparsity
+    return fields
+
+
 def write(
     config: TrainConfig,
     federation: Federation,
@@ -69,14 +100,18 @@ def write(
     """
     may_go = prunable(dataclasses.asdict(config))
     counted = masks.prunable_only(state.masks, may_go)
+    finished = None
+    if federation.algorithm.finish is not nothing_more:
+        finished = _post_trained(config, federation, state)
     summary = summarize(
         records,
         parameters=trees.size(counted),
         kept=int(trees.nonzeros(counted)),
         numbers=trees.size(state.variables),
         compression=config.upload_compression,
+        finished=finished,
     )
-    summary |= _flops(federation, state, records[-1]["kept"])
+    summary |= _flops(federation, state, (finished or records[-1])["kept"])
     if federation.compact:
         summary["sparse_training"] = federation.compact.summary()
     is_class = federation.dataset.task == "classification"

@@ -31,7 +31,7 @@ from fedsparsify_jax.runner.storage.run_directory import (
     check_name,
     default_path,
 )
-from fedsparsify_jax.types import State
+from fedsparsify_jax.types import State, nothing_more
 
 
 def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
@@ -115,6 +115,8 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
             stop,
             measure,
         )
+        if federation.algorithm.finish is not nothing_more:
+            console.print("post-training")
         key = federation.placement.repeat(keys.of_finish())
         state = federation.algorithm.finish(key, state, source.clients)
         state = distributed.to_host(state)

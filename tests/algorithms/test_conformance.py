@@ -123,6 +123,8 @@ ROWS = {
     ),
     "ste": Row(monotone=False),
     "ste, sr-ste": Row({"pruned_decay": 0.1}, monotone=False, long=False),
+    # Its rounds are FedAvg's; for what follows them see test_unipts.
+    "unipts": Row(final=None, long=False),
 }
 
 

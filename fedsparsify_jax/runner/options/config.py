@@ -222,7 +222,7 @@ class TrainConfig:
     source: Annotated[Source | None, Keyword()] = None
     """Whose data scores the weights: one client's batch, or the average of all."""
     temperature: Annotated[float | None, above(0), Keyword(), TRACED] = None
-    """Divisor of the logits while weights are scored."""
+    """Divisor of the logits while weights are scored, or of a teacher's."""
     examples_per_class: Annotated[int | None, at_least(1), Keyword()] = None
     """Examples of each class that score the weights, in place of a batch."""
     freeze_zero_initialized: Annotated[Switch | None, Keyword()] = None
@@ -255,8 +255,13 @@ class TrainConfig:
     penalty_rate: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
     """Rate at which its strengths are trained; 0 leaves all of them at 1."""
     pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Decay of the weights that are pruned, which train all the same; 2e-4 is
-    SR-STE."""
+    """Decay of pruned weights, which train all the same; 2e-4 is SR-STE."""
+    calibration_examples: Annotated[int | None, at_least(1), Keyword()] = None
+    """Examples, drawn from all clients, for what comes after the last round."""
+    generations: Annotated[int | None, at_least(0), Keyword()] = None
+    """Generations of the search for the sparsities of layers; 0 for equal ones."""
+    post_epochs: Annotated[int | None, at_least(0), Keyword()] = None
+    """Epochs over those examples."""
 
     faults: Annotated[
         str | None,
