@@ -220,6 +220,12 @@ def nothing_more(key: Key, state: State, clients: ClientData) -> State:
     return state
 
 
+def no_variants(state: State) -> dict[str, Variables]:
+    """Returns no further models: the ``variants`` of most algorithms."""
+    del state
+    return {}
+
+
 class FederatedAlgorithm(NamedTuple):
     """A federated training algorithm as pure functions.
 
@@ -233,6 +239,8 @@ class FederatedAlgorithm(NamedTuple):
         round; does nothing by default.
       cohorts: the parts that ``step`` is made of; None in algorithms that offer
         ``step`` alone.
+      variants: ``state -> {name: variables}``: all models that can be taken away, for
+        methods that train several at once; none by default.
     """
 
     init: InitFn
@@ -240,3 +248,4 @@ class FederatedAlgorithm(NamedTuple):
     model: Callable[[State], Variables] = _global_model
     finish: Callable[[Key, State, ClientData], State] = nothing_more
     cohorts: Cohorts | None = None
+    variants: Callable[[State], dict[str, Variables]] = no_variants

@@ -18,6 +18,7 @@ from fedsparsify_jax.algorithms.halo import halo as halo
 from fedsparsify_jax.algorithms.one_shot import one_shot as one_shot
 from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
 from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
+from fedsparsify_jax.algorithms.slimmable import slimmable as slimmable
 from fedsparsify_jax.algorithms.snip import snip as snip
 from fedsparsify_jax.algorithms.ste import ste as ste
 from fedsparsify_jax.algorithms.synflow import synflow as synflow
@@ -36,6 +37,7 @@ __all__ = [
     "one_shot",
     "prunefl",
     "random_pruning",
+    "slimmable",
     "snip",
     "ste",
     "synflow",

@@ -75,6 +75,7 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.halo),
         Row(algorithms.ste),
         Row(algorithms.unipts),
+        Row(algorithms.slimmable),
     )
 }
 """Rows by name, in the order of the help."""

@@ -108,7 +108,8 @@ def unipts(
     Example:
       With the ``clients`` and the ``model`` of the README's ten lines:
 
-      >>> algorithm = unipts(model.apply, generations=1, post_epochs=1)
+      >>> few = {"calibration_examples": 64, "generations": 1, "post_epochs": 1}
+      >>> algorithm = unipts(model.apply, **few)
       >>> state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
       >>> state, info = jax.jit(algorithm.step)(jax.random.key(2), state, clients)
       >>> state = algorithm.finish(jax.random.key(3), state, clients)

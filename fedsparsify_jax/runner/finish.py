@@ -1,6 +1,7 @@
 """The results of a run that is over: the model and the summary."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,19 +61,28 @@ def _flops(
     }
 
 
-def _evaluate(federation: Federation, variables: Variables) -> Record:
-    """Evaluates a model on the run's sets, as after a round."""
+Evaluate = Callable[[Variables], Record]
+"""A model to the fields of its evaluation on the run's sets, as after a round."""
+
+
+def _evaluation(federation: Federation) -> Evaluate:
     sets, batches = evaluation_sets(federation.dataset), chunked(1)
     run = jax.jit(lambda model, sets: evaluate_sets(federation, model, sets, batches))
-    evaluations = jax.device_get(run(variables, sets))
-    return evaluated(evaluations, federation.task.metric)
+
+    def evaluate(variables: Variables) -> Record:
+        evaluations = jax.device_get(run(variables, sets))
+        return evaluated(evaluations, federation.task.metric)
+
+    return evaluate
 
 
-def _post_trained(config: TrainConfig, federation: Federation, state: State) -> Record:
+def _post_trained(
+    config: TrainConfig, federation: Federation, state: State, evaluate: Evaluate
+) -> Record:
     """Returns the fields of a record that post-training changed."""
     options = dataclasses.asdict(config)
     kept = {name: int(count) for name, count in masks.kept(state.masks).items()}
-    fields = _evaluate(federation, federation.algorithm.model(state))
+    fields = evaluate(federation.algorithm.model(state))
     fields |= {
         "sparsity": float(masks.sparsity(state.masks, prunable(options))),
         "kept": kept,
@@ -80,6 +90,19 @@ def _post_trained(config: TrainConfig, federation: Federation, state: State) -> 
     if takes(config.algorithm, "final_sparsity"):
         fields["target_sparsity"] = config.final_sparsity
     return fields
+
+
+def _variants(
+    config: TrainConfig, federation: Federation, state: State, evaluate: Evaluate
+) -> dict[str, tuple[Variables, Record]]:
+    """Returns models that were trained at once, and what there is to say of each."""
+    may_go, rows = prunable(dataclasses.asdict(config)), {}
+    for name, variables in federation.algorithm.variants(state).items():
+        counted = masks.prunable_only(variables, may_go)
+        kept, total = int(trees.nonzeros(counted)), trees.size(counted)
+        sizes = {"sparsity": 1 - kept / total, "parameters_kept": kept}
+        rows[name] = variables, evaluate(variables) | sizes
+    return rows
 
 
 def write(
@@ -100,9 +123,9 @@ def write(
     """
     may_go = prunable(dataclasses.asdict(config))
     counted = masks.prunable_only(state.masks, may_go)
-    finished = None
+    finished, evaluate = None, _evaluation(federation)
     if federation.algorithm.finish is not nothing_more:
-        finished = _post_trained(config, federation, state)
+        finished = _post_trained(config, federation, state, evaluate)
     summary = summarize(
         records,
         parameters=trees.size(counted),
@@ -118,10 +141,12 @@ def write(
     chance, error = blind(np.asarray(federation.dataset.test.y), is_class=is_class)
     if warning := doubt(summary, records, chance + (2 if is_class else -2) * error):
         summary["warning"] = warning
-    model = federation.algorithm.model(state)
+    models = {directory.model: (federation.algorithm.model(state), summary)}
+    if variants := _variants(config, federation, state, evaluate):
+        summary["levels"] = {name: row for name, (_, row) in variants.items()}
+        models |= {directory.level(name): pair for name, pair in variants.items()}
     with directory.writing():
-        save_model(
-            directory.model, model, _model_description(config, federation, summary)
-        )
+        for path, (model, row) in models.items():
+            save_model(path, model, _model_description(config, federation, row))
     directory.write_summary(summary)
     return summary

@@ -271,6 +271,10 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
         rows["smaller forms"] = _forms(compact)
     if failed := failures(summary):
         rows["clients' failures"] = failed
+    for sparsity, level in summary.get("levels", {}).items():
+        rows[f"level {sparsity}"] = (
+            f"{measured(level)[1]}  ({level['parameters_kept']:,} parameters)"
+        )
     width = max(map(len, rows))
     lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
     console.print("\n" + "\n".join(lines), soft_wrap=True, markup=False)

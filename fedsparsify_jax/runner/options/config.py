@@ -9,11 +9,9 @@ from typing import Annotated, Any, Literal
 
 from fedsparsify_jax import models
 from fedsparsify_jax.aggregation import merges
-from fedsparsify_jax.aggregation.merges import WITHSTANDING
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
-from fedsparsify_jax.runner.options import schema
-from fedsparsify_jax.runner.options.grammars import CLIENT_SIZES, DATA_SET, FAULTS
+from fedsparsify_jax.runner.options import grammars, schema
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
     HALF,
@@ -74,7 +72,7 @@ class TrainConfig:
     --dataset fashion_mnist. Again what a run did: --config runs/ONE/config.json.
     """
 
-    dataset: Annotated[str, Heading("Data and model"), DATA_SET] = "digits"
+    dataset: Annotated[str, Heading("Data and model"), grammars.DATA_SET] = "digits"
     """Data set. digits is embedded; npz is your own arrays; store is clients on disk;
     hf: any image set."""
     data_dir: Annotated[Path | None, CHANGEABLE, WITH_COMMAS] = None
@@ -108,7 +106,7 @@ class TrainConfig:
     )
     """Where clients' data are kept: on the devices, or in files that the next cohort is
     read from while a round runs. Results are the same."""
-    client_sizes: Annotated[str | None, CLIENT_SIZES, WITH_COMMAS] = None
+    client_sizes: Annotated[str | None, grammars.CLIENT_SIZES, WITH_COMMAS] = None
     """Proportions of the clients' sizes, for iid and value-skew; the names are those of
     the brain age experiments."""
 
@@ -189,15 +187,14 @@ class TrainConfig:
     assumed_attackers: Annotated[
         float | None,
         HALF,
-        Shown(hint=f"of {', '.join(WITHSTANDING)}; default: 0.3"),
+        Shown(hint=f"of {', '.join(merges.WITHSTANDING)}; default: 0.3"),
         TRACED,
     ] = None
     """Share of a round's clients that the merge is to withstand."""
     clip_norm: Annotated[
         float | None, above(0), Keyword(), Shown(hint="default: no limit"), TRACED
     ] = None
-    """Largest norm of a client's update; longer ones are scaled down before the
-    merge."""
+    """Largest norm of a client's update; longer ones are scaled down first."""
 
     mu: Annotated[
         float | None,
@@ -262,11 +259,15 @@ class TrainConfig:
     """Generations of the search for the sparsities of layers; 0 for equal ones."""
     post_epochs: Annotated[int | None, at_least(0), Keyword()] = None
     """Epochs over those examples."""
+    levels: Annotated[str | None, grammars.LEVELS, Keyword(), WITH_COMMAS] = None
+    """Sparsities of the models to train at once; the last is the schedule's end."""
+    slow_start: Annotated[int | None, at_least(0), Keyword(), TRACED] = None
+    """Rounds that train the densest of them alone; default: half of all."""
 
     faults: Annotated[
         str | None,
         Heading("Faults and attacks"),
-        FAULTS,
+        grammars.FAULTS,
         Shown(hint="default: none"),
         WITH_COMMAS,
     ] = None
@@ -281,10 +282,7 @@ class TrainConfig:
     ] = None
     """Share of all clients that are hostile."""
     attack_scale: Annotated[
-        float | None,
-        above(0),
-        Shown(hint="default: 4 for sign-flip, 10 for scaling"),
-        TRACED,
+        float | None, above(0), Shown(hint="default: sign-flip 4, scaling 10"), TRACED
     ] = None
     """Factor by which a forged update is larger than an honest one."""
 
@@ -382,7 +380,7 @@ def having(trait: Trait) -> tuple[str, ...]:
     """Returns the names of the options that have a trait.
 
     >>> having(WITH_COMMAS)
-    ('data_dir', 'client_sizes', 'faults')
+    ('data_dir', 'client_sizes', 'levels', 'faults')
     """
     options = schema.read(TrainConfig).items()
     return tuple(field for field, option in options if trait in option.traits)

@@ -7,6 +7,7 @@ metrics.jsonl   one JSON object a round
 summary.json    written at the end
 checkpoints/    see `checkpoint_files`
 model/          the final model, see `model_files`
+levels/NAME/    others that were trained with it, as that one
 clients/        the clients' data, with --client-data disk, see `data.population`
 .lock           while a run is going on, see `lock`
 """
@@ -177,6 +178,9 @@ class RunDirectory:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    def level(self, name: str) -> Path:
+        return self.path / "levels" / name
 
     @property
     def checkpoints(self) -> Path:
