@@ -46,6 +46,7 @@ VALUES = {
     "psi": (1e-3, 1e-2),
     "penalty_rate": (0.1, 0.01),
     "pruned_decay": (0.0, 0.1),
+    "slow_start": (1, 3),
 }
 # Two values of those that do not go with every algorithm, and the option they need.
 OF_SOME = {
@@ -66,6 +67,7 @@ TRIED = (
     "feddst",
     "halo",
     "ste",
+    "slimmable",
 )
 
 
