@@ -25,7 +25,8 @@ from typing import Any
 from common import write_result
 
 from fedsparsify_jax.runner.display.summary import round_record
-from fedsparsify_jax.runner.options.config import TrainConfig, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.programs.devices import select
 from fedsparsify_jax.runner.programs.federation import Keys, assemble

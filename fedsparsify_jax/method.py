@@ -55,6 +55,7 @@ class Context(NamedTuple):
     server: PyTree  # the method's state on the server
     clients: PyTree  # the method's state of all clients, [N, ...]
     compact: PyTree = ()  # places of the compact model, see `training.compact`
+    step: PyTree = ()  # in `Method.gradient` alone: a `Step`
 
 
 class Client(NamedTuple):
@@ -71,6 +72,13 @@ class Local(NamedTuple):
     variables: Variables
     masks: Masks
     memory: PyTree  # what `Method.gradient` accumulated
+
+
+class Step(NamedTuple):
+    """One step of a client, for gradients taken elsewhere than at the weights."""
+
+    masks: Masks  # the client's
+    key: Key  # that the objective draws from as well: fold something in
 
 
 class Upload(NamedTuple):
@@ -221,6 +229,9 @@ class Setup(NamedTuple):
     # (key, sizes [N]) -> ids [P] of the clients whose data `masks` looks at
     clients: Callable[[Key, jax.Array], jax.Array]
     masks: SetupFn
+    # (variables, masks chosen) -> uint32 scalars: bytes by and to each of these
+    # clients; None for the model, and a score for every parameter back
+    traffic: Callable[[Variables, Masks], tuple[jax.Array, jax.Array]] | None = None
 
 
 def no_clients(key: Key, sizes: jax.Array) -> jax.Array:
@@ -332,9 +343,12 @@ class Method(NamedTuple):
     masks_travel: bool = False
     # whether weights that were pruned may come back, at zero
     grows: bool = False
-    # Without a user among the algorithms so far:
     # (context, client) -> (variables, masks) the client starts from
     receive: Callable[[Context, Client], tuple[Variables, Masks]] = _receive
+    # (context, client) -> uint32 bytes that one client is sent in the round, of methods
+    # that send each another model; None counts the new model, by `download`
+    received_bytes: Callable[[Context, Client], jax.Array] | None = None
+    # Without a user among the algorithms so far:
     # (variables, masks, context) -> variables sent out at the end of the round
     download: Callable[[Variables, Masks, Context], Variables] = _download
 

@@ -44,6 +44,10 @@ OptimizerState = Literal["fresh", "kept"]
 """Optimizer state of a client: new in every round, or kept."""
 Penalties = Literal["local", "averaged", "closed-form", "frozen"]
 """Whose lambda HALO trains: each client's, all clients', none but a formula, none."""
+LocalOptimizer = Literal["sgd", "lars"]
+"""Optimizers of the clients that have a name."""
+GradientPoint = Literal["none", "past", "fresh", "noise", "sam"]
+"""Point to take gradients at: the weights, or one beside them."""
 PowerpropAverage = Literal["theta", "weights"]
 """What the server merges under Powerpropagation: roots of weights, or weights."""
 Anchor = Literal["global", "zero"]
@@ -56,6 +60,10 @@ Variant = Literal["published", "authors"]
 """An algorithm as published, or as a code of its authors or of FedSparsify's has it."""
 FirstMasks = Literal["magnitude", "random"]
 """Weights that the first masks keep: the largest, or random ones."""
+Growth = Literal["gradient", "random", "momentum"]
+"""What pruned weights are chosen by to be kept again: RigL, SET, SNFS."""
+AdjustedBy = Literal["server", "client"]
+"""Who adjusts masks: the server after the merge, or clients between their epochs."""
 Decay = Literal["cosine", "constant"]
 """Course of a share over the rounds."""
 WireValues = Literal["float32", "float16", "bfloat16"]
@@ -105,6 +113,13 @@ class ClientData(NamedTuple):
     x: jax.Array  # [N, M, ...] in the source's dtype
     y: jax.Array  # [N, M]
     sizes: jax.Array  # [N] int32: real ones of the M
+
+
+class ClientRows(NamedTuple):
+    """Rows of a set of examples that are every client's, filled up to the longest."""
+
+    rows: Any  # [N, m] int32
+    sizes: Any  # [N] int32: real ones of the m
 
 
 class ClientsState(NamedTuple):
@@ -239,6 +254,8 @@ class FederatedAlgorithm(NamedTuple):
         round; does nothing by default.
       cohorts: the parts that ``step`` is made of; None in algorithms that offer
         ``step`` alone.
+      client_model: ``(state, number of a client) -> variables``: the model that this
+        client uses, in personalised algorithms; None where all use ``model``.
       variants: ``state -> {name: variables}``: all models that can be taken away, for
         methods that train several at once; none by default.
     """
@@ -248,4 +265,5 @@ class FederatedAlgorithm(NamedTuple):
     model: Callable[[State], Variables] = _global_model
     finish: Callable[[Key, State, ClientData], State] = nothing_more
     cohorts: Cohorts | None = None
+    client_model: Callable[[State, jax.Array], Variables] | None = None
     variants: Callable[[State], dict[str, Variables]] = no_variants

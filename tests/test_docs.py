@@ -4,6 +4,7 @@ import configparser
 import doctest
 import inspect
 import re
+import runpy
 import sys
 import types
 from pathlib import Path
@@ -12,8 +13,6 @@ import pytest
 
 import fedsparsify_jax
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
-from fedsparsify_jax.runner.options.config import TrainConfig
-from fedsparsify_jax.runner.options.registry import KEYWORDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -50,23 +49,21 @@ def test_every_public_name_is_in_the_api(name):
     assert any(f"::: {module}" in page for page in pages)
 
 
-def test_the_table_of_algorithms_is_that_of_their_rows():
-    """Each has a line, with the paper and the defaults that the code names."""
+def test_the_tables_of_algorithms_are_those_of_their_rows_and_headers():
+    """If not: ``python tools/algorithms_page.py``."""
+    tool = runpy.run_path(str(ROOT / "tools" / "algorithms_page.py"))
     text = (DOCS / "algorithms.md").read_text(encoding="utf-8")
-    table = text.partition("|---")[2].partition("\n\n")[0].splitlines()[1:]
-    lines = [re.split(r" *(?<!\\)\| *", line) for line in table]
-    assert [name.strip("`") for _, name, *_ in lines] == list(ALGORITHMS)
-    for row, (_, name, paper, _, defaults, *_) in zip(
-        ALGORITHMS.values(), lines, strict=True
-    ):
-        for number in re.findall(r"arXiv ([\d.]+)", paper):
-            assert number in Path(inspect.getfile(row.build)).read_text("utf-8")
-        for option, value in re.findall(r"`--([\w-]+) ([\w.]+)`", defaults):
-            field = option.replace("-", "_")
-            stated = {o: p.default for o, p in row.parameters.items()} | row.defaults
-            default = stated.get(KEYWORDS.get(field), getattr(TrainConfig, field))
-            # None: the file has its default inside.
-            assert default is None or str(default).removesuffix(".0") == value, name
+    assert tool["page"](text) == text
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_is_introduced_by_its_header(name):
+    """A line, a paper, deviations from it, and what it was held against."""
+    header = inspect.getdoc(inspect.getmodule(ALGORITHMS[name].build))
+    assert re.match(r"[^\n]+: [^\n]+\.\n\n", header)
+    assert re.search(r"arXiv\s+\d{4}\.\d{4,5}", header)
+    assert re.search(r"^Deviations.*:\s", header, re.M)
+    assert re.search(r"^Checked against: ", header, re.M)
 
 
 def test_the_version_is_in_one_place():

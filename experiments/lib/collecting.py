@@ -21,7 +21,7 @@ from typing import Any
 
 from experiments.lib.provenance import of_run
 from experiments.lib.table import Table, identity
-from fedsparsify_jax.runner.options.config import NOT_COMPARED
+from fedsparsify_jax.runner.options.listing import NOT_COMPARED
 from fedsparsify_jax.runner.storage.run_directory import write_whole
 
 Line = dict[str, Any]

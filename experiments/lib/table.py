@@ -15,7 +15,7 @@ from typing import Any
 
 from fedsparsify_jax.errors import InputError, unknown
 from fedsparsify_jax.runner import TrainConfig
-from fedsparsify_jax.runner.options.config import NOT_COMPARED, having
+from fedsparsify_jax.runner.options.listing import NOT_COMPARED, having
 from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.schema import TRACED

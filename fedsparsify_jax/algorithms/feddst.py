@@ -36,212 +36,26 @@ Checked against: bibikar/feddst 25d6184 and FedPruning/FedPruning 7069881, read;
 drop, growth, merge and whole rounds against NumPy in tests/algorithms/test_feddst.py.
 """
 
-from collections.abc import Callable
 from typing import Unpack, get_args
 
-import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from fedsparsify_jax import masks as mask_algebra
-from fedsparsify_jax import schedules, trees
-from fedsparsify_jax.aggregation import means
-from fedsparsify_jax.algorithms._shared.client_scores import first_batch
+from fedsparsify_jax import schedules
+from fedsparsify_jax.algorithms._shared import adjustment
 from fedsparsify_jax.algorithms._shared.proximal import proximal
 from fedsparsify_jax.engine import EngineOptions, engine, resolve
-from fedsparsify_jax.method import (
-    Aggregate,
-    BatchLoss,
-    Client,
-    Context,
-    Local,
-    Method,
-    PruneFn,
-    Setup,
-    Uploads,
-    no_clients,
-)
-from fedsparsify_jax.pruning import saliency
-from fedsparsify_jax.pruning.selection import (
-    drop_share,
-    keep_counts,
-    leaf_counts,
-    magnitude,
-)
+from fedsparsify_jax.method import Method
+from fedsparsify_jax.pruning.regrowth import replaced_share
 from fedsparsify_jax.training.local import batch_loss
 from fedsparsify_jax.types import (
     Allocation,
     ApplyFn,
-    Cohort,
     Decay,
     FederatedAlgorithm,
     FirstMasks,
-    Key,
-    Masks,
     Prunable,
-    PyTree,
-    Schedule,
-    Scores,
-    Variables,
     Variant,
 )
-
-CountsFn = Callable[[Variables, Context], PyTree]
-"""A model and the context to the entries c_l that every leaf keeps."""
-
-
-def readjust(
-    variables: Variables,
-    masks: Masks,
-    gradients: PyTree,
-    alpha: ArrayLike,
-    *,
-    prunable: Prunable | None = None,
-) -> Masks:
-    """Drops a share of every layer by magnitude and grows as much by gradient.
-
-    Args:
-      variables: trained variables.
-      masks: theirs; the result keeps as many in every leaf.
-      gradients: of all positions, pruned ones included; same structure.
-      alpha: share of each layer's kept weights, in [0, 1]; may be traced.
-      prunable: path of a leaf to whether it may be pruned.
-
-    Example:
-      >>> w, g = jnp.array([3.0, 1.0, 0.0, 0.0]), jnp.array([0.0, 0.1, 0.2, 0.3])
-      >>> readjust({"w": w}, {"w": w > 0}, {"w": g}, 0.5)
-      {'w': Array([ True, False, False,  True], dtype=bool)}
-    """
-    counts = jax.tree.map(lambda mask: jnp.sum(mask, dtype=jnp.int32), masks)
-    kept = drop_share(magnitude(variables), masks, alpha, prunable=prunable)
-    scores = jax.tree.map(
-        lambda keep, g: jnp.where(keep, jnp.inf, jnp.abs(g)), kept, gradients
-    )
-    return keep_counts(scores, counts, prunable=prunable)
-
-
-def prune_union(
-    variables: Variables,
-    votes: Scores,
-    counts: PyTree,
-    *,
-    prunable: Prunable | None = None,
-) -> Masks:
-    """Keeps the largest weights that have votes; equal ones by votes, then by index.
-
-    Args:
-      variables: the merged model.
-      votes: the weights of the clients that keep each entry, added up.
-      counts: entries to keep of every leaf, int32 scalars.
-      prunable: path of a leaf to whether it may be pruned.
-
-    Example:
-      Two clients grew the last entry and one the last but two, all at weight zero:
-
-      >>> w, votes = jnp.array([5.0, 4.0, 0, 0, 0, 0]), jnp.array([3, 3, 0, 1, 0, 2.0])
-      >>> prune_union({"w": w}, {"w": votes}, {"w": 3})["w"].tolist()
-      [True, True, False, False, False, True]
-    """
-    scores = magnitude(variables)
-    union = jax.tree.map(lambda v: v > 0, votes)
-    kept = keep_counts(scores, counts, within=union, prunable=prunable)
-    last = jax.tree.map(lambda k, s: jnp.min(s, where=k, initial=jnp.inf), kept, scores)
-    above = jax.tree.map(lambda k, s, least: k & (s > least), kept, scores, last)
-    equal = jax.tree.map(lambda u, s, least: u & (s == least), union, scores, last)
-    left = jax.tree.map(lambda c, a: c - jnp.sum(a, dtype=jnp.int32), counts, above)
-    elected = keep_counts(votes, left, within=equal, prunable=prunable)
-    return jax.tree.map(jnp.logical_or, above, elected)
-
-
-def _drop_and_grow(
-    loss: BatchLoss, batch_size: int, share: Schedule, prunable: Prunable | None
-) -> PruneFn:
-    """Builds a client's adjustment, in rounds whose share is above zero."""
-
-    def gradients(key: Key, variables: Variables, client: Client) -> PyTree:
-        batch_key, noise_key = jax.random.split(key)
-        batch = first_batch(batch_key, client.data, batch_size)
-
-        def value(params: PyTree) -> jax.Array:
-            return loss(variables | {"params": params}, batch, noise_key)[0]
-
-        zeros = jax.tree.map(jnp.zeros_like, variables)
-        return zeros | {"params": jax.grad(value)(variables["params"])}
-
-    def drop_and_grow(
-        key: Key, local: Local, context: Context, client: Client
-    ) -> Masks:
-        numbers, with_keys = trees.hide_keys(key)
-        alpha = jnp.asarray(share(context.round))
-
-        def adjusted() -> Masks:
-            g = gradients(with_keys(numbers), local.variables, client)
-            return readjust(local.variables, local.masks, g, alpha, prunable=prunable)
-
-        return jax.lax.cond(alpha > 0, adjusted, lambda: local.masks)
-
-    return drop_and_grow
-
-
-def _start(kind: FirstMasks, counts: CountsFn, prunable: Prunable | None) -> Setup:
-    """Builds the first masks: the largest weights of every layer, or random ones."""
-
-    def first_masks(
-        key: Key, context: Context, clients: Cohort
-    ) -> tuple[Variables, Masks]:
-        variables = context.variables
-        scores = magnitude(variables)
-        if kind == "random":
-            scores = saliency.random(key, variables)
-        masks = keep_counts(scores, counts(variables, context), prunable=prunable)
-        return mask_algebra.apply(masks, variables), masks
-
-    return Setup(no_clients, first_masks)
-
-
-def _merge(counts: CountsFn, prunable: Prunable | None) -> Aggregate:
-    """Builds the mean over the holders of each entry, its union pruned back."""
-
-    def sums(uploads: Uploads, context: Context) -> means.Sums:
-        return means.nonzero_sums(uploads.variables, uploads.masks, uploads.shares)
-
-    def merge(
-        sums: means.Sums, uploads: Uploads, context: Context
-    ) -> tuple[Variables, Masks]:
-        mean = means.mean(sums, like=context.variables)
-        kept = counts(mean, context)
-        masks = prune_union(mean, sums.weight, kept, prunable=prunable)
-        return mask_algebra.apply(masks, mean), masks
-
-    return Aggregate(sums=sums, merge=merge)
-
-
-def replaced_share(
-    alpha: ArrayLike, *, interval: int, first: int, until: ArrayLike, decay: Decay
-) -> Schedule:
-    """Builds the share of the weights that round t replaces; 0 for no adjustment.
-
-    Args:
-      alpha: share of the first adjustment.
-      interval: A.
-      first: round of the first adjustment.
-      until: H, the rounds in which masks are adjusted.
-      decay: ``"cosine"`` or ``"constant"``.
-
-    Example:
-      >>> share = replaced_share(0.5, interval=2, first=1, until=4, decay="cosine")
-      >>> [round(float(share(t)), 3) for t in (1, 2, 3, 4, 5)]
-      [0.5, 0.0, 0.25, 0.0, 0.0]
-    """
-
-    def share(t: ArrayLike) -> jax.Array:
-        t = jnp.asarray(t)
-        past = (t - 1).astype(jnp.float32)
-        now = (t >= first) & ((t - first) % interval == 0) & (past < until)
-        cosine = alpha / 2 * (1 + jnp.cos(jnp.pi * past / until))
-        return jnp.where(now, cosine if decay == "cosine" else alpha, 0.0)
-
-    return share
 
 
 def feddst(
@@ -294,19 +108,13 @@ def feddst(
       >>> round(float(info.sparsity), 3)
       0.5
     """
-    _check_name("variant", variant, get_args(Variant))
-    _check_name("first_masks", first_masks, get_args(FirstMasks))
+    adjustment.check_name("variant", variant, get_args(Variant))
+    adjustment.check_name("first_masks", first_masks, get_args(FirstMasks))
     resolved, as_authors = resolve(options), variant == "authors"
     epochs = resolved.local_epochs
     if adjust_after is None:
         adjust_after = epochs if as_authors else epochs // 2
-    if interval < 1:
-        raise ValueError(f"interval is {interval}: it must be at least 1 round")
-    if not 0 <= adjust_after <= epochs:
-        raise ValueError(
-            f"adjust_after is {adjust_after}: it must be from 0 to local_epochs, "
-            f"{epochs}"
-        )
+    adjustment.check_timing(interval, adjust_after, epochs)
     share = replaced_share(
         alpha,
         interval=interval,
@@ -315,18 +123,15 @@ def feddst(
         decay=decay or ("constant" if as_authors else "cosine"),
     )
 
-    def counts(variables: Variables, context: Context) -> PyTree:
-        return leaf_counts(
-            variables, context.sparsity, scope=allocation, prunable=prunable
-        )
-
+    counts = adjustment.budgets(allocation, prunable)
     loss = batch_loss(apply_fn, resolved.loss_fn)
+    signal = adjustment.dense_gradient(loss, resolved.batch_size)
     method = Method(
         schedule=schedules.constant(final_sparsity),
-        setup=_start(first_masks, counts, prunable),
-        client_prune=_drop_and_grow(loss, resolved.batch_size, share, prunable),
+        setup=adjustment.first_masks(first_masks, counts, prunable),
+        client_prune=adjustment.adjusted_by_clients(signal, share, prunable),
         fine_tune_epochs=epochs - adjust_after,
-        aggregate=_merge(counts, prunable),
+        aggregate=adjustment.union_of_clients(counts, prunable),
         masks_travel=True,
         grows=True,
         prunable=prunable,
@@ -335,9 +140,3 @@ def feddst(
         method = method._replace(objective=proximal(mu))
     options["local_epochs"] = adjust_after
     return engine(apply_fn, method, **options)
-
-
-def _check_name(argument: str, name: str, names: tuple[str, ...]) -> None:
-    if name not in names:
-        quoted = " or ".join(map(repr, names))
-        raise ValueError(f"unknown {argument} {name!r}: {quoted}")

@@ -22,6 +22,8 @@ and a is the model. Four things differ from FedSparsify-Global:
 * The model is the average of the last rounds' models, which evens out the swings that
   small cohorts of unlike clients cause.
 
+Deviations: none; it is a method of this library.
+
 Checked against: its own description, in NumPy, in
 tests/algorithms/test_fedsparsify_plus.py.
 """

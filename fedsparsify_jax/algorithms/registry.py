@@ -25,11 +25,13 @@ class Row:
       defaults: keywords that it sets otherwise than the data set does.
       reads_examples: whether it reads the clients' examples itself, not only through
         the model.
+      chain: whether it takes only networks whose layers feed one another in a row.
     """
 
     build: Callable[..., FederatedAlgorithm]
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     reads_examples: bool = False
+    chain: bool = False
 
     @property
     def name(self) -> str:
@@ -72,8 +74,16 @@ ALGORITHMS: Mapping[str, Row] = {
         ),
         Row(algorithms.prunefl),
         Row(algorithms.feddst),
+        Row(algorithms.static),
+        Row(algorithms.rigl),
         Row(algorithms.halo),
         Row(algorithms.ste),
+        Row(algorithms.heterofl, chain=True),
+        Row(algorithms.fedrolex, chain=True),
+        Row(algorithms.lotteryfl, defaults={"prunable": "kernels"}),
+        Row(algorithms.dispfl),
+        Row(algorithms.ssfl),
+        Row(algorithms.fedtiny),
         Row(algorithms.unipts),
         Row(algorithms.slimmable),
     )

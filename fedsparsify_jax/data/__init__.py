@@ -1,6 +1,7 @@
 """Data sources, partitioners and client-stacked data."""
 
 from fedsparsify_jax.data.augment import crop_and_flip, random_crop, random_flip
+from fedsparsify_jax.data.client_tests import client_tests
 from fedsparsify_jax.data.clients import class_table, stack
 from fedsparsify_jax.data.dataset import Dataset, from_arrays
 from fedsparsify_jax.data.normalization import Normalization, channel_normalization
@@ -40,6 +41,7 @@ __all__ = [
     "by_sizes",
     "channel_normalization",
     "class_table",
+    "client_tests",
     "crop_and_flip",
     "dirichlet",
     "from_arrays",

@@ -22,6 +22,7 @@ from fedsparsify_jax.engine.wrappers.compression import (
     with_residual,
 )
 from fedsparsify_jax.engine.wrappers.ema import with_ema
+from fedsparsify_jax.engine.wrappers.gradient_point import at_point
 from fedsparsify_jax.engine.wrappers.inputs import with_checks
 from fedsparsify_jax.engine.wrappers.powerprop import (
     merging_roots,
@@ -67,7 +68,8 @@ def engine(
 
     Raises:
       InputError: for a forward pass or an optimizer that is none.
-      ValueError: for an option out of range.
+      ValueError: for an option out of range, or messages of a method that sends every
+        client another one.
       compact.wrapper.UnsuitableError: if the method needs full shapes in local
         training, with ``compact_form``.
 
@@ -82,8 +84,13 @@ def engine(
     """
     check_signature(apply_fn)
     o = resolve(options)
+    if o.keep_messages and method.received_bytes is not None:
+        raise ValueError(
+            "clients are sent models of their own: the messages of a round have one "
+            "for all, so their bytes cannot be measured"
+        )
     powers = powers_of(o, method)
-    tuning = tuning_of(apply_fn, on_roots(powers, method), o)
+    tuning = tuning_of(apply_fn, at_point(o, on_roots(powers, method)), o)
     tuning = tuning_roots(powers, tuning)
     if o.powerprop_average == "theta":
         method = merging_roots(powers, method)

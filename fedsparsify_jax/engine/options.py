@@ -15,6 +15,8 @@ from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import cross_entropy
 from fedsparsify_jax.training.powerprop import check_alpha
 from fedsparsify_jax.types import (
+    GradientPoint,
+    LocalOptimizer,
     LossFn,
     OptimizerState,
     PowerpropAverage,
@@ -29,7 +31,9 @@ class EngineOptions(TypedDict, total=False):
     learning_rate: ArrayLike
     momentum: ArrayLike | None
     nesterov: bool
-    optimizer: optax.GradientTransformation | None
+    optimizer: LocalOptimizer | optax.GradientTransformation | None
+    weight_decay: ArrayLike | None
+    trust_coefficient: ArrayLike | None
     optimizer_state: OptimizerState
     num_clients: int | None
     loss_fn: LossFn
@@ -44,6 +48,8 @@ class EngineOptions(TypedDict, total=False):
     server_ema: ArrayLike | None
     powerprop: ArrayLike | None
     powerprop_average: PowerpropAverage
+    gradient_point: GradientPoint
+    gradient_radius: ArrayLike | None
     wire_values: WireValues
     upload_compression: UploadCompression
     topk_fraction: ArrayLike | None
@@ -54,7 +60,8 @@ class EngineOptions(TypedDict, total=False):
 class Options(NamedTuple):
     """The options of the engine.
 
-    ``learning_rate``, ``momentum``, ``clip_norm``, ``server_ema``, ``powerprop``,
+    ``learning_rate``, ``momentum``, ``weight_decay``, ``trust_coefficient``,
+    ``clip_norm``, ``server_ema``, ``powerprop``, ``gradient_radius``,
     ``topk_fraction`` and the numbers of ``faults`` and ``attack`` may be traced; all
     else is static.
 
@@ -62,7 +69,9 @@ class Options(NamedTuple):
       learning_rate: of the clients' SGD.
       momentum: of the clients' SGD; None or 0 for none.
       nesterov: whether the momentum is Nesterov's.
-      optimizer: any Optax transformation, in place of that SGD.
+      optimizer: ``"lars"`` or any Optax transformation, in place of that ``"sgd"``.
+      weight_decay: of LARS, see `optimizers.lars`; 0 by default.
+      trust_coefficient: of LARS; 0.001 by default.
       optimizer_state: ``"fresh"`` starts every client with a new state every round;
         ``"kept"`` keeps a state for each of the N clients, as the authors' long-lived
         Keras models do. The same thing for SGD without momentum.
@@ -86,6 +95,11 @@ class Options(NamedTuple):
         kernels, see `wrappers.powerprop`; None or 1 trains weights.
       powerprop_average: whether the server then merges the roots, ``"theta"``, or the
         ``"weights"``.
+      gradient_point: where clients take gradients, see `wrappers.gradient_point`: at
+        the weights, ``"none"``, or beside them.
+      gradient_radius: how far beside them: a multiple of the ``"past"`` or ``"fresh"``
+        gradient (by default the learning rate) or of normal ``"noise"`` (0.01), and
+        the distance itself for ``"sam"`` (0.05).
       wire_values: dtype in which models travel, both ways: in ``"float16"`` and
         ``"bfloat16"`` the receiver goes on with rounded numbers, see
         `wrappers.transport`. Bytes of `RoundInfo` stay at 32 bit a number.
@@ -103,7 +117,9 @@ class Options(NamedTuple):
     learning_rate: ArrayLike = 0.02
     momentum: ArrayLike | None = None
     nesterov: bool = False
-    optimizer: optax.GradientTransformation | None = None
+    optimizer: LocalOptimizer | optax.GradientTransformation | None = None
+    weight_decay: ArrayLike | None = None
+    trust_coefficient: ArrayLike | None = None
     optimizer_state: OptimizerState = "fresh"
     num_clients: int | None = None
     loss_fn: LossFn = cross_entropy
@@ -118,6 +134,8 @@ class Options(NamedTuple):
     server_ema: ArrayLike | None = None
     powerprop: ArrayLike | None = None
     powerprop_average: PowerpropAverage = "theta"
+    gradient_point: GradientPoint = "none"
+    gradient_radius: ArrayLike | None = None
     wire_values: WireValues = "float32"
     upload_compression: UploadCompression = "none"
     topk_fraction: ArrayLike | None = None
@@ -146,6 +164,8 @@ def resolve(options: EngineOptions) -> Options:
         faults.check(resolved.faults)
     clipping.check_norm(resolved.clip_norm)
     _check_powerprop(resolved)
+    _check_point(resolved)
+    resolved = _with_optimizer(resolved)
     if resolved.wire_values not in get_args(WireValues):
         raise ValueError(
             f"unknown wire_values {resolved.wire_values!r}: "
@@ -168,3 +188,36 @@ def _check_powerprop(o: Options) -> None:
             "powerprop does not go with wire_values float16, in which small weights "
             "become zero and would stay zero: use bfloat16"
         )
+
+
+def _check_point(o: Options) -> None:
+    if o.gradient_point not in get_args(GradientPoint):
+        raise ValueError(
+            f"unknown gradient_point {o.gradient_point!r}: "
+            f"{', '.join(get_args(GradientPoint))}"
+        )
+    radius = o.gradient_radius
+    if radius is not None and o.gradient_point == "none":
+        raise ValueError(
+            "gradient_radius goes with a gradient_point: past, fresh, noise or sam"
+        )
+    if isinstance(radius, int | float) and not 0 <= radius < float("inf"):
+        raise ValueError(
+            f"gradient_radius is {radius}: it must be at least 0 and finite"
+        )
+
+
+def _with_optimizer(o: Options) -> Options:
+    """Returns the options with None for the optimizer that is meant without one."""
+    if isinstance(o.optimizer, str) and o.optimizer not in get_args(LocalOptimizer):
+        raise ValueError(f"unknown optimizer {o.optimizer!r}: sgd or lars")
+    numbers = {
+        "weight_decay": o.weight_decay,
+        "trust_coefficient": o.trust_coefficient,
+    }
+    for name, number in numbers.items():
+        if number is not None and o.optimizer != "lars":
+            raise ValueError(f"{name} goes with the optimizer lars")
+        if isinstance(number, int | float) and not 0 <= number < float("inf"):
+            raise ValueError(f"{name} is {number}: it must be at least 0 and finite")
+    return o._replace(optimizer=None) if o.optimizer == "sgd" else o

@@ -125,6 +125,7 @@ class ClientResult(NamedTuple):
     bytes_up: jax.Array  # uint32: of the upload
     finite: jax.Array  # bool: whether the loss and every number of the upload are
     change: Change | tuple[()] = ()  # that is sent, if uploads are compressed
+    bytes_down: jax.Array | tuple[()] = ()  # uint32, of `Method.received_bytes`
 
 
 ClientHalf = Callable[[Context, ClientTask], ClientResult]
@@ -348,8 +349,11 @@ def report(
     sizes, participating = uploads.sizes, members.participating
     total = jnp.maximum(jnp.sum(sizes), 1.0)
     loss = jnp.sum(sizes * jnp.where(sizes > 0, results.loss, 0.0)) / total
-    sent = method.download(new.variables, new.masks, context)
-    bytes_down = model_bytes(method, sent, new.masks)
+    if isinstance(results.bytes_down, tuple):
+        sent = method.download(new.variables, new.masks, context)
+        bytes_down = model_bytes(method, sent, new.masks)
+    else:
+        bytes_down = results.bytes_down
     stragglers = ~participating if members.fault is None else members.fault.straggling
     return RoundInfo(
         round=context.round,

@@ -72,7 +72,11 @@ def client_half(method: Method, tuning: Tuning) -> ClientHalf:
         upload, extra = method.upload.send(keys.upload, local, context, client)
         optimizer = trained.optimizer if tuning.keeps_optimizer else ()
         kept = ClientsState(optimizer=optimizer, extra=extra)
-        return result_of(method, trained, upload, kept, task)
+        result = result_of(method, trained, upload, kept, task)
+        if method.received_bytes is not None:
+            sent = method.received_bytes(context, client).astype(jnp.uint32)
+            result = result._replace(bytes_down=sent)
+        return result
 
     return client_round
 

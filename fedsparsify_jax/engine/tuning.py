@@ -18,7 +18,7 @@ from fedsparsify_jax.training.local import (
     continued,
     local_training,
 )
-from fedsparsify_jax.training.optimizers import for_clients
+from fedsparsify_jax.training.optimizers import for_clients, lars
 from fedsparsify_jax.types import ApplyFn, Key, Masks, PyTree, Variables
 
 
@@ -64,11 +64,21 @@ def _effort(task: ClientTask) -> jax.Array | None:
 
 
 def optimizer_of(o: Options) -> optax.GradientTransformation:
-    """Returns the clients' optimizer: the given one, or SGD.
+    """Returns the clients' optimizer: the given one, LARS or SGD.
 
     Raises:
       InputError: for an optimizer that is none.
     """
+    if o.optimizer == "lars":
+        return lars(
+            o.learning_rate,
+            weight_decay=0.0 if o.weight_decay is None else o.weight_decay,
+            trust_coefficient=(
+                0.001 if o.trust_coefficient is None else o.trust_coefficient
+            ),
+            momentum=0.0 if o.momentum is None else o.momentum,
+            nesterov=o.nesterov,
+        )
     if o.optimizer is not None:
         return for_clients(o.optimizer)
     # A momentum of exactly 0 would only carry a useless buffer.

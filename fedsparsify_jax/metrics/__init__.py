@@ -15,6 +15,7 @@ from fedsparsify_jax.metrics.flops import (
     layer_flops,
     training_flops,
 )
+from fedsparsify_jax.metrics.per_client import evaluate_clients
 
 __all__ = [
     "Evaluation",
@@ -23,6 +24,7 @@ __all__ = [
     "bitmap_bytes",
     "dense_bytes",
     "evaluate",
+    "evaluate_clients",
     "indexed_bytes",
     "inference_flops",
     "layer_flops",

@@ -33,7 +33,7 @@ from jax.typing import ArrayLike, DTypeLike
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.metrics._matmuls import NO_LEAF as NO_LEAF
-from fedsparsify_jax.metrics._matmuls import Value, walk
+from fedsparsify_jax.metrics._matmuls import Ledger, Value, walk
 from fedsparsify_jax.types import ApplyFn, Masks, Variables
 
 
@@ -80,13 +80,8 @@ def layer_flops(
       params/a LayerFlops(forward=64, weight_gradient=64, input_gradient=0, size=32)
       params/b LayerFlops(forward=32, weight_gradient=32, input_gradient=32, size=16)
     """
-    inputs = jax.ShapeDtypeStruct(x_shape, dtype)
-    closed = jax.make_jaxpr(lambda variables, x: apply_fn(variables, x)[0])(
-        variables, inputs
-    )
+    ledger = _ledger(apply_fn, variables, x_shape, dtype)
     leaves = dict(trees.named_leaves(variables))
-    values = [_leaf(path, variables) for path in leaves]
-    _, ledger = walk(closed.jaxpr, [*values, Value({}, trained=False, data=True)])
     sizes = {path: leaf.size for path, leaf in leaves.items()} | {NO_LEAF: 0}
     return {
         path: LayerFlops(
@@ -98,6 +93,48 @@ def layer_flops(
         for path, size in sizes.items()
         if path in ledger
     }
+
+
+def product_order(
+    apply_fn: ApplyFn,
+    variables: Variables,
+    x_shape: tuple[int, ...],
+    dtype: DTypeLike = jnp.float32,
+) -> list[str]:
+    """Returns the leaves that products read, from the input of a model to its output.
+
+    Args:
+      apply_fn: the model's forward pass, traced with ``train=False``.
+      variables: the model's variables, or only their shapes.
+      x_shape: shape of the inputs ``[B, ...]``.
+      dtype: of the inputs.
+
+    Returns:
+      Paths in the order of the first product of each.
+
+    Raises:
+      ValueError: for products in a loop whose length is not known.
+
+    Example:
+      >>> mlp = lambda v, x: (jax.nn.relu(x @ v["params"]["b"]) @ v["params"]["a"], {})
+      >>> variables = {"params": {"a": jnp.ones((8, 2)), "b": jnp.ones((4, 8))}}
+      >>> product_order(mlp, variables, (1, 4))
+      ['params/b', 'params/a']
+    """
+    ledger = _ledger(apply_fn, variables, x_shape, dtype)
+    return [path for path in ledger if path != NO_LEAF]
+
+
+def _ledger(
+    apply_fn: ApplyFn, variables: Variables, x_shape: tuple[int, ...], dtype: DTypeLike
+) -> Ledger:
+    inputs = jax.ShapeDtypeStruct(x_shape, dtype)
+    closed = jax.make_jaxpr(lambda variables, x: apply_fn(variables, x)[0])(
+        variables, inputs
+    )
+    values = [_leaf(path, variables) for path, _ in trees.named_leaves(variables)]
+    _, ledger = walk(closed.jaxpr, [*values, Value({}, trained=False, data=True)])
+    return ledger
 
 
 def _leaf(path: str, variables: Variables) -> Value:

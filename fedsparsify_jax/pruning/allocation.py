@@ -24,11 +24,11 @@ def kept_count(size: int, sparsity: ArrayLike) -> jax.Array:
 
 
 def _densities(
-    shapes: list[tuple[int, ...]], raw: list[float], density: ArrayLike
+    shapes: list[tuple[int, ...]], raw: list[float] | jax.Array, density: ArrayLike
 ) -> jax.Array:
     """Solves ``min(1, eps * raw)`` for eps, given the density of the whole."""
     sizes = jnp.array([math.prod(shape) for shape in shapes], jnp.float32)
-    share = jnp.array(raw, jnp.float32)
+    share = jnp.asarray(raw, jnp.float32)
     budget = jnp.float32(sum(math.prod(shape) for shape in shapes)) * density
 
     def scale(dense: jax.Array) -> jax.Array:
@@ -134,23 +134,51 @@ def erk_counts(
     total = sum(sizes[i] for i in kernels)
     budget = jnp.clip(budget, 0, total)
     densities = RULES[rule]([shapes[i] for i in kernels], budget / total)
-    whole = _whole(densities, [sizes[i] for i in kernels], budget)
-    counts = {i: jnp.int32(size) for i, size in enumerate(sizes)}
-    counts |= dict(zip(kernels, whole, strict=True))
-    return [counts[i] for i in range(len(sizes))]
+    counts = [jnp.int32(size) for size in sizes]
+    return _whole_counts(counts, sizes, kernels, densities, budget)
 
 
-def _whole(
-    densities: jax.Array, sizes: list[int], budget: ArrayLike
+def varied_counts(
+    shapes: list[tuple[int, ...]], counts: list[jax.Array], factors: jax.Array
 ) -> list[jax.Array]:
-    """Rounds densities to int32 counts whose sum is the budget, if there is room."""
-    counts = [
-        jnp.floor(density * size).astype(jnp.int32)
-        for density, size in zip(densities, sizes, strict=True)
-    ]
-    spent = sum(counts, start=jnp.int32(0))
+    """Divides what kernels keep among them anew: int32 scalars of the same sum.
+
+    Args:
+      shapes: of the leaves.
+      counts: entries that each keeps so far; vectors go on with theirs.
+      factors: ``[len(shapes)]``, above 0: by how much more or less of a kernel is to be
+        kept than of the others, as far as there is as much of it. May be traced.
+
+    Example:
+      >>> half = [jnp.int32(10), jnp.int32(10)]
+      >>> varied_counts([(4, 5), (4, 5)], half, jnp.array([3.0, 1.0]))
+      [Array(15, dtype=int32), Array(5, dtype=int32)]
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    kernels = [i for i, shape in enumerate(shapes) if len(shape) >= 2]
+    if not kernels:
+        return counts
+    budget = sum((counts[i] for i in kernels), start=jnp.int32(0))
+    raw = jnp.stack([factors[i] * counts[i] / sizes[i] for i in kernels])
+    total = sum(sizes[i] for i in kernels)
+    densities = _densities([shapes[i] for i in kernels], raw, budget / total)
+    return _whole_counts(counts, sizes, kernels, densities, budget)
+
+
+def _whole_counts(
+    counts: list[jax.Array],
+    sizes: list[int],
+    kernels: list[int],
+    densities: jax.Array,
+    budget: jax.Array,
+) -> list[jax.Array]:
+    """Rounds densities of kernels to counts that sum to the budget."""
+    counts, spent = list(counts), jnp.int32(0)
+    for density, i in zip(densities, kernels, strict=True):
+        counts[i] = jnp.floor(density * sizes[i]).astype(jnp.int32)
+        spent += counts[i]
     # Rounding leaves a few entries over; layers take them in order of size.
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+    for i in sorted(kernels, key=lambda i: -sizes[i]):
         taken = jnp.clip(budget - spent, -counts[i], sizes[i] - counts[i])
         counts[i] += taken
         spent += taken
@@ -235,4 +263,6 @@ def regrown_counts(
     for _ in sizes:  # at most one more layer turns dense in every pass
         dense = dense | (least + scale(dense) * shares >= 1.0)
     densities = jnp.where(dense, 1.0, least + scale(dense) * shares)
-    return _whole(jnp.clip(densities, 0.0, 1.0), list(sizes), budget)
+    nothing = [jnp.int32(0) for _ in sizes]
+    densities = jnp.clip(densities, 0.0, 1.0)
+    return _whole_counts(nothing, list(sizes), [*range(len(sizes))], densities, budget)

@@ -162,6 +162,20 @@ def keep_counts(
     return jax.tree.unflatten(structure, result)
 
 
+def share_counts(masks: Masks, share: ArrayLike) -> PyTree:
+    """Counts ``floor(share * kept)`` of every leaf: a tree of int32 scalars.
+
+    >>> share_counts({"w": jnp.array([True, True, True, False])}, 0.7)
+    {'w': Array(2, dtype=int32)}
+    """
+
+    def count(mask: jax.Array) -> jax.Array:
+        kept = jnp.sum(mask, dtype=jnp.int32)
+        return jnp.floor(share * kept.astype(jnp.float32)).astype(jnp.int32)
+
+    return jax.tree.map(count, masks)
+
+
 def drop_share(
     scores: Scores,
     masks: Masks,
@@ -182,10 +196,8 @@ def drop_share(
       >>> drop_share({"w": jnp.array([2.0, 1.0, 3.0])}, kept, 0.5)
       {'w': Array([ True, False, False], dtype=bool)}
     """
-
-    def left(mask: jax.Array) -> jax.Array:
-        kept = jnp.sum(mask, dtype=jnp.int32)
-        return kept - jnp.floor(share * kept.astype(jnp.float32)).astype(jnp.int32)
-
-    counts = jax.tree.map(left, masks)
+    dropped = share_counts(masks, share)
+    counts = jax.tree.map(
+        lambda mask, k: jnp.sum(mask, dtype=jnp.int32) - k, masks, dropped
+    )
     return keep_counts(scores, counts, within=masks, prunable=prunable)

@@ -11,7 +11,8 @@ from fedsparsify_jax.report.scales import text
 from fedsparsify_jax.report.settings import Setting, common_options, group, plain
 from fedsparsify_jax.report.tables import Table
 from fedsparsify_jax.runner.display.progress import duration
-from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import NOT_COMPARED
 
 Tile = tuple[str, str, str]  # name, value, remark
 

@@ -33,6 +33,13 @@ def run_charts(setting: Setting) -> list[Chart]:
     charts = [
         over(f"Test {name} over rounds", name, kind, (test, name, 0, False)),
         over(
+            "Clients' accuracy over rounds",
+            "accuracy",
+            "percent",
+            ("client_accuracy_mean", "mean", 0, False),
+            ("client_accuracy_worst_decile", "worst tenth", 1, False),
+        ),
+        over(
             "Losses over rounds",
             "loss",
             "number",

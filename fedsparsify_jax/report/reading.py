@@ -84,12 +84,19 @@ class Run:
             "last_10": self.evaluated.iloc[-LAST:].mean(),
             # Chosen on the test set: it flatters.
             "best": self.evaluated.agg("min" if self.metric == "mae" else "max"),
+            "clients": self._last("client_accuracy_mean"),
+            "worst_clients": self._last("client_accuracy_worst_decile"),
             "sparsity": sparsity.iloc[-1:].sum(min_count=1),
             "bytes": moved,
             "saving": dense / moved if moved else math.nan,
             "seconds": seconds,
         }
         return {k: float(v) for k, v in figures.items() if not math.isnan(v)}
+
+    def _last(self, column: str) -> float:
+        """Returns the last number in a column, NaN if there is none."""
+        known = self.rounds.reindex(columns=[column])[column].dropna()
+        return float(known.iloc[-1]) if len(known) else math.nan
 
     @functools.cached_property
     def evaluated(self) -> pd.Series:

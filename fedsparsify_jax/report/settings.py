@@ -10,7 +10,8 @@ import pandas as pd
 
 from fedsparsify_jax.report.reading import Run, number
 from fedsparsify_jax.report.results import Repetitions
-from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import NOT_COMPARED
 from fedsparsify_jax.runner.options.registry import unused
 
 _DEFAULTS = dataclasses.asdict(TrainConfig())

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fedsparsify_jax.report.figures_of_run import layer_name, layer_sparsity
@@ -59,14 +59,21 @@ def cell_of(results: Spread | None, kind: str) -> Cell:
     return Cell(f"{mean:.4g} ± {deviation:.2g}", mean)
 
 
-def _columns(metric: str) -> list[tuple[str, str, str]]:
+def _columns(metric: str, runs: Iterable[Run]) -> list[tuple[str, str, str]]:
     """Returns the columns of a setting: a heading, a figure of its runs, its kind."""
     kind, _ = measure(metric)
     name = "accuracy" if metric == "accuracy" else "MAE"
+    of_clients = []
+    if any("clients" in run.figures for run in runs):
+        of_clients = [
+            ("Clients", "clients", kind),
+            ("Worst tenth", "worst_clients", kind),
+        ]
     return [
         (f"Final {name}", "final", kind),
         (f"Last {LAST}", "last_10", kind),
         ("Best", "best", kind),
+        *of_clients,
         ("Sparsity", "sparsity", "percent"),
         ("Moved", "bytes", "megabytes"),
         ("Saving", "saving", "times"),
@@ -79,7 +86,8 @@ def comparison(settings: Sequence[Setting]) -> Table:
     Args:
       settings: of one metric.
     """
-    columns = _columns(settings[0].metric)
+    every = [run for setting in settings for run in setting.shown]
+    columns = _columns(settings[0].metric, every)
     # Labels say what the options say, unless there are too many, or repetitions.
     named = any(s.label != label_of(s.values) for s in settings)
     head = ["Setting"] * named
@@ -89,8 +97,8 @@ def comparison(settings: Sequence[Setting]) -> Table:
     for setting in settings:
         options = [Cell(plain(v), number(v)) for v in setting.values.values()]
         done = sum(run.finished for run in setting.runs)
-        every = len(setting.runs)
-        count = f"{done}" if done == every else f"{done}/{every}"
+        total = len(setting.runs)
+        count = f"{done}" if done == total else f"{done}/{total}"
         cells = [cell_of(setting.results.spread(name), k) for _, name, k in columns]
         first = [Cell(setting.label)] * named
         rows.append((*first, *options, Cell(count, done), *cells))
@@ -100,6 +108,12 @@ def comparison(settings: Sequence[Setting]) -> Table:
         note += "Of runs that go on, figures are those of the rounds there are. "
     note += f"Bytes are non-zeros x 32 bit, up and down. {_compressed(settings)}"
     note += "Best is chosen on the test set, so it flatters."
+    if any(figure == "clients" for _, figure, _ in columns):
+        note += (
+            " Clients and worst tenth: accuracy of each client's model on test "
+            "examples in the proportions of its classes, mean over the clients and "
+            "over those with the lowest."
+        )
     return Table("Figures by setting", tuple(head), tuple(rows), note, sortable=True)
 
 
@@ -146,12 +160,14 @@ def every_run(runs: Sequence[Run]) -> Table:
     """Returns a row a run directory."""
     rows = []
     for run in runs:
-        figures = [(run.figures.get(f), kind) for _, f, kind in _columns(run.metric)]
+        columns = _columns(run.metric, runs)
+        figures = [(run.figures.get(f), kind) for _, f, kind in columns]
         cells = [cell_of(spread([value]), kind) for value, kind in figures]
         rounds = run.records[-1]["round"] if run.records else 0
         rows.append((Cell(run.name), Cell(f"{rounds}", rounds), *cells))
     all_mae = all(run.metric == "mae" for run in runs)
-    heads = [name for name, _, _ in _columns("mae" if all_mae else "accuracy")]
+    metric = "mae" if all_mae else "accuracy"
+    heads = [name for name, _, _ in _columns(metric, runs)]
     return Table("Every run", ("Run", "Rounds", *heads), tuple(rows), sortable=True)
 
 

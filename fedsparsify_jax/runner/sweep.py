@@ -27,7 +27,8 @@ from fedsparsify_jax.runner.display.sweep_progress import (
     warnings,
 )
 from fedsparsify_jax.runner.options import sweep_grid
-from fedsparsify_jax.runner.options.config import TrainConfig, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.sweep_config import values
 from fedsparsify_jax.runner.options.sweep_grid import Trial
 from fedsparsify_jax.runner.process import compilation_cache

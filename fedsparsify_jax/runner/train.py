@@ -13,7 +13,8 @@ from fedsparsify_jax.errors import counted
 from fedsparsify_jax.runner import finish, loop, messages
 from fedsparsify_jax.runner.display import loggers, summary
 from fedsparsify_jax.runner.display.progress import duration, reporter
-from fedsparsify_jax.runner.options.config import TrainConfig, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.rules import flag

@@ -16,7 +16,7 @@ import optax
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import trees
-from fedsparsify_jax.method import Batch, BatchLoss, Context, GradFn, Method
+from fedsparsify_jax.method import Batch, BatchLoss, Context, GradFn, Method, Step
 from fedsparsify_jax.training.forward import training_pass
 from fedsparsify_jax.training.losses import example_losses
 from fedsparsify_jax.training.optimizers import extra_arguments, for_clients
@@ -136,9 +136,9 @@ def _step_on(
         others = {name: tree for name, tree in variables.items() if name != "params"}
         return {"params": variables["params"]}, others
 
-    def gradient_of(batch: Batch, key: Key, context: Context) -> GradFn:
+    def gradient_of(batch: Batch, key: Callable[[], Key], context: Context) -> GradFn:
         def objective(weights: Variables, others: Variables) -> Any:
-            return method.objective(loss, others | weights, batch, key, context)
+            return method.objective(loss, others | weights, batch, key(), context)
 
         return lambda variables: jax.value_and_grad(objective, has_aux=True)(
             *split(variables)
@@ -152,19 +152,26 @@ def _step_on(
         key: Key,
         made: ArrayLike,
     ) -> _Carry:
-        (value, changed), gradients, memory = method.gradient.update(
-            gradient_of(batch, key, context), carry.variables, carry.memory, context
-        )
-
+        # Every use of the step's key has its own, or it would count as used twice.
         numbers, with_keys = trees.hide_keys(key)
+        (value, changed), gradients, memory = method.gradient.update(
+            gradient_of(batch, lambda: with_keys(numbers), context),
+            carry.variables,
+            carry.memory,
+            context._replace(step=Step(masks, with_keys(numbers))),
+        )
 
         def value_at(params: PyTree) -> jax.Array:
             variables = method.project(masks, carry.variables | {"params": params})
             same = with_keys(numbers)
             return method.objective(loss, variables, batch, same, context)[0]
 
+        def kept(params: PyTree) -> PyTree:
+            variables = carry.variables | {"params": params}
+            return method.project(masks, variables)["params"]
+
         params, gradient = carry.variables["params"], gradients["params"]
-        extra = extra_arguments(value, gradient, value_at)
+        extra = extra_arguments(value, gradient, value_at, kept)
         updates, state = change(gradient, carry.optimizer, params, **extra)
         weights = {"params": optax.apply_updates(params, updates)}
         seen = jnp.sum(batch.valid, dtype=jnp.float32)

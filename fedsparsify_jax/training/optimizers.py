@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.typing import ArrayLike
 
 from fedsparsify_jax import trees
 from fedsparsify_jax.errors import InputError, shown
@@ -13,7 +14,10 @@ from fedsparsify_jax.types import PyTree
 
 
 def extra_arguments(
-    value: jax.Array, grad: PyTree, value_fn: Callable[[PyTree], jax.Array]
+    value: jax.Array,
+    grad: PyTree,
+    value_fn: Callable[[PyTree], jax.Array],
+    project: Callable[[PyTree], PyTree],
 ) -> dict[str, Any]:
     """Returns what Optax's transformations ask for beside gradients.
 
@@ -21,16 +25,19 @@ def extra_arguments(
       value: loss of the batch.
       grad: its gradients.
       value_fn: parameters to that loss.
+      project: a tree of parameters to the tree without what is pruned.
 
     Returns:
       ``value``, ``grad`` and ``value_fn`` (line searches, ``polyak_sgd``,
-      ``reduce_on_plateau``), ``obj_fn`` (``contrib.sophia``) and ``grad_fn``
-      (``contrib.sam``).
+      ``reduce_on_plateau``), ``obj_fn`` (``contrib.sophia``), ``grad_fn``
+      (``contrib.sam``) and ``project`` (`lars`).
     """
 
     # A line search hands on, by their names, what it does not take itself.
-    def loss(params: PyTree, *, grad_fn: Any = None, obj_fn: Any = None) -> jax.Array:
-        del grad_fn, obj_fn
+    def loss(
+        params: PyTree, *, grad_fn: Any = None, obj_fn: Any = None, project: Any = None
+    ) -> jax.Array:
+        del grad_fn, obj_fn, project
         return value_fn(params)
 
     def grad_fn(params: PyTree, *_: Any, **__: Any) -> PyTree:
@@ -42,7 +49,72 @@ def extra_arguments(
         "value_fn": loss,
         "obj_fn": loss,
         "grad_fn": grad_fn,
+        "project": project,
     }
+
+
+def lars(
+    learning_rate: ArrayLike,
+    *,
+    weight_decay: ArrayLike = 0.0,
+    trust_coefficient: ArrayLike = 0.001,
+    momentum: ArrayLike = 0.9,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Builds LARS of weights under masks: ``optax.lars`` on the gradients of the rest.
+
+    With weights w of a layer (a leaf), its gradient g where they are kept, decay b and
+    trust coefficient c, a step is
+
+        v  <-  momentum v - learning_rate c |w| / |g + b w| (g + b w);   w  <-  w + v
+
+    where a layer without weights, or without a gradient, has the factor 1 for c |w| /
+    |g + b w|. That is Optax's; the paper has |g| + b |w| below the fraction bar.
+
+    For large batches the authors take c = 0.001, momentum 0.9, decay 5e-4, and rates
+    far above SGD's: the rate of a layer is c |w| / |g| times this one.
+
+    Args:
+      learning_rate: of all layers.
+      weight_decay: b.
+      trust_coefficient: c.
+      momentum: of v.
+      nesterov: whether it is Nesterov's.
+
+    Returns:
+      A transformation that takes `extra_arguments`' ``project``; without it, all
+      gradients count.
+
+    References:
+      You, Gitman and Ginsburg, *Large Batch Training of Convolutional Networks*,
+      arXiv 1708.03888.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> layer = {"kernel": jnp.array([3.0, 4.0])}
+      >>> step = lars(1.0, trust_coefficient=0.1, momentum=0.0)
+      >>> step.update({"kernel": jnp.array([0.0, 2.0])}, step.init(layer), layer)[0]
+      {'kernel': Array([ 0. , -0.5], dtype=float32)}
+    """
+    inner = optax.lars(
+        learning_rate,
+        weight_decay=weight_decay,
+        trust_coefficient=trust_coefficient,
+        momentum=momentum,
+        nesterov=nesterov,
+    )
+
+    def update(
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        project: Callable[[PyTree], PyTree] = lambda tree: tree,
+        **_: Any,
+    ) -> tuple[PyTree, PyTree]:
+        return inner.update(project(updates), state, params)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def for_clients(optimizer: optax.GradientTransformation) -> Any:

@@ -43,7 +43,9 @@ class Row(NamedTuple):
     one_rounding_more: bool = False  # than FedAvg: divides by the share of the holders
     as_fedavg: bool = True  # clients train as in FedAvg, all their epochs in a row
     masks_travel: bool = False  # kept zeros are in the bytes
+    sent_the_same: bool = True  # all clients are, or each another model
     counted: int = 43  # parameters that the sparsity is of; 32 are in kernels
+    sends_more: int = 0  # numbers that a client sends beside its model in round 1
     besides: int = 0  # numbers of the state beside parameters and statistics
     # also over a mesh and on a convolutional network, which take long to compile
     long: bool = True
@@ -52,27 +54,46 @@ class Row(NamedTuple):
 KEPT_MOMENTUM = {"momentum": 0.9, "optimizer_state": "kept"}
 TOP_K = {"upload_compression": "topk", "topk_fraction": 0.3}
 INT4 = {"upload_compression": "int4", "error_feedback": True}
-SHARED = {*KEPT_MOMENTUM, *TOP_K, "powerprop"}  # options that change FedAvg too
+LARS = {"optimizer": "lars", "trust_coefficient": 0.1}
+NOISE = {"gradient_point": "noise", "gradient_radius": 0.1}
+SHARED = {
+    *KEPT_MOMENTUM,
+    *TOP_K,
+    *LARS,
+    *NOISE,
+    "powerprop",
+}  # options that change FedAvg too
 PRUNEFL: Any = {"monotone": False, "drawn_client": True, "masks_travel": True}
 LOCAL: Any = {"exact_from": None, "masks_travel": True}
 HALO: Any = {"xi": 1e-2, "psi": 1e-2, "penalty_rate": 0.1}
+RIGL: Any = {"starts_dense": False, "monotone": False, "masks_travel": True}
 FEDDST: Any = {
     "starts_dense": False,
     "monotone": False,
     "one_rounding_more": True,
     "masks_travel": True,
 }
+PERSONAL: Any = {"final": None, "masks_travel": True, "sent_the_same": False}
+# One pruned weight of every kernel at least is grown in a round.
+FEDTINY: Any = {"interval": 1, "alpha": 1.0, "adjust_until": 4, "blocks": 2}
+GROWN: Any = {"starts_dense": False, "monotone": False, "masks_travel": True}
 # Names are those of the registry, with a variant after a comma.
 ROWS = {
     "fedavg": Row(final=None),
     "fedavg, momentum": Row(KEPT_MOMENTUM, final=None, long=False),
     "fedavg, powerprop": Row({"powerprop": 1.5}, final=None, long=False),
+    "fedavg, lars": Row(LARS, final=None, long=False),
+    "fedavg, noise": Row(NOISE, final=None, drawn_client=True, long=False),
     "fedprox": Row({"mu": 0.1}, final=None),
     "fedopt": Row({"server_optimizer": "yogi"}, final=None),
     "fedsparsify-global": Row(),
     "fedsparsify-global, momentum": Row(KEPT_MOMENTUM, long=False),
     "fedsparsify-global, powerprop": Row(
         {"powerprop": 1.5, **KEPT_MOMENTUM}, long=False
+    ),
+    "fedsparsify-global, past": Row({"gradient_point": "past"}, long=False),
+    "fedsparsify-global, lars and sam": Row(
+        {"gradient_point": "sam", **LARS}, long=False
     ),
     "fedsparsify-global, layer": Row({"scope": "layer"}, exact_from=None, long=False),
     "fedsparsify-global, erk": Row({"scope": "erk"}, long=False),
@@ -110,6 +131,32 @@ ROWS = {
     "feddst, authors": Row(
         {"interval": 1, "adjust_until": 3, "variant": "authors"}, long=False, **FEDDST
     ),
+    "static": Row(starts_dense=False),
+    "static, layer": Row(
+        {"allocation": "layer"}, starts_dense=False, exact_from=None, long=False
+    ),
+    "rigl": Row({"interval": 2, "adjust_until": 3}, **RIGL),
+    "rigl, set": Row(
+        {"interval": 1, "adjust_until": 3, "growth": "random"}, long=False, **RIGL
+    ),
+    "rigl, snfs": Row(
+        {"interval": 2, "adjust_until": 3, "growth": "momentum"},
+        sends_more=43,
+        long=False,
+        **RIGL,
+    ),
+    "rigl, by clients": Row(
+        {"interval": 1, "adjust_until": 3, "adjusted_by": "client"},
+        as_fedavg=False,
+        long=False,
+        **FEDDST,
+    ),
+    "rigl, snfs by clients": Row(
+        {"interval": 1, "adjusted_by": "client", "growth": "momentum"},
+        as_fedavg=False,
+        long=False,
+        **FEDDST,
+    ),
     "halo": Row(HALO, as_fedavg=False),
     "halo, no penalty": Row({"xi": 0.0}, long=False),
     "halo, averaged": Row(
@@ -123,6 +170,21 @@ ROWS = {
     ),
     "ste": Row(monotone=False),
     "ste, sr-ste": Row({"pruned_decay": 0.1}, monotone=False, long=False),
+    # A client's width is by its number.
+    "heterofl": Row({"widths": (1.0, 0.5)}, drawn_client=True, **PERSONAL),
+    "lotteryfl": Row({"accuracy_threshold": 0.3}, counted=32, **PERSONAL),
+    "dispfl": Row(
+        {"final_sparsity": 0.5, "neighbours": 1},
+        starts_dense=False,
+        monotone=False,
+        drawn_client=True,
+        **PERSONAL,
+    ),
+    "ssfl": Row(starts_dense=False),
+    "fedrolex": Row({"widths": (0.5, 0.3)}, drawn_client=True, **PERSONAL),
+    "fedtiny": Row(FEDTINY, **GROWN),
+    # The chosen candidate starts with the statistics that it was chosen by.
+    "fedtiny, candidates": Row(FEDTINY | {"candidates": 3}, as_fedavg=False, **GROWN),
     # Its rounds are FedAvg's; for what follows them see test_unipts.
     "unipts": Row(final=None, long=False),
     # Statistics of the second level are sent too.
@@ -450,11 +512,14 @@ def test_bytes_are_the_authors_formula(name, clients):
     travels = ROWS[name].masks_travel
     leaves = jax.tree.leaves(states[-1].masks if travels else states[-1].variables)
     sent = sum(int((leaf != 0).sum()) for leaf in leaves)
-    assert infos[-1].bytes_down.tolist() == [4 * sent] * 3
+    if ROWS[name].sent_the_same:
+        assert infos[-1].bytes_down.tolist() == [4 * sent] * 3
+    else:
+        assert (infos[-1].bytes_down > 0).all()
     assert infos[-1].bytes_up.shape == (3,)
     total = PARAMETERS + STATISTICS + ROWS[name].besides
     up = int(infos[-1].bytes_up.max())
-    assert int(infos[0].bytes_up.max()) <= 4 * total
+    assert int(infos[0].bytes_up.max()) <= 4 * (total + ROWS[name].sends_more)
     if name == "fedsparsify-local":  # every client's purge is exact
         assert up <= 4 * (total - pruned_of(FINAL, PARAMETERS))
     if name == "fedsparsify-global":  # sent under the masks of the round before

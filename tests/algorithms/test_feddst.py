@@ -9,7 +9,7 @@ import pytest
 from toy import linear, squared_error
 
 from fedsparsify_jax import algorithms, models, pruning
-from fedsparsify_jax.algorithms.feddst import prune_union, readjust, replaced_share
+from fedsparsify_jax.algorithms._shared.adjustment import prune_union
 from fedsparsify_jax.types import ClientData
 
 
@@ -26,25 +26,6 @@ def adjusted(
     result = np.zeros(w.size, bool)
     result[[*kept, *grown]] = True
     return result
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
-@pytest.mark.parametrize("density", [0.2, 0.7, 1.0])
-def test_one_adjustment(alpha: float, density: float) -> None:
-    rng = np.random.default_rng(5)
-    shapes = {"a": (4, 6), "b": (6, 5)}
-    w, m, g = {}, {}, {}
-    for name, shape in shapes.items():
-        size = int(np.prod(shape))
-        m[name] = (rng.permutation(size) < round(density * size)).reshape(shape)
-        w[name] = (rng.normal(size=shape) * m[name]).astype(np.float32)
-        g[name] = rng.normal(size=shape).astype(np.float32)
-    found = readjust(*(jax.tree.map(jnp.asarray, tree) for tree in (w, m, g)), alpha)
-    for name, shape in shapes.items():
-        flat = (tree[name].ravel() for tree in (w, m, g))
-        expected = adjusted(*flat, alpha).reshape(shape)
-        np.testing.assert_array_equal(found[name], expected)
-        assert found[name].sum() == m[name].sum()
 
 
 X = np.random.default_rng(8).normal(size=(2, 4, 6)).astype(np.float32)
@@ -190,12 +171,6 @@ def test_the_union_is_pruned_by_size_then_votes_then_index(seed: int) -> None:
     expected = np.zeros(40, bool)
     expected[order[:count]] = True
     np.testing.assert_array_equal(kept, expected)
-
-
-def test_the_timing_of_the_authors_code() -> None:
-    share = replaced_share(0.3, interval=10, first=2, until=20, decay="constant")
-    rounds = [t for t in range(1, 31) if float(share(t)) > 0]
-    assert rounds == [2, 12] and float(share(12)) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(

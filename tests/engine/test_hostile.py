@@ -333,4 +333,7 @@ def test_options_that_are_wrong_are_named(options, said):
 
 
 def test_every_method_with_a_mean_takes_a_merge():
-    assert set(ALGORITHMS) - set(takers("merge")) == {"prunefl", "feddst"}
+    """The others adjust masks by what they merge, or merge over holders of a weight."""
+    adjusting = {"prunefl", "feddst", "rigl", "fedtiny"}
+    over_holders = {"heterofl", "fedrolex", "lotteryfl", "dispfl"}
+    assert set(ALGORITHMS) - set(takers("merge")) == adjusting | over_holders

@@ -242,7 +242,8 @@ def test_exponents_are_trials_of_one_sweep(clients):
 
 
 @pytest.mark.parametrize(
-    "name, options", [("feddst", SPARSE), ("prunefl", {"final_sparsity": 0.6})]
+    "name, options",
+    [("feddst", SPARSE), ("fedtiny", SPARSE), ("prunefl", {"final_sparsity": 0.6})],
 )
 def test_growing_at_zero_is_refused(name, options):
     builder = getattr(algorithms, name)

@@ -21,6 +21,7 @@ METHODS = {
     "snip": {"participation": 0.5},
     "grasp": {"participation": 0.75, "source": "cohort"},
     "prunefl": {"participation": 0.5, "interval": 1, "initial_adjustments": 2},
+    "fedtiny": {"participation": 0.75, "interval": 1, "candidates": 2},
 }
 
 
@@ -77,6 +78,7 @@ def test_setup_clients_are_only_those_that_the_method_looks_at(clients):
         "snip": 1,
         "grasp": 3,
         "prunefl": 1,
+        "fedtiny": 3,
     }
 
 

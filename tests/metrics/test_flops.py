@@ -9,7 +9,7 @@ from jax import lax
 
 from fedsparsify_jax import masks, metrics, models, trees
 from fedsparsify_jax.metrics import inference_flops, layer_flops, training_flops
-from fedsparsify_jax.metrics.flops import NO_LEAF
+from fedsparsify_jax.metrics.flops import NO_LEAF, product_order
 
 A, B, C = (f"params/Dense_{n}/kernel" for n in range(3))
 
@@ -282,3 +282,18 @@ def test_the_engines_counts_are_understood():
         layers, kept={p: np.int32(n) for p, n in kept.items()}
     )
     assert flops == 118_016 and isinstance(flops, int)
+
+
+def test_the_order_of_products_is_that_of_the_layers():
+    """From the input to the output, whatever the names and however deep."""
+    network = models.build(
+        "resnet56", input_shape=(8, 8, 3), num_classes=3, widths=(4, 8), blocks=1
+    )
+    order = product_order(network.apply, shapes(network), (1, 8, 8, 3))
+    blocks = [f"params/Block_{b}/Conv_{n}/kernel" for b in (0, 1) for n in (0, 1)]
+    assert order == ["params/Conv_0/kernel", *blocks, "params/Dense_0/kernel"]
+    deep = models.build(
+        "mlp", input_shape=(5,), num_classes=3, hidden=tuple(range(2, 14))
+    )
+    order = product_order(deep.apply, shapes(deep), (2, 5), jnp.uint8)
+    assert order == [f"params/Dense_{n}/kernel" for n in range(13)]

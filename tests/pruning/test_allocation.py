@@ -68,3 +68,28 @@ def test_a_scope_without_counts_is_refused() -> None:
         pruning.leaf_counts({"w": jnp.zeros((2, 2))}, 0.5, scope="global")
     with pytest.raises(ValueError, match="ERK_FEDDST needs at least one leaf"):
         pruning.leaf_counts({"w": jnp.zeros(2)}, 0.5, scope="erk_feddst")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_varied_counts_divide_the_budget_by_the_factors(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shapes = [(9, 12), (12,), (30, 12, 4), (12, 4)]
+    sizes = np.array([math.prod(shape) for shape in shapes])
+    counts = np.array([rng.integers(1, size // 4) for size in sizes])
+    factors = np.exp(rng.uniform(-1, 1, 4))
+    given = [jnp.int32(count) for count in counts]
+    varied = np.array(allocation.varied_counts(shapes, given, jnp.asarray(factors)))
+    assert varied.sum() == counts.sum() and varied[1] == counts[1]
+    kernels = [0, 2, 3]
+    scaled = (counts * factors)[kernels]
+    expected = scaled / scaled.sum() * counts[kernels].sum()
+    assert np.all(expected < sizes[kernels])  # none of them is full
+    np.testing.assert_allclose(varied[kernels], expected, atol=3)
+
+
+def test_varied_counts_fill_no_leaf_beyond_its_size() -> None:
+    shapes, counts = [(2, 5), (10, 10)], [jnp.int32(8), jnp.int32(40)]
+    varied = allocation.varied_counts(shapes, counts, jnp.array([9.0, 0.1]))
+    assert [int(count) for count in varied] == [10, 38]
+    vectors = allocation.varied_counts([(4,)], [jnp.int32(2)], jnp.array([9.0]))
+    assert [int(count) for count in vectors] == [2]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fedsparsify_jax.runner.options.config import TrainConfig, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.resolve import resolve
 
 SIZES = {"params/Dense_0/kernel": 800, "params/Dense_0/bias": 200}

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from fedsparsify_jax import cli
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options import schema
-from fedsparsify_jax.runner.options.config import TrainConfig, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.rules import Choice, flag
 from fedsparsify_jax.runner.options.sweep_config import OPTIONS, SweepConfig, values

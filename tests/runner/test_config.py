@@ -9,7 +9,8 @@ import pytest
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options import rules, schema
-from fedsparsify_jax.runner.options.config import TrainConfig, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.resolve import resolve
 
 

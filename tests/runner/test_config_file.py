@@ -9,7 +9,8 @@ import pytest
 from fedsparsify_jax import cli
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.cli import main
-from fedsparsify_jax.runner.options.config import TrainConfig, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.sweep_config import values
 

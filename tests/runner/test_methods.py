@@ -10,8 +10,9 @@ from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options import defaults, registry, schema
-from fedsparsify_jax.runner.options.config import PARTITIONS, TrainConfig, having
+from fedsparsify_jax.runner.options.config import PARTITIONS, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
+from fedsparsify_jax.runner.options.listing import having
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.programs.federation import load, partition
 from fedsparsify_jax.training.losses import TASKS

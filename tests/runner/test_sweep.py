@@ -21,7 +21,8 @@ from fedsparsify_jax.runner.display.sweep_progress import (
     results,
     sweep_reporter,
 )
-from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import NOT_COMPARED
 from fedsparsify_jax.runner.options.sweep_config import OPTIONS, SweepConfig, values
 from fedsparsify_jax.runner.options.sweep_grid import program_groups, traced, trials
 from fedsparsify_jax.runner.storage.lock import locked

@@ -82,6 +82,7 @@ def by_gradients(
     score_batch_size: int | None,
     temperature: ArrayLike,
     per_class: int | None = None,
+    by_examples: bool = False,
     final_sparsity: ArrayLike,
     scope: Scope,
     prunable: Prunable | None,
@@ -114,7 +115,9 @@ def by_gradients(
                 context.variables,
             )
 
-        scores = score_clients(key, clients, score, source=source)
+        scores = score_clients(
+            key, clients, score, source=source, by_examples=by_examples
+        )
         masks = prune(scores, context.sparsity, scope=scope, prunable=prunable)
         if freeze_zero_initialized:
             masks = intersect(masks, nonzero(context.variables, prunable))

@@ -104,7 +104,12 @@ def scoring_clients(
 
 
 def score_clients(
-    key: Key, clients: Cohort, score: ClientScores, *, source: Source
+    key: Key,
+    clients: Cohort,
+    score: ClientScores,
+    *,
+    source: Source,
+    by_examples: bool = False,
 ) -> Scores:
     """Returns scores from one client, or their mean over a cohort.
 
@@ -116,6 +121,8 @@ def score_clients(
       clients: those that are scored, ids ``[P]`` and data ``[P, M, ...]``.
       score: one client's scores.
       source: ``"client"``, with P = 1, or ``"cohort"``.
+      by_examples: whether clients of the cohort count by their examples, and not all
+        the same.
     """
     _, score_key = jax.random.split(key)
     ids, data = clients.ids, clients.data
@@ -128,14 +135,20 @@ def score_clients(
     if source == "client":
         return of_client(0)
 
+    weights = (data.sizes > 0).astype(jnp.float32)
+    if by_examples:
+        weights = data.sizes.astype(jnp.float32)
+
     def add(sums: Scores, place: jax.Array) -> tuple[Scores, None]:
-        present = data.sizes[place] > 0
+        weight = weights[place]
         return jax.tree.map(
-            lambda a, b: a + jnp.where(present, b, 0.0), sums, of_client(place)
+            lambda a, b: a + jnp.where(weight > 0, weight * b, 0.0),
+            sums,
+            of_client(place),
         ), None
 
     shapes = jax.eval_shape(of_client, 0)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     sums, _ = jax.lax.scan(add, zeros, jnp.arange(ids.shape[0]))
-    present = jnp.maximum(jnp.sum(data.sizes > 0), 1)
-    return jax.tree.map(lambda leaf: leaf / present, sums)
+    total = jnp.maximum(jnp.sum(weights), 1)
+    return jax.tree.map(lambda leaf: leaf / total, sums)

@@ -51,7 +51,7 @@ def with_setup(method: Method, algorithm: FederatedAlgorithm) -> FederatedAlgori
         return state._replace(variables=variables, masks=masks)
 
     def counted(
-        state: State, new: State, info: RoundInfo, number: int
+        state: State, start: State, new: State, info: RoundInfo, number: int
     ) -> tuple[State, RoundInfo]:
         """Counts the messages of the clients that setup looked at."""
 
@@ -59,9 +59,12 @@ def with_setup(method: Method, algorithm: FederatedAlgorithm) -> FederatedAlgori
             total = jnp.where(state.round == 0, total, 0).astype(jnp.uint32)
             return jnp.broadcast_to(total, (number,))
 
-        scores = BYTES_PER_NUMBER * trees.size(state.variables["params"])
-        up, down = each(jnp.uint32(scores)), each(nonzero_bytes(state.variables))
-        return new, info._replace(setup_up=up, setup_down=down)
+        if setup.traffic is None:
+            scores = BYTES_PER_NUMBER * trees.size(state.variables["params"])
+            up, down = jnp.uint32(scores), nonzero_bytes(state.variables)
+        else:
+            up, down = setup.traffic(start.variables, start.masks)
+        return new, info._replace(setup_up=each(up), setup_down=each(down))
 
     def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
         def gather(key: Key) -> Cohort:
@@ -70,7 +73,7 @@ def with_setup(method: Method, algorithm: FederatedAlgorithm) -> FederatedAlgori
 
         ids = jax.eval_shape(setup.clients, key, clients.sizes)
         start = prepared(key, state, gather)
-        return counted(state, *inner.step(key, start, clients), ids.shape[0])
+        return counted(state, start, *inner.step(key, start, clients), ids.shape[0])
 
     def run(
         key: Key, state: State, cohort: Cohort, setup_clients: Cohort | None = None
@@ -82,7 +85,7 @@ def with_setup(method: Method, algorithm: FederatedAlgorithm) -> FederatedAlgori
             )
         start = prepared(key, state, lambda key: setup_clients)
         number = setup_clients.data.sizes.shape[0]
-        return counted(state, *cohorts.run(key, start, cohort), number)
+        return counted(state, start, *cohorts.run(key, start, cohort), number)
 
     def setup_clients(key: Key, sizes: jax.Array) -> jax.Array:
         key = RoundKeys.of(jax.random.clone(key)).setup

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from fedsparsify_jax.metrics.per_client import spread
 from fedsparsify_jax.runner.display.progress import FAILED, duration, failures, measured
 from fedsparsify_jax.runner.programs.program import Evaluations, Report
 
@@ -47,9 +48,16 @@ def round_record(
       due: whether the model was evaluated after it.
     """
     info = report.info
+    measured = evaluated(report.evaluations, metric, due=due)
+    if report.clients is not None:
+        each = spread(report.clients)._asdict()
+        measured |= {
+            f"client_{metric}_{name}": _number(value) if due else None
+            for name, value in each.items()
+        }
     return {
         "round": int(info.round),
-        **evaluated(report.evaluations, metric, due=due),
+        **measured,
         "train_loss": _number(info.loss),
         "sparsity": _number(info.sparsity),
         "target_sparsity": _number(info.target_sparsity),
@@ -108,6 +116,10 @@ def summarize(
                 f"last_10_mean_{field}": mean,
             }
 
+    of_clients = {f: last[f] for f in last if f.startswith(f"client_{metric}")}
+    if finished is not None:  # they are of the model before
+        of_clients = {}
+
     def total(field: str) -> Any:
         # Older runs do not count failures: summed as if no client had failed.
         return sum(r.get(field, 0) for r in records)
@@ -117,6 +129,7 @@ def summarize(
     return {
         "rounds": last["round"],
         **evaluations,
+        **of_clients,
         "sparsity": last["sparsity"],
         "target_sparsity": last["target_sparsity"],
         "parameters": parameters,
@@ -247,6 +260,11 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
         rows[f"validation {name}"] = measured(held)[1]
     if before := summary.get("before_post_training"):
         rows["before pruning"] = measured(before)[1]
+    if "client_accuracy_mean" in summary:
+        rows["clients' accuracy"] = (
+            f"{percent(summary['client_accuracy_mean'])}  "
+            f"(worst tenth {percent(summary['client_accuracy_worst_decile'])})"
+        )
     rows |= {
         "sparsity": (
             f"{percent(summary['sparsity'])}"

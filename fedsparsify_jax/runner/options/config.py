@@ -1,22 +1,32 @@
 """The options of ``fedsparsify train``, a field each: see `schema`.
 
+Those of base classes, which have files of their own, come last in the help.
+
 `resolve` has the rules about several options.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fedsparsify_jax import models
 from fedsparsify_jax.aggregation import merges
+from fedsparsify_jax.aggregation.merges import WITHSTANDING
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
-from fedsparsify_jax.runner.options import grammars, schema
+from fedsparsify_jax.runner.options.client_steps import ClientSteps
+from fedsparsify_jax.runner.options.grammars import (
+    CLIENT_SIZES,
+    DATA_SET,
+    FAULTS,
+)
+from fedsparsify_jax.runner.options.method_options import MethodOptions
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
     HALF,
     SHARE,
     Choice,
+    Switch,
     above,
     at_least,
     between,
@@ -35,21 +45,12 @@ from fedsparsify_jax.runner.options.schema import (
     Heading,
     Keyword,
     Shown,
-    Trait,
 )
 from fedsparsify_jax.types import (
-    Allocation,
-    Anchor,
-    Decay,
-    FirstMasks,
     OptimizerState,
-    Penalties,
     PowerpropAverage,
     Scope,
-    ServerOptimizer,
-    Source,
     UploadCompression,
-    Variant,
     VoteRule,
     WireValues,
 )
@@ -59,12 +60,11 @@ PARTITIONS = ("iid", "label-shards", "dirichlet", "quantity-skew", "value-skew")
 STORED = "stored"
 """The partition of the data set ``store``, which comes with its clients."""
 
-Switch = Literal["on", "off"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(MethodOptions, ClientSteps):
     """Train a federated model and write a run directory.
 
     Without options: FedSparsify-Global on the embedded digits, 10 clients,
@@ -72,7 +72,7 @@ class TrainConfig:
     --dataset fashion_mnist. Again what a run did: --config runs/ONE/config.json.
     """
 
-    dataset: Annotated[str, Heading("Data and model"), grammars.DATA_SET] = "digits"
+    dataset: Annotated[str, Heading("Data and model"), DATA_SET] = "digits"
     """Data set. digits is embedded; npz is your own arrays; store is clients on disk;
     hf: any image set."""
     data_dir: Annotated[Path | None, CHANGEABLE, WITH_COMMAS] = None
@@ -106,7 +106,7 @@ class TrainConfig:
     )
     """Where clients' data are kept: on the devices, or in files that the next cohort is
     read from while a round runs. Results are the same."""
-    client_sizes: Annotated[str | None, grammars.CLIENT_SIZES, WITH_COMMAS] = None
+    client_sizes: Annotated[str | None, CLIENT_SIZES, WITH_COMMAS] = None
     """Proportions of the clients' sizes, for iid and value-skew; the names are those of
     the brain age experiments."""
 
@@ -187,87 +187,20 @@ class TrainConfig:
     assumed_attackers: Annotated[
         float | None,
         HALF,
-        Shown(hint=f"of {', '.join(merges.WITHSTANDING)}; default: 0.3"),
+        Shown(hint=f"of {', '.join(WITHSTANDING)}; default: 0.3"),
         TRACED,
     ] = None
     """Share of a round's clients that the merge is to withstand."""
     clip_norm: Annotated[
         float | None, above(0), Keyword(), Shown(hint="default: no limit"), TRACED
     ] = None
-    """Largest norm of a client's update; longer ones are scaled down first."""
-
-    mu: Annotated[
-        float | None,
-        Heading("Options of some algorithms"),
-        from_up(0),
-        Keyword(),
-        TRACED,
-        ABSENT_AT_ZERO,
-        CHANGEABLE,
-    ] = None
-    """Weight of the proximal term."""
-    anchor: Annotated[Anchor | None, Keyword()] = None
-    """What the proximal term pulls to; zero is the authors' defect, a weight decay."""
-    server_optimizer: Annotated[ServerOptimizer | None, Keyword()] = None
-    """Optimizer of the server."""
-    server_learning_rate: Annotated[
-        float | None, above(0), Keyword(), TRACED, CHANGEABLE
-    ] = None
-    """Its learning rate."""
-    prune_at: Annotated[int | None, at_least(1), Keyword("at"), TRACED] = None
-    """Round of the only purge."""
-    source: Annotated[Source | None, Keyword()] = None
-    """Whose data scores the weights: one client's batch, or the average of all."""
-    temperature: Annotated[float | None, above(0), Keyword(), TRACED] = None
-    """Divisor of the logits while weights are scored, or of a teacher's."""
-    examples_per_class: Annotated[int | None, at_least(1), Keyword()] = None
-    """Examples of each class that score the weights, in place of a batch."""
-    freeze_zero_initialized: Annotated[Switch | None, Keyword()] = None
-    """The authors' defect: parameters that start at zero are never trained."""
-    variant: Annotated[Variant | None, Keyword()] = None
-    """The algorithm as published, or with the timing of its authors' code."""
-    pin_sparsity: Annotated[Switch, Shown(hint="of prunefl; default: on")] = "on"
-    """Whether --final-sparsity is kept to; off lets the algorithm find its own."""
-    interval: Annotated[int | None, at_least(1), Keyword(), CHANGEABLE] = None
-    """Rounds between adjustments of the masks."""
-    replace_share: Annotated[
-        float | None, between(0, 1), Keyword("alpha"), TRACED, CHANGEABLE
-    ] = None
-    """Share of a layer's weights that the first adjustment replaces."""
-    decay: Annotated[Decay | None, Keyword()] = None
-    """Course of that share over the rounds."""
-    adjust_after: Annotated[int | None, at_least(0), Keyword()] = None
-    """Local epochs before a client adjusts its masks; default: half of them."""
-    first_masks: Annotated[FirstMasks | None, Keyword()] = None
-    """Weights that the masks of round 1 keep."""
-    allocation: Annotated[Allocation | None, Keyword()] = None
-    """How layers share the sparsity."""
-    penalties: Annotated[Penalties | None, Keyword()] = None
-    """Whose strengths of the lasso are trained: each client's, all clients', none but
-    those of a formula, or none."""
-    xi: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Weight of the lasso."""
-    psi: Annotated[float | None, above(0), Keyword(), TRACED] = None
-    """Weight of the pull that makes the lasso stronger."""
-    penalty_rate: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Rate at which its strengths are trained; 0 leaves all of them at 1."""
-    pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Decay of pruned weights, which train all the same; 2e-4 is SR-STE."""
-    calibration_examples: Annotated[int | None, at_least(1), Keyword()] = None
-    """Examples, drawn from all clients, for what comes after the last round."""
-    generations: Annotated[int | None, at_least(0), Keyword()] = None
-    """Generations of the search for the sparsities of layers; 0 for equal ones."""
-    post_epochs: Annotated[int | None, at_least(0), Keyword()] = None
-    """Epochs over those examples."""
-    levels: Annotated[str | None, grammars.LEVELS, Keyword(), WITH_COMMAS] = None
-    """Sparsities of the models to train at once; the last is the schedule's end."""
-    slow_start: Annotated[int | None, at_least(0), Keyword(), TRACED] = None
-    """Rounds that train the densest of them alone; default: half of all."""
+    """Largest norm of a client's update; longer ones are scaled down before the
+    merge."""
 
     faults: Annotated[
         str | None,
         Heading("Faults and attacks"),
-        grammars.FAULTS,
+        FAULTS,
         Shown(hint="default: none"),
         WITH_COMMAS,
     ] = None
@@ -282,7 +215,10 @@ class TrainConfig:
     ] = None
     """Share of all clients that are hostile."""
     attack_scale: Annotated[
-        float | None, above(0), Shown(hint="default: sign-flip 4, scaling 10"), TRACED
+        float | None,
+        above(0),
+        Shown(hint="default: 4 for sign-flip, 10 for scaling"),
+        TRACED,
     ] = None
     """Factor by which a forged update is larger than an honest one."""
 
@@ -331,6 +267,9 @@ class TrainConfig:
     results up to rounding; auto goes over to one between rounds where that pays."""
     evaluate_every: Annotated[int, at_least(1), CHANGEABLE] = 1
     """Rounds between evaluations on the test set; they run as one program."""
+    client_evaluation: Annotated[Switch | None, CHANGEABLE] = None
+    """Whether each client's model is evaluated too, on up to 500 test examples in the
+    proportions of its classes; on by itself for personalised algorithms."""
     coordinator: Annotated[
         str | None, Shown(metavar="HOST:PORT|auto"), TRAIN_ONLY, OF_ONE_START
     ] = None
@@ -374,25 +313,3 @@ class TrainConfig:
     """Where compiled programs are kept for the next run."""
     verbose: Annotated[bool, TRAIN_ONLY] = False
     """Also print devices, versions, and how often the round was traced and compiled."""
-
-
-def having(trait: Trait) -> tuple[str, ...]:
-    """Returns the names of the options that have a trait.
-
-    >>> having(WITH_COMMAS)
-    ('data_dir', 'client_sizes', 'levels', 'faults')
-    """
-    options = schema.read(TrainConfig).items()
-    return tuple(field for field, option in options if trait in option.traits)
-
-
-NOT_COMPARED = having(NEUTRAL)
-"""Options that do not change what is computed: free to differ on resume."""
-
-
-def to_json(config: TrainConfig) -> dict[str, Any]:
-    """Returns the configuration as JSON values, option by option."""
-    return {
-        field: str(value) if isinstance(value, Path) else value
-        for field, value in dataclasses.asdict(config).items()
-    }

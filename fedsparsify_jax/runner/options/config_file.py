@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsparsify_jax.errors import InputError, shown, unknown
-from fedsparsify_jax.runner.options.config import TrainConfig, having
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import having
 from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.options.schema import (
     OF_ONE_START,

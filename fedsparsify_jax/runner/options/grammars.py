@@ -81,6 +81,30 @@ def _levels(text: str) -> str:
     return text
 
 
+def widths(text: str) -> tuple[float, ...]:
+    """Returns the shares of units that ``--widths`` names.
+
+    Raises:
+      InputError: if it is no list of them.
+
+    >>> widths("1,0.5")
+    (1.0, 0.5)
+    """
+    words = text.replace(" ", "").split(",")
+    shares = tuple(float(word) for word in words if _PROBABILITY.fullmatch(word))
+    if len(shares) < len(words) or not all(0 < share <= 1 for share in shares):
+        raise InputError(
+            f"--widths is {shown(text)}: expected shares such as 1,0.5,0.25, each "
+            "above 0 and at most 1"
+        )
+    return shares
+
+
+def _widths(text: str) -> str:
+    widths(text)
+    return text
+
+
 def _refusal(text: str, why: str) -> InputError:
     return InputError(f"--faults is {text!r}: {why} (expected {_FAULTS_FORM})")
 
@@ -155,5 +179,6 @@ def _faults(text: str) -> str:
 
 DATA_SET = Grammar(data_set, "|".join([*data.NAMES, "hf:OWNER/NAME"]))
 CLIENT_SIZES = Grammar(_sizes, "|".join(["INT,INT,...", *sorted(data.BRAIN_AGE_SIZES)]))
+WIDTHS = Grammar(_widths, "SHARE,SHARE,...")
 FAULTS = Grammar(_faults, _FAULTS)
 LEVELS = Grammar(_levels, "FLOAT,FLOAT,...")

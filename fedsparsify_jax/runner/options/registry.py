@@ -172,6 +172,11 @@ def build_algorithm(
       ValueError: from the builder, for values that do not go together.
     """
     row = ALGORITHMS[options["algorithm"]]
+    if row.chain and not model.sequential:
+        raise ValueError(
+            f"model {options['model']!r} has no layers that feed one another in a row, "
+            "as mlp, cnn and vgg16_bn have"
+        )
     keywords: dict[str, Any] = {
         keyword: _plain(options[field])
         for field, keyword in KEYWORDS.items()
@@ -185,6 +190,8 @@ def build_algorithm(
         "attack": _attack(options, num_classes),
         "keep_messages": options["measure_bytes"],
     }
+    if options["widths"] is not None and "widths" in row.keywords:
+        keywords["widths"] = grammars.widths(options["widths"])
     if options["faults"] is not None:
         keywords["faults"] = grammars.faults(options["faults"])
     if options["assumed_attackers"] is not None and "merge" in row.keywords:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fedsparsify_jax.errors import InputError, unknown
 
@@ -121,6 +121,9 @@ def between(low: float, high: float) -> Rule:
     """Allows numbers from ``low`` to ``high``, both included."""
     return Rule(lambda value: low <= value <= high, f"between {low:g} and {high:g}")
 
+
+Switch = Literal["on", "off"]
+"""Values of an option that is one or the other."""
 
 BELOW_ONE = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
 HALF = Rule(lambda value: 0 <= value < 0.5, "at least 0 and below 0.5")

@@ -235,9 +235,12 @@ class Option(NamedTuple):
 
 def _texts(cls: type) -> dict[str, str]:
     """Returns the strings below the fields of a dataclass, which are their help."""
+    if not dataclasses.is_dataclass(cls):
+        return {}
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(tree, ast.ClassDef)
-    return {
+    of_bases = [_texts(base) for base in cls.__bases__]
+    return {k: text for texts in of_bases for k, text in texts.items()} | {
         field.target.id: " ".join(ast.literal_eval(text.value).split())
         for field, text in itertools.pairwise(tree.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
@@ -291,7 +294,9 @@ def read(cls: Any) -> Mapping[str, Option]:
     """
     hints, texts, group = hints_of(cls, include_extras=True), _texts(cls), "Options"
     options = {}
-    for field in dataclasses.fields(cls):
+    # A class's fields stand before those of its bases.
+    firsts = inspect.get_annotations(cls)
+    for field in sorted(dataclasses.fields(cls), key=lambda f: f.name not in firsts):
         hint, text = hints[field.name], texts.get(field.name, "")
         for extra in getattr(hint, "__metadata__", ()):
             group = extra.title if isinstance(extra, Heading) else group

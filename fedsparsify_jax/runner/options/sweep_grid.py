@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig, having
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import NOT_COMPARED, having
 from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.schema import ABSENT_AT_ZERO, TRACED

@@ -26,7 +26,7 @@ from fedsparsify_jax.runner.programs.memory import check_memory
 from fedsparsify_jax.runner.programs.placement import cohort_map
 from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
 from fedsparsify_jax.training.losses import TASKS, Task
-from fedsparsify_jax.types import ClientData, FederatedAlgorithm, Key
+from fedsparsify_jax.types import ClientData, ClientRows, FederatedAlgorithm, Key
 
 
 class Keys(NamedTuple):
@@ -66,6 +66,7 @@ class Federation(NamedTuple):
     placement: Placement
     population: data.Population | None = None  # the store that the data come from
     compact: CompactTraining | None = None  # if clients may train on compact forms
+    tests: ClientRows | None = None  # of every client, if each is evaluated
 
 
 def _sizes(config: TrainConfig, examples: int) -> list[int]:
@@ -256,9 +257,31 @@ def assemble(
         placement=placement,
         population=population,
     )
+    if evaluates_clients(config, federation):
+        tests = data.client_tests(
+            dataset.train.y, parts, dataset.test.y, seed=config.seed
+        )
+        federation = federation._replace(tests=tests)
     if config.sparse_training == "off":
         return federation
     return federation._replace(compact=_compact(config, federation, build))
+
+
+def evaluates_clients(config: TrainConfig, federation: Federation) -> bool:
+    """Returns whether the model of every client is evaluated.
+
+    Raises:
+      InputError: if it is to be, and the targets are no classes.
+    """
+    is_class = federation.dataset.task == "classification"
+    if config.client_evaluation == "on" and not is_class:
+        raise InputError(
+            f"--client-evaluation on needs classes, the targets of "
+            f"{federation.dataset.name!r} are numbers"
+        )
+    if config.client_evaluation is None:
+        return is_class and federation.algorithm.client_model is not None
+    return config.client_evaluation == "on"
 
 
 def _compact(

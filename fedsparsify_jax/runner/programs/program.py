@@ -9,10 +9,19 @@ import numpy as np
 
 from fedsparsify_jax.client_map import ClientMap, chunked, sharded
 from fedsparsify_jax.data import Dataset
-from fedsparsify_jax.metrics import Evaluation, evaluate
+from fedsparsify_jax.metrics import Evaluation, evaluate, evaluate_clients
 from fedsparsify_jax.runner.programs.federation import Federation, round_key
 from fedsparsify_jax.runner.programs.sources import DataSource, RoundData, run_round
-from fedsparsify_jax.types import Examples, Key, PyTree, RoundInfo, State, Variables
+from fedsparsify_jax.types import (
+    ClientRows,
+    Examples,
+    FederatedAlgorithm,
+    Key,
+    PyTree,
+    RoundInfo,
+    State,
+    Variables,
+)
 
 EvaluationSets = dict[str, Examples]
 """Examples for evaluation alone: ``test``, and ``validation`` where there is one."""
@@ -25,6 +34,8 @@ class Report(NamedTuple):
 
     info: RoundInfo
     evaluations: Evaluations  # to be ignored unless an evaluation was due
+    # [clients with tests] accuracies, to be ignored likewise; None if none is evaluated
+    clients: Any = None
 
 
 def evaluation_sets(dataset: Dataset) -> EvaluationSets:
@@ -56,6 +67,39 @@ def evaluate_sets(
     }
 
 
+def evaluate_each(
+    federation: Federation,
+    algorithm: FederatedAlgorithm,
+    state: State,
+    test: Examples,
+    tests: ClientRows | None,
+    clients: ClientMap,
+) -> jax.Array | None:
+    """Evaluates the model of every client on its test examples; None without any."""
+    if tests is None:
+        return None
+    inputs = math.prod(test.x.shape[1:])
+    return evaluate_clients(
+        federation.model.apply,
+        algorithm.client_model or (lambda state, _: algorithm.model(state)),
+        state,
+        test,
+        tests,
+        metric_fn=federation.task.metric_fn,
+        batch_size=max(1, min(1000, 2**18 // inputs)),
+        clients=clients,
+    )
+
+
+def with_tests(accuracies: Any, tests: ClientRows | None) -> Any:
+    """Returns the accuracies of the clients that have test examples; None without any.
+
+    >>> with_tests(np.array([0.5, 0.0]), ClientRows(None, np.array([4, 0]))).tolist()
+    [0.5]
+    """
+    return None if tests is None else np.asarray(accuracies)[tests.sizes > 0]
+
+
 def unstack(tree: PyTree, number: int) -> list[Any]:
     """Returns the first entries along the leading axis, each as a tree.
 
@@ -84,7 +128,8 @@ class RoundProgram:
         self.compile_seconds = 0.0
         self._federation, self._source = federation, source
         self._key = placement.repeat(key)
-        self._sets = placement.repeat(evaluation_sets(federation.dataset))
+        sets = (evaluation_sets(federation.dataset), federation.tests)
+        self._sets = placement.repeat(sets)
         self._compiled: dict[tuple[int, Any], Any] = {}
         batches = chunked(1)
         several = placement.mesh.size > 1
@@ -117,8 +162,11 @@ class RoundProgram:
         algorithm = (self._federation.compact or self._federation).algorithm
 
         def federated_round(
-            key: Key, state: State, data: RoundData, sets: EvaluationSets
-        ) -> tuple[State, RoundInfo, Evaluations]:
+            key: Key,
+            state: State,
+            data: RoundData,
+            evaluated: tuple[EvaluationSets, ClientRows | None],
+        ) -> tuple[State, RoundInfo, tuple[Evaluations, jax.Array | None]]:
             def run(state: State, cohort: PyTree) -> tuple[State, RoundInfo]:
                 self.traces += 1
                 now = round_key(key, state.round)
@@ -130,10 +178,14 @@ class RoundProgram:
                 infos = jax.tree.map(lambda leaf: leaf[None], info)
             else:
                 state, infos = jax.lax.scan(run, state, data.cohorts, length=rounds)
+            (sets, tests), batches = evaluated, self._batches
             evaluations = evaluate_sets(
-                self._federation, algorithm.model(state), sets, self._batches
+                self._federation, algorithm.model(state), sets, batches
             )
-            return state, infos, evaluations
+            each = evaluate_each(
+                self._federation, algorithm, state, sets["test"], tests, batches
+            )
+            return state, infos, (evaluations, each)
 
         start = time.perf_counter()
         placement = self._federation.placement
@@ -159,8 +211,11 @@ class RoundProgram:
         self.compile(state, rounds)
         program = self._compiled[self._variant(rounds)]
         state, infos, evaluations = program(self._key, state, data, self._sets)
-        infos, evaluations = jax.device_get((infos, evaluations))
-        return state, [Report(info, evaluations) for info in unstack(infos, rounds)]
+        infos, (evaluations, each) = jax.device_get((infos, evaluations))
+        clients = with_tests(each, self._federation.tests)
+        return state, [
+            Report(info, evaluations, clients) for info in unstack(infos, rounds)
+        ]
 
     def _variant(self, rounds: int) -> tuple[int, Any]:
         """Returns what distinguishes the programs of a run."""

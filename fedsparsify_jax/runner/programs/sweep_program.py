@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fedsparsify_jax import client_map
+from fedsparsify_jax import client_map, trees
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
+from fedsparsify_jax.data import client_tests
 from fedsparsify_jax.engine import sweeps
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.sweep_grid import Trial, traced
@@ -29,15 +30,17 @@ from fedsparsify_jax.runner.programs.placement import (
     trial_map,
 )
 from fedsparsify_jax.runner.programs.program import (
-    Evaluations,
     EvaluationSets,
     Report,
+    evaluate_each,
     evaluate_sets,
     evaluation_sets,
     unstack,
+    with_tests,
 )
 from fedsparsify_jax.types import (
     ClientData,
+    ClientRows,
     Examples,
     FederatedAlgorithm,
     Key,
@@ -56,6 +59,7 @@ class TrialData(NamedTuple):
     key: Key  # of its rounds
     rows: jax.Array  # [N, M] int32: which training examples the clients hold
     sizes: jax.Array  # [N] int32: real ones of the M
+    tests: ClientRows | None = None  # of the test set, if each client is evaluated
 
 
 class Shared(NamedTuple):
@@ -99,7 +103,28 @@ def _trial_data(federation: Federation, group: Sequence[Trial]) -> TrialData:
         key=jnp.stack(keys),
         rows=jnp.asarray(rows),
         sizes=jnp.asarray(sizes),
+        tests=_tests(federation, group, parts_by_seed),
     )
+
+
+def _tests(
+    federation: Federation,
+    group: Sequence[Trial],
+    parts_by_seed: dict[int, list[np.ndarray]],
+) -> ClientRows | None:
+    """Returns the test rows of all trials' clients, as long as the longest."""
+    if federation.tests is None:
+        return None
+    train, test = federation.dataset.train.y, federation.dataset.test.y
+    by_seed = {
+        seed: client_tests(train, parts, test, seed=seed)
+        for seed, parts in parts_by_seed.items()
+    }
+    length = max(tests.rows.shape[1] for tests in by_seed.values())
+    every = [by_seed[trial.config.seed] for trial in group]
+    rows = [np.pad(t.rows, [(0, 0), (0, length - t.rows.shape[1])]) for t in every]
+    sizes = np.stack([tests.sizes for tests in every])
+    return ClientRows(jnp.asarray(np.stack(rows)), jnp.asarray(sizes))
 
 
 class GroupProgram:
@@ -154,7 +179,12 @@ class GroupProgram:
         train = Examples(*map(np.asarray, dataset.train))
         shared = Shared(jnp.int32(1), train, evaluation_sets(dataset))
         self._shared: Shared = jax.device_put(shared, self._everywhere)
-        self._data = jax.device_put(_trial_data(federation, padded), divided)
+        trial_data = _trial_data(federation, padded)
+        self._data = jax.device_put(trial_data, divided)
+        every = jax.device_get(trial_data.tests)
+        self._tests = [
+            None if every is None else trees.take(every, n) for n in range(len(group))
+        ]
 
         # The program, of states that need not be there yet.
         start = time.perf_counter()
@@ -215,10 +245,8 @@ class GroupProgram:
         def one_round(state: State) -> tuple[State, Report]:
             key = round_key(trial.key, state.round)
             state, info = algorithm.step(key, state, clients)
-            evaluations = self._evaluate(
-                state.round, algorithm.model(state), shared.sets
-            )
-            return state, Report(info, evaluations)
+            evaluated = self._evaluate(algorithm, state, shared.sets, trial.tests)
+            return state, Report(info, *evaluated)
 
         def add(number: jax.Array, carry: Any) -> Any:
             state, reports = carry
@@ -234,13 +262,22 @@ class GroupProgram:
         return jax.lax.fori_loop(0, shared.rounds, add, (state, reports))
 
     def _evaluate(
-        self, completed: jax.Array, variables: Variables, sets: EvaluationSets
-    ) -> Evaluations:
+        self,
+        algorithm: FederatedAlgorithm,
+        state: State,
+        sets: EvaluationSets,
+        tests: ClientRows | None,
+    ) -> Any:
         """Evaluates after the rounds that `train` does; zero for the others."""
-        config = self._trials[0].config
+        config, completed = self._trials[0].config, state.round
 
-        def now() -> Evaluations:
-            return evaluate_sets(self._federation, variables, sets, self._batches)
+        def now() -> Any:
+            federation, batches, test = self._federation, self._batches, sets["test"]
+            variables = algorithm.model(state)
+            return (
+                evaluate_sets(federation, variables, sets, batches),
+                evaluate_each(federation, algorithm, state, test, tests, batches),
+            )
 
         if config.evaluate_every == 1:
             return now()
@@ -266,7 +303,13 @@ class GroupProgram:
         shared = self._shared._replace(rounds=now)
         state, results = self._compiled(state, shared, self._data)
         trials = unstack(jax.device_get(results), len(self._trials))
-        return state, [unstack(reports, rounds) for reports in trials]
+        return state, [
+            [
+                report._replace(clients=with_tests(report.clients, tests))
+                for report in unstack(reports, rounds)
+            ]
+            for reports, tests in zip(trials, self._tests, strict=True)
+        ]
 
     def finished(self, state: State, number: int) -> State:
         """Returns the state of one trial after its algorithm's post-training."""

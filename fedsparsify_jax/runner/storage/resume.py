@@ -15,12 +15,8 @@ import jax
 import numpy as np
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import (
-    NOT_COMPARED,
-    TrainConfig,
-    having,
-    to_json,
-)
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import NOT_COMPARED, having, to_json
 from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.options.schema import CHANGEABLE
 from fedsparsify_jax.runner.programs.federation import Federation

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import NOT_COMPARED, TrainConfig, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import NOT_COMPARED, to_json
 from fedsparsify_jax.runner.options.sweep_grid import Trial
 from fedsparsify_jax.runner.storage import resume, run_directory
 from fedsparsify_jax.runner.storage.lock import making

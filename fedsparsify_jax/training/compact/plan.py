@@ -66,7 +66,7 @@ def plan_for(stages: Sequence[Stage], masks: Masks, *, lists: bool = True) -> Pl
       Plan(units=(2, 2, None), lists=(None, None))
     """
     stages = tuple(stages)
-    alive = [np.asarray(units) for units in alive_units(stages, masks)]
+    alive = [np.asarray(units) for units in _alive(stages, masks)]
     units: list[int | None] = []
     for living in alive:
         room = bucket(int(living.sum()), living.size)
@@ -142,6 +142,12 @@ def step_cost(stages: Sequence[Stage], masks: Masks, plan: Plan | None = None) -
         picks = first and room[0] is not None
         total += repeats * dense_cost(units[number], outputs, first=first, picks=picks)
     return total
+
+
+@partial(jax.jit, static_argnums=0)
+def _alive(stages: tuple[Stage, ...], masks: Masks) -> tuple[jax.Array, ...]:
+    """Returns `alive_units`: one program, and not one for every operation."""
+    return alive_units(stages, masks)
 
 
 @partial(jax.jit, static_argnums=0)

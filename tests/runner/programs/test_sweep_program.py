@@ -11,7 +11,8 @@ import pytest
 
 from fedsparsify_jax import client_map
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
-from fedsparsify_jax.runner.options.config import TrainConfig, having
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import having
 from fedsparsify_jax.runner.options.registry import takes
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.schema import TRACED
@@ -20,8 +21,10 @@ from fedsparsify_jax.runner.programs.federation import Keys, assemble, round_key
 from fedsparsify_jax.runner.programs.placement import sharded_by_trial
 from fedsparsify_jax.runner.programs.program import (
     Report,
+    evaluate_each,
     evaluate_sets,
     evaluation_sets,
+    with_tests,
 )
 from fedsparsify_jax.runner.programs.sweep_program import GroupProgram
 
@@ -47,10 +50,16 @@ VALUES = {
     "penalty_rate": (0.1, 0.01),
     "pruned_decay": (0.0, 0.1),
     "slow_start": (1, 3),
+    "accuracy_threshold": (0.0, 0.5),
+    "prune_rate": (0.2, 0.4),
+    "adjust_until": (2, 3),
 }
 # Two values of those that do not go with every algorithm, and the option they need.
 OF_SOME = {
     "powerprop": ((1.5, 2.0), {}),
+    "weight_decay": ((0.0, 0.1), {"optimizer": "lars"}),
+    "trust_coefficient": ((0.01, 0.1), {"optimizer": "lars"}),
+    "gradient_radius": ((0.0, 0.1), {"gradient_point": "sam"}),
     "topk_fraction": ((0.3, 0.6), {"upload_compression": "topk"}),
 }
 OF_ALL = ("learning_rate", "momentum", "server_ema", "clip_norm")
@@ -68,6 +77,8 @@ TRIED = (
     "halo",
     "ste",
     "slimmable",
+    "lotteryfl",
+    "fedtiny",
 )
 
 
@@ -103,7 +114,11 @@ def alone(trial):
         state, info = step(key, state, federation.clients)
         model = algorithm.model(state)
         evaluations = evaluate_sets(federation, model, sets, client_map.chunked(1))
-        reports.append(Report(info, evaluations))
+        tests, one_by_one = federation.tests, client_map.chunked(1)
+        each = evaluate_each(
+            federation, algorithm, state, sets["test"], tests, one_by_one
+        )
+        reports.append(Report(info, evaluations, with_tests(each, tests)))
     return state, reports
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import TrainConfig, to_json
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.storage import resume

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.options.config import to_json
+from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.sweep_grid import trials
 from fedsparsify_jax.runner.storage import sweep_directory
 from fedsparsify_jax.runner.storage.checkpoint_files import Inventory

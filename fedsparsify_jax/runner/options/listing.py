@@ -1,0 +1,31 @@
+"""Options of a run by their traits, and as JSON."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from fedsparsify_jax.runner.options import schema
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.schema import NEUTRAL, Trait
+
+
+def having(trait: Trait) -> tuple[str, ...]:
+    """Returns the names of the options that have a trait.
+
+    >>> having(schema.WITH_COMMAS)
+    ('data_dir', 'client_sizes', 'widths', 'levels', 'faults')
+    """
+    options = schema.read(TrainConfig).items()
+    return tuple(field for field, option in options if trait in option.traits)
+
+
+NOT_COMPARED = having(NEUTRAL)
+"""Options that do not change what is computed: free to differ on resume."""
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """Returns the configuration as JSON values, option by option."""
+    return {
+        field: str(value) if isinstance(value, Path) else value
+        for field, value in dataclasses.asdict(config).items()
+    }
