@@ -59,6 +59,28 @@ def kernels_only(name: str) -> bool:
     return path[0] == "params" and path[-1].lower() not in _NOT_KERNELS
 
 
+def sparing(*layers: str, prunable: Prunable | None = None) -> Prunable:
+    """Returns the rule of prunable leaves that keeps some layers whole.
+
+    Args:
+      layers: names that are a part of their paths, such as ``"Dense_0"``, or longer
+        parts, such as ``"Block_0/Conv_1"``.
+      prunable: rule for the others; all parameters by default.
+
+    Example:
+      >>> variables = {"params": {"Dense_0": {"kernel": 0}, "Dense_1": {"kernel": 0}}}
+      >>> prunable_leaves(variables, sparing("Dense_0"))
+      {'params': {'Dense_0': {'kernel': False}, 'Dense_1': {'kernel': True}}}
+    """
+
+    def rule(name: str) -> bool:
+        if any(f"/{layer}/" in f"/{name}/" for layer in layers):
+            return False
+        return name.startswith("params/") if prunable is None else prunable(name)
+
+    return rule
+
+
 def ones_like(variables: Variables) -> Masks:
     """Returns the mask that keeps everything.
 

@@ -348,7 +348,6 @@ class Method(NamedTuple):
     # (context, client) -> uint32 bytes that one client is sent in the round, of methods
     # that send each another model; None counts the new model, by `download`
     received_bytes: Callable[[Context, Client], jax.Array] | None = None
-    # Without a user among the algorithms so far:
     # (variables, masks, context) -> variables sent out at the end of the round
     download: Callable[[Variables, Masks, Context], Variables] = _download
 

@@ -1,6 +1,6 @@
 """Pytree maths, over one tree or over trees stacked along a leading client axis."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import chex
@@ -156,6 +156,29 @@ def map_with_name(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree
         return fn("/".join(_name(entry) for entry in path), *leaves)
 
     return jax.tree_util.tree_map_with_path(call, tree, *rest)
+
+
+def restricted(tree: PyTree, like: PyTree) -> PyTree:
+    """Returns what nested dicts have in common with others.
+
+    >>> restricted({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": 0}})
+    {'b': {'c': 2}}
+    """
+    if not isinstance(like, Mapping):
+        return tree
+    return {name: restricted(tree[name], branch) for name, branch in like.items()}
+
+
+def joined(tree: PyTree, more: PyTree) -> PyTree:
+    """Adds to nested dicts the leaves that only others have.
+
+    >>> joined({"a": 1, "b": {"c": 2}}, {"b": {"c": 0, "d": 3}})
+    {'a': 1, 'b': {'c': 2, 'd': 3}}
+    """
+    if not isinstance(tree, Mapping):
+        return tree
+    both = {name: joined(tree[name], more[name]) for name in tree if name in more}
+    return {**tree, **{n: more[n] for n in more if n not in tree}, **both}
 
 
 def weighted_sum(stacked: Tree, weights: jax.Array) -> Tree:

@@ -36,6 +36,8 @@ Prunable = Callable[[str], bool]
 
 Scope = Literal["global", "layer", "er", "erk", "erk_feddst"]
 """Parameters that share a threshold: the whole model, or layers by their budgets."""
+Criterion = Literal["magnitude", "movement", "taylor", "fisher"]
+"""Importance by which weights are purged: |w|, -g w, |g w| or g^2 w^2."""
 Allocation = Literal["erk", "er", "erk_feddst", "layer"]
 """Rule by which layers share the sparsity."""
 VoteRule = Literal["authors", "strict", "none"]
@@ -64,6 +66,8 @@ Growth = Literal["gradient", "random", "momentum"]
 """What pruned weights are chosen by to be kept again: RigL, SET, SNFS."""
 AdjustedBy = Literal["server", "client"]
 """Who adjusts masks: the server after the merge, or clients between their epochs."""
+StageTwo = Literal["spdst", "jmwst"]
+"""Rounds of FLASH: under one mask, or under masks that clients move."""
 Decay = Literal["cosine", "constant"]
 """Course of a share over the rounds."""
 WireValues = Literal["float32", "float16", "bfloat16"]
@@ -248,6 +252,8 @@ class FederatedAlgorithm(NamedTuple):
         round; does nothing by default.
       cohorts: the parts that ``step`` is made of; None in algorithms that offer
         ``step`` alone.
+      evaluated: ``state -> (apply_fn, variables)``: what to evaluate between rounds,
+        where that is not the model and its forward pass, but a part of it, say.
       client_model: ``(state, number of a client) -> variables``: the model that this
         client uses, in personalised algorithms; None where all use ``model``.
     """
@@ -257,4 +263,5 @@ class FederatedAlgorithm(NamedTuple):
     model: Callable[[State], Variables] = _global_model
     finish: Callable[[Key, State, ClientData], State] = nothing_more
     cohorts: Cohorts | None = None
+    evaluated: Callable[[State], tuple[ApplyFn, Variables]] | None = None
     client_model: Callable[[State, jax.Array], Variables] | None = None

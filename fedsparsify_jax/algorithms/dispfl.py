@@ -39,11 +39,10 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.aggregation import means
 from fedsparsify_jax.aggregation.streaming import aggregate
-from fedsparsify_jax.algorithms._shared.client_scores import first_batch
+from fedsparsify_jax.algorithms._shared.adjustment import Signal, dense_gradient
 from fedsparsify_jax.engine import EngineOptions, engine, resolve
 from fedsparsify_jax.engine.records import without_residual
 from fedsparsify_jax.method import (
-    BatchLoss,
     Client,
     Context,
     Local,
@@ -158,21 +157,11 @@ class Circle(NamedTuple):
         return upload, Personal(local.variables, local.masks)
 
 
-def _adjustment(
-    loss: BatchLoss, batch_size: int, share: Schedule, prunable: Prunable | None
-) -> PruneFn:
-    """Builds a client's drop by magnitude and growth by gradient."""
+def _adjustment(signal: Signal, share: Schedule, prunable: Prunable | None) -> PruneFn:
+    """Builds a client's drop by magnitude and growth by gradient, in every round."""
 
     def adjust(key: Key, local: Local, context: Context, client: Client) -> Masks:
-        batch_key, noise_key = jax.random.split(key)
-        batch = first_batch(batch_key, client.data, batch_size)
-
-        def value(params: PyTree) -> jax.Array:
-            variables = local.variables | {"params": params}
-            return loss(variables, batch, noise_key)[0]
-
-        grow = jax.tree.map(jnp.zeros_like, local.variables)
-        grow |= {"params": magnitude(jax.grad(value)(local.variables["params"]))}
+        grow = magnitude(signal(key, local, client))
         alpha = share(context.round)
         counts = jax.tree.map(
             lambda m: jnp.ceil(alpha * jnp.sum(m, dtype=jnp.float32)).astype(jnp.int32),
@@ -232,6 +221,8 @@ def dispfl(
     resolved, circle = resolve(options), Circle(neighbours)
     share = replaced_share(alpha, interval=1, first=1, until=rounds, decay="cosine")
 
+    loss = batch_loss(apply_fn, resolved.loss_fn)
+
     def first(variables: Variables, masks: Masks) -> PyTree:
         counts = leaf_counts(
             variables, final_sparsity, scope=allocation, prunable=prunable
@@ -244,7 +235,7 @@ def dispfl(
         receive=circle.receive,
         received_bytes=circle.received_bytes,
         client_prune=_adjustment(
-            batch_loss(apply_fn, resolved.loss_fn), resolved.batch_size, share, prunable
+            dense_gradient(loss, resolved.batch_size), share, prunable
         ),
         upload=Uploader(first, circle.send),
         server=ServerTransform(lambda variables, masks: jnp.uint32(0), _next_seed),

@@ -80,7 +80,7 @@ from fedsparsify_jax.types import (
 
 
 class Beliefs(NamedTuple):
-    """What the server believes of every weight: Beta(a, b), float32 trees."""
+    """The beliefs of the server on every weight: Beta(a, b), float32 trees."""
 
     a: PyTree
     b: PyTree

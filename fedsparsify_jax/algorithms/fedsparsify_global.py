@@ -35,11 +35,17 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
-from fedsparsify_jax.algorithms._shared.server_purge import purge_by
-from fedsparsify_jax.engine import EngineOptions, engine
+from fedsparsify_jax.algorithms._shared.purged import purged
+from fedsparsify_jax.engine import EngineOptions
 from fedsparsify_jax.method import Method
-from fedsparsify_jax.pruning.selection import magnitude
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Schedule, Scope
+from fedsparsify_jax.types import (
+    ApplyFn,
+    Criterion,
+    FederatedAlgorithm,
+    Prunable,
+    Schedule,
+    Scope,
+)
 
 
 def fedsparsify_global(
@@ -54,6 +60,8 @@ def fedsparsify_global(
     fine_tune_rounds: int = 0,
     schedule: Schedule | None = None,
     merge: str | ValueMerge = "mean",
+    criterion: Criterion = "magnitude",
+    pattern: str = "unstructured",
     scope: Scope = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
@@ -73,12 +81,14 @@ def fedsparsify_global(
       schedule: any other schedule, in place of the polynomial of the six above.
       merge: a name of `merges.NAMES` or a function of that signature. ``"nonzero"``
         is the mean here, for all clients have the server's masks.
+      criterion: by which the server purges, see `_shared.criteria`.
+      pattern: of what is purged: single weights, N:M or channels, see `patterns`.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `engine.options.Options`.
 
     Raises:
-      ValueError: for an unknown merge or impossible rounds of fine-tuning.
+      ValueError: for an unknown name, or impossible rounds of fine-tuning.
 
     Example:
       With the ``clients`` and the ``model`` of the README's ten lines:
@@ -100,15 +110,7 @@ def fedsparsify_global(
         every=every,
     )
 
-    purge = purge_by(
-        lambda variables, context: magnitude(variables),
-        scope=scope,
-        prunable=prunable,
+    method = Method(schedule=schedule, aggregate=aggregate(merge), prunable=prunable)
+    return purged(
+        apply_fn, method, criterion=criterion, pattern=pattern, scope=scope, **options
     )
-    method = Method(
-        schedule=schedule,
-        aggregate=aggregate(merge),
-        server=purge,
-        prunable=prunable,
-    )
-    return engine(apply_fn, method, **options)

@@ -40,11 +40,13 @@ from jax.typing import ArrayLike
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.algorithms._shared import criteria
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import Client, Context, Local, Method
-from fedsparsify_jax.pruning.selection import magnitude, prune
+from fedsparsify_jax.pruning.selection import prune
 from fedsparsify_jax.types import (
     ApplyFn,
+    Criterion,
     FederatedAlgorithm,
     Key,
     Masks,
@@ -69,6 +71,7 @@ def fedsparsify_local(
     schedule: Schedule | None = None,
     vote_rule: VoteRule = "authors",
     merge: str | ValueMerge = "mean",
+    criterion: Criterion = "magnitude",
     scope: Scope = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
@@ -90,6 +93,8 @@ def fedsparsify_local(
         ``fine_tune_rounds``.
       vote_rule: ``"authors"``, ``"strict"`` or ``"none"``, see `streaming.aggregate`.
       merge: a name of `merges.NAMES` or a function of that signature.
+      criterion: by which a client purges, see `_shared.criteria`; those of gradients
+        go by its steps of the round, and nothing more is sent.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `engine.options.Options`.
@@ -107,6 +112,7 @@ def fedsparsify_local(
       >>> float(info.target_sparsity)
       0.5
     """
+    criteria.check(criterion)
     end = schedules.last_purge(rounds, fine_tune_rounds, schedule)
     schedule = schedule or schedules.polynomial(
         final_sparsity,
@@ -120,7 +126,7 @@ def fedsparsify_local(
     def purge(key: Key, local: Local, context: Context, client: Client) -> Masks:
         del key, client
         return prune(
-            magnitude(local.variables),
+            criteria.scores_of_client(criterion, local),
             context.sparsity,
             scope=scope,
             within=local.masks,
@@ -145,4 +151,6 @@ def fedsparsify_local(
         masks_travel=True,
         prunable=prunable,
     )
+    if criterion != "magnitude":
+        method = method._replace(gradient=criteria.over_steps(criterion))
     return engine(apply_fn, method, **options)

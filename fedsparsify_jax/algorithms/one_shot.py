@@ -28,7 +28,13 @@ from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.algorithms.fedsparsify_global import fedsparsify_global
 from fedsparsify_jax.engine import EngineOptions
-from fedsparsify_jax.types import ApplyFn, FederatedAlgorithm, Prunable, Scope
+from fedsparsify_jax.types import (
+    ApplyFn,
+    Criterion,
+    FederatedAlgorithm,
+    Prunable,
+    Scope,
+)
 
 
 def one_shot(
@@ -38,6 +44,8 @@ def one_shot(
     rounds: ArrayLike = 200,
     at: ArrayLike | None = None,
     fine_tune_rounds: int = 10,
+    criterion: Criterion = "magnitude",
+    pattern: str = "unstructured",
     scope: Scope = "global",
     prunable: Prunable | None = None,
     merge: str | ValueMerge = "mean",
@@ -52,6 +60,8 @@ def one_shot(
       at: p, the round that ends with the prune; ``T - fine_tune_rounds + 1`` by
         default (but not before round 1), T if ``fine_tune_rounds`` is 0.
       fine_tune_rounds: rounds from the authors' start to T, the pruning one included.
+      criterion: by which the server prunes, see `_shared.criteria`.
+      pattern: of what is pruned, see `fedsparsify_global`.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       merge: how the server merges the clients' models: a name of `merges.NAMES` or a
@@ -87,6 +97,8 @@ def one_shot(
     return fedsparsify_global(
         apply_fn,
         schedule=schedules.one_shot(final_sparsity, at=at),
+        criterion=criterion,
+        pattern=pattern,
         scope=scope,
         prunable=prunable,
         merge=merge,

@@ -12,8 +12,9 @@ S by ERK or evenly:
 It is `rigl` that replaces nothing, bit for bit.
 
 Deviations: vectors (biases, norm parameters) stay dense and count against the budget of
-the Erdos-Renyi rules, where RigL's code counts kernels alone (``prunable=
-masks.kernels_only``); ``allocation="layer"`` prunes the first layer like the others.
+the Erdos-Renyi rules, where RigL's code counts kernels alone, as
+``prunable=masks.kernels_only`` does; ``allocation="layer"`` prunes the first layer like
+the others.
 
 Checked against: google-research/rigl d39fc7d, read; counts, and that the mask stays, in
 tests/algorithms/test_static.py.

@@ -19,10 +19,13 @@ g is taken over as it is for pruned weights too, so that they may come back. d =
 to evaluate and to take away is m * v, with exact zeros; messages have v, so nothing is
 saved in sending, and a step costs a threshold more than FedAvg's.
 
-Deviations: SR-STE keeps the N largest of every M weights in a row. Biases and norm
-parameters have masks as well, as in FedSparsify (``prunable=masks.kernels_only`` spares
-them). d = 2e-4, SR-STE's, is from memory: its text was not at hand. With masks that
-stay for a round, pruned weights run away unseen, and accuracy with them.
+``pattern="2:4"`` is SR-STE's own mask: m keeps the 2 largest of every 4 inputs in a
+row, in place of one threshold over all layers.
+
+Deviations: by default m is unstructured, and biases and norm parameters have masks as
+well, as in FedSparsify (``prunable=masks.kernels_only`` spares them). d = 2e-4,
+SR-STE's, is from memory: its text was not at hand. With masks that stay for a round,
+pruned weights run away unseen, and accuracy with them.
 
 Checked against: NumPy, in tests/algorithms/test_ste.py.
 """
@@ -37,24 +40,24 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.algorithms._shared.straight_through import masked, send_dense
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import (
     Batch,
     BatchLoss,
-    Client,
     Context,
-    Local,
     Method,
     ObjectiveFn,
     ServerTransform,
-    Upload,
     Uploader,
     Uploads,
     no_projection,
     no_state,
     stateless,
 )
-from fedsparsify_jax.pruning.selection import magnitude, prune
+from fedsparsify_jax.pruning import patterns
+from fedsparsify_jax.pruning.patterns import Select
+from fedsparsify_jax.pruning.selection import magnitude
 from fedsparsify_jax.types import (
     ApplyFn,
     FederatedAlgorithm,
@@ -82,6 +85,7 @@ def ste(
     fine_tune_rounds: int = 0,
     schedule: Schedule | None = None,
     merge: str | ValueMerge = "mean",
+    pattern: str = "unstructured",
     scope: Scope = "global",
     prunable: Prunable | None = None,
     **options: Unpack[EngineOptions],
@@ -100,12 +104,14 @@ def ste(
       fine_tune_rounds: the last rounds, at the sparsity S_T; masks still change.
       schedule: any other schedule, in place of the polynomial of the six above.
       merge: a name of `merges.NAMES` or a function of that signature.
+      pattern: ``"unstructured"``, or N:M, which keeps M - floor(s_t M) of every M
+        inputs but no fewer than N, see `pruning.selector`.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `engine.options.Options`.
 
     Raises:
-      ValueError: for an unknown merge, impossible rounds or a decay below 0.
+      ValueError: for an unknown name, impossible rounds or a decay below 0.
 
     Example:
       With the ``clients`` and the ``model`` of the README's ten lines:
@@ -121,6 +127,9 @@ def ste(
         raise ValueError(
             f"pruned_decay is {pruned_decay}: it must be at least 0 and finite"
         )
+    if pattern == patterns.CHANNEL:
+        raise ValueError(f"pattern is {pattern}: it must be unstructured or N:M")
+    select = patterns.selector(pattern, scope=scope, prunable=prunable)
     end = schedules.last_purge(rounds, fine_tune_rounds, schedule)
     schedule = schedule or schedules.polynomial(
         final_sparsity,
@@ -133,10 +142,10 @@ def ste(
     method = Method(
         schedule=schedule,
         aggregate=aggregate(merge),
-        objective=_through_masks(pruned_decay, scope, prunable),
+        objective=_through_masks(pruned_decay, select),
         project=no_projection,
-        upload=Uploader(no_state, _send_dense),
-        server=_remask(scope, prunable),
+        upload=Uploader(no_state, send_dense),
+        server=_remask(select),
         prunable=prunable,
     )
     algorithm = engine(apply_fn, method, **options)
@@ -147,16 +156,14 @@ def ste(
     return algorithm._replace(model=model)
 
 
-def _through_masks(
-    decay: ArrayLike, scope: Scope, prunable: Prunable | None
-) -> ObjectiveFn:
+def _through_masks(decay: ArrayLike, select: Select) -> ObjectiveFn:
     def objective(
         loss: BatchLoss, variables: Variables, batch: Batch, key: Key, context: Context
     ) -> tuple[jax.Array, Variables]:
         scores = magnitude(jax.lax.stop_gradient(variables))
-        kept = prune(scores, context.sparsity, scope=scope, prunable=prunable)
+        kept = select(scores, context.sparsity, None)
         dense, masks = variables["params"], kept["params"]
-        used = jax.tree.map(_masked, dense, masks)
+        used = jax.tree.map(masked, dense, masks)
         value, changed = loss(variables | {"params": used}, batch, key)
         pruned = jax.tree.map(lambda v, m: jnp.where(m, 0, v), dense, masks)
         squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(pruned)]
@@ -165,28 +172,14 @@ def _through_masks(
     return objective
 
 
-def _masked(v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the weight under its mask, with the gradient of the weight itself."""
-    return v + jax.lax.stop_gradient(jnp.where(mask, v, 0) - v)
-
-
-def _send_dense(
-    key: Key, local: Local, context: Context, client: Client
-) -> tuple[Upload, PyTree]:
-    del key, context
-    everything = jax.tree.map(jnp.ones_like, local.masks)
-    return Upload(local.variables, everything), client.state
-
-
-def _remask(scope: Scope, prunable: Prunable | None) -> ServerTransform:
+def _remask(select: Select) -> ServerTransform:
     """Builds the purge that leaves weights as they are and chooses masks anew."""
 
     def update(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
     ) -> tuple[Variables, Masks, PyTree]:
         del key, masks, uploads
-        scores = magnitude(variables)
-        new = prune(scores, context.sparsity, scope=scope, prunable=prunable)
+        new = select(magnitude(variables), context.sparsity, None)
         return variables, new, context.server
 
     return stateless(update)

@@ -1,5 +1,8 @@
 """Purge: from scores and a sparsity to masks."""
 
+from fedsparsify_jax.pruning.patterns import channels as channels
+from fedsparsify_jax.pruning.patterns import n_of_m as n_of_m
+from fedsparsify_jax.pruning.patterns import selector as selector
 from fedsparsify_jax.pruning.regrowth import drop_and_grow as drop_and_grow
 from fedsparsify_jax.pruning.regrowth import replaced_share as replaced_share
 from fedsparsify_jax.pruning.selection import SCOPES as SCOPES

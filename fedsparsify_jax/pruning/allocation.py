@@ -183,3 +183,48 @@ def _whole_counts(
         counts[i] += taken
         spent += taken
     return counts
+
+
+def divided(budget: ArrayLike, shares: jax.Array, most: jax.Array) -> jax.Array:
+    """Divides whole numbers in proportion to shares, at most so many each.
+
+    What would exceed its limit has that limit, and the others divide what is left, so
+    that the sum is the budget whenever the limits leave room for it.
+
+    Args:
+      budget: int32, the number to divide; may be traced.
+      shares: ``[L]``, at least 0; may be traced.
+      most: int32 ``[L]``, the limits; may be traced.
+
+    Returns:
+      int32 ``[L]``. What rounding leaves over goes to the first with room.
+
+    Example:
+      >>> divided(10, jnp.array([3.0, 1.0, 1.0]), jnp.array([4, 9, 9])).tolist()
+      [4, 3, 3]
+    """
+    most = jnp.asarray(most, jnp.int32)
+    shares = jnp.asarray(shares, jnp.float32)
+    budget = jnp.minimum(budget, jnp.sum(most, dtype=jnp.int32))
+
+    def parts(full: jax.Array) -> jax.Array:
+        spent = jnp.sum(jnp.where(full, most, 0), dtype=jnp.int32)
+        others = jnp.sum(jnp.where(full, 0.0, shares))
+        left = (budget - spent).astype(jnp.float32)
+        scale = jnp.where(others > 0, left / jnp.where(others > 0, others, 1.0), 0.0)
+        return jnp.where(full, most.astype(jnp.float32), scale * shares)
+
+    def fill(_: jax.Array, full: jax.Array) -> jax.Array:
+        return full | (parts(full) >= most)
+
+    full = jax.lax.fori_loop(0, len(most), fill, jnp.zeros(most.shape, bool))
+    counts = jnp.clip(jnp.floor(parts(full)).astype(jnp.int32), 0, most)
+    left = budget - jnp.sum(counts, dtype=jnp.int32)
+    counts += _first_come(left, most - counts)
+    return counts - _first_come(-left, counts)
+
+
+def _first_come(number: jax.Array, room: jax.Array) -> jax.Array:
+    """Hands a number out, to the first as much as it has room for, and so on."""
+    before = jnp.cumsum(room, dtype=jnp.int32) - room
+    return jnp.clip(number - before, 0, room)

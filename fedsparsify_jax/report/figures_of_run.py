@@ -61,6 +61,14 @@ def run_charts(setting: Setting) -> list[Chart]:
             ("bytes_down", "down", 1, True),
             ("bytes_dense", "dense, both ways", 7, True),
         ),
+        over(
+            "Forgotten and learned since a round",
+            "share of examples",
+            "percent",
+            ("forget_fraction", "forget fraction", 0, False),
+            ("clients_forget_fraction", "of clients' own", 1, False),
+            ("learned_fraction", "learned fraction", 7, True),
+        ),
         path(f"Test {name} against bytes", "moved so far", "moved_so_far", "megabytes"),
         path(f"Test {name} against sparsity", "sparsity", "sparsity", "percent"),
     ]

@@ -157,12 +157,16 @@ def curves(layout: Layout) -> dict[str, list[Chart]]:
         ]
 
     rounds, so_far = ("round", "count"), ("moved so far", "megabytes")
+    share = ("share of examples", "percent")
     measures = [
         (f"Test {name}", over(test), rounds, (name, kind)),
         ("Train loss", over("train_loss"), rounds, ("loss", "number")),
         ("Test loss", over("test_loss"), rounds, ("loss", "number")),
         ("Sparsity", over("sparsity"), rounds, ("sparsity", "percent")),
         ("Bytes of a round", over("moved"), rounds, ("moved, both ways", "megabytes")),
+        ("Forget fraction", over("forget_fraction"), rounds, share),
+        ("Learned fraction", over("learned_fraction"), rounds, share),
+        ("Forget fraction of clients", over("clients_forget_fraction"), rounds, share),
         (f"Test {name} against bytes", path, so_far, (name, kind)),
     ]
     charts = {t: _charts(layout, t, draw, x, y) for t, draw, x, y in measures}

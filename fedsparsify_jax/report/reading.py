@@ -22,6 +22,9 @@ _RUN_FILES = ("config.json", "metrics.jsonl", "summary.json")
 _SWEEP_FILE = "sweep.json"
 
 
+FORGETTING = ("forget_fraction", "learned_fraction", "clients_forget_fraction")
+"""Shares of examples by round that a summary has, see `metrics.forgetting`."""
+
 LAST = 10
 """Evaluations in the late mean."""
 
@@ -62,7 +65,7 @@ class Run:
         ways = table.reindex(columns=["bytes_up", "bytes_down"])
         table["moved"] = ways.sum(axis=1, skipna=False)
         table["moved_so_far"] = table["moved"].cumsum(skipna=False)
-        return table
+        return table.join(_forgetting(self.summary))
 
     @functools.cached_property
     def layers(self) -> pd.DataFrame:
@@ -103,6 +106,26 @@ class Run:
         """Returns the evaluations by round."""
         name = f"test_{self.metric}"
         return self.rounds.reindex(columns=[name])[name].dropna()
+
+
+def _forgetting(summary: Mapping[str, Any] | None) -> pd.DataFrame:
+    """Returns what the summary says of forgetting, by round; nothing if it says none.
+
+    >>> one = {"rounds": [1, 2], "forget_fraction": [0.25, 0]}
+    >>> _forgetting({"forgetting": one})["forget_fraction"].tolist()
+    [0.25, 0.0]
+    """
+    content = (summary or {}).get("forgetting")
+    of = content if isinstance(content, dict) else {}
+    numbers = {
+        field: [number(value) for value in of[field]]
+        for field in ("rounds", *FORGETTING)
+        if isinstance(of.get(field), list)
+    }
+    rounds = numbers.pop("rounds", [])
+    whole = {field: v for field, v in numbers.items() if len(v) == len(rounds)}
+    table = pd.DataFrame(whole, pd.Index(rounds, dtype=float), dtype=float)
+    return table[~table.index.duplicated() & table.index.notna()]
 
 
 def printable(text: str) -> str:
@@ -203,7 +226,8 @@ def _sizes(path: Path, records: Sequence[Record]) -> dict[str, int]:
     sizes = _model_sizes(path / "model" / "model.safetensors")
     if not all(name in sizes for name in counted):
         dense = [record["kept"] for record in records if record.get("sparsity") == 0]
-        sizes = dense[0] if dense else {}
+        # Not all that was counted need be in the model that was handed out.
+        sizes = (dense[0] if dense else {}) | sizes
     return {name: sizes[name] for name in counted if 0 < sizes.get(name, 0) < 1 << 53}
 
 

@@ -11,6 +11,7 @@ from fedsparsify_jax.runner.display.summary import Record, blind, doubt, summari
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import prunable
 from fedsparsify_jax.runner.programs.federation import Federation
+from fedsparsify_jax.runner.programs.spared import spared_layers
 from fedsparsify_jax.runner.storage.model_files import save_model
 from fedsparsify_jax.runner.storage.run_directory import RunDirectory
 from fedsparsify_jax.types import State
@@ -57,6 +58,7 @@ def write(
     directory: RunDirectory,
     state: State,
     records: list[Record],
+    more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes the model and the summary of a run that is over; returns the summary.
 
@@ -66,24 +68,30 @@ def write(
       directory: of the run.
       state: the last one, after post-training.
       records: of all rounds.
+      more: what else the summary says.
     """
-    may_go = prunable(dataclasses.asdict(config))
+    spared = spared_layers(config.spare, federation.model, federation.dataset)
+    may_go = prunable(dataclasses.asdict(config) | {"spare": spared})
     counted = masks.prunable_only(state.masks, may_go)
+    may_go = prunable(dataclasses.asdict(config))
+    model = federation.algorithm.model(state)
+    # Some algorithms have more in their state than in the model.
+    counted = masks.prunable_only(trees.restricted(state.masks, model), may_go)
     summary = summarize(
         records,
         parameters=trees.size(counted),
         kept=int(trees.nonzeros(counted)),
-        numbers=trees.size(state.variables),
+        numbers=trees.size(model),
         compression=config.upload_compression,
     )
     summary |= _flops(federation, state, records[-1]["kept"])
+    summary |= more or {}
     if federation.compact:
         summary["sparse_training"] = federation.compact.summary()
     is_class = federation.dataset.task == "classification"
     chance, error = blind(np.asarray(federation.dataset.test.y), is_class=is_class)
     if warning := doubt(summary, records, chance + (2 if is_class else -2) * error):
         summary["warning"] = warning
-    model = federation.algorithm.model(state)
     with directory.writing():
         save_model(
             directory.model, model, _model_description(config, federation, summary)

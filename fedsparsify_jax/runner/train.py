@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,6 +13,8 @@ from fedsparsify_jax.errors import counted
 from fedsparsify_jax.runner import finish, loop, messages
 from fedsparsify_jax.runner.display import loggers, summary
 from fedsparsify_jax.runner.display.progress import duration, reporter
+from fedsparsify_jax.runner.display.summary import Record
+from fedsparsify_jax.runner.history import History, history
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.registry import unused
@@ -23,7 +25,7 @@ from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
 from fedsparsify_jax.runner.programs.program import Report, RoundProgram
-from fedsparsify_jax.runner.programs.sources import DataSource, InMemory, OnDisk
+from fedsparsify_jax.runner.programs.sources import DataSource, InMemory, OnDisk, Read
 from fedsparsify_jax.runner.storage import resume, run_directory
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.runner.storage.lock import locked, refuse_if_locked
@@ -32,7 +34,7 @@ from fedsparsify_jax.runner.storage.run_directory import (
     check_name,
     default_path,
 )
-from fedsparsify_jax.types import State
+from fedsparsify_jax.types import RoundInfo, State
 
 
 def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
     source: DataSource = (
         InMemory(federation) if in_memory else OnDisk(federation, keys.rounds)
     )
+    past = history(config, federation, directory, source.clients)
     program = RoundProgram(federation, source, keys.rounds)
     if plan.completed < (config.rounds or 0):
         program.compile(state, _until_evaluation(config, plan.completed))
@@ -115,13 +118,15 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
             console,
             stop,
             measure,
+            past,
         )
         key = federation.placement.repeat(keys.of_finish())
         state = federation.algorithm.finish(key, state, source.clients)
         state = distributed.to_host(state)
         if not distributed.is_first():
             return {}
-        result = finish.write(config, federation, directory, state, run.records)
+        more = past.summary(state) if past else {}
+        result = finish.write(config, federation, directory, state, run.records, more)
     summary.display(console, result, str(config.out))
     if config.verbose:
         traces = counted(program.traces, "trace")
@@ -171,6 +176,7 @@ def _run(
     console: Console,
     stop: Stop,
     measure: messages.Meter | None,
+    past: History | None,
 ) -> State:
     """Runs the rounds that are left, and shows, logs and saves their results."""
     total, directory = config.rounds or 0, run.directory
@@ -191,16 +197,10 @@ def _run(
             higher_is_better=federation.task.higher_is_better,
         ) as checkpoints,
     ):
-
-        def step(
-            state: State, completed: int, rounds: int
-        ) -> tuple[State, list[list[Report]]]:
-            following = _until_evaluation(config, completed + rounds)
-            state, reports = program(state, rounds, read(completed, rounds, following))
-            return state, [reports]
-
         if plan.completed:
             state = _restored(plan.completed, state, checkpoints, measure)
+            if past is not None:
+                past.restore(plan.completed)
         pauses = loop.rounds(
             config,
             federation,
@@ -208,8 +208,8 @@ def _run(
             state,
             stop,
             next_rounds=next_rounds,
-            step=step,
-            measure=measure,
+            step=_stepping(config, program, read, past),
+            measure=_both(measure, past),
         )
         with (
             stop.deferred(),
@@ -225,6 +225,33 @@ def _run(
                     log(record)
                 _save(config, federation.task.metric, pause, run, checkpoints, measure)
     return state
+
+
+def _stepping(
+    config: TrainConfig, program: RoundProgram, read: Read, past: History | None
+) -> Callable[[State, int, int], tuple[State, list[list[Report]]]]:
+    """Builds the call of the program."""
+
+    def step(
+        state: State, completed: int, rounds: int
+    ) -> tuple[State, list[list[Report]]]:
+        following = _until_evaluation(config, completed + rounds)
+        state, reports = program(state, rounds, read(completed, rounds, following))
+        if past is not None:
+            past.next(completed + rounds, state)
+        return state, [reports]
+
+    return step
+
+
+def _both(
+    measure: messages.Meter | None, past: History | None
+) -> Callable[[RoundInfo], Record] | None:
+    """Returns what records of a round whatever either does; None for neither."""
+    every = [part for part in (measure, past) if part is not None]
+    if not every:
+        return None
+    return lambda info: {k: v for part in every for k, v in part(info).items()}
 
 
 def _restored(

@@ -47,6 +47,7 @@ class Row(NamedTuple):
     counted: int = 43  # parameters that the sparsity is of; 32 are in kernels
     sends_more: int = 0  # numbers that a client sends beside its model in round 1
     besides: int = 0  # numbers of the state beside parameters and statistics
+    grows: bool = False  # round 1 has a head in the place of the last layer
     # also over a mesh and on a convolutional network, which take long to compile
     long: bool = True
 
@@ -66,6 +67,7 @@ SHARED = {
 PRUNEFL: Any = {"monotone": False, "drawn_client": True, "masks_travel": True}
 LOCAL: Any = {"exact_from": None, "masks_travel": True}
 HALO: Any = {"xi": 1e-2, "psi": 1e-2, "penalty_rate": 0.1}
+PROGFED: Any = {"monotone": False, "as_fedavg": False, "grows": True}
 RIGL: Any = {"starts_dense": False, "monotone": False, "masks_travel": True}
 FEDDST: Any = {
     "starts_dense": False,
@@ -100,7 +102,10 @@ ROWS = {
     "fedsparsify-global, topk": Row(TOP_K, long=False),
     # A client's draws for rounding are by its number.
     "fedsparsify-global, int4": Row(INT4, drawn_client=True, long=False),
+    "fedsparsify-global, movement": Row({"criterion": "movement"}, long=False),
+    "fedsparsify-global, taylor": Row({"criterion": "taylor"}, long=False),
     "fedsparsify-local": Row(**LOCAL),
+    "fedsparsify-local, fisher": Row({"criterion": "fisher"}, long=False, **LOCAL),
     "fedsparsify-local, strict": Row({"vote_rule": "strict"}, long=False, **LOCAL),
     "fedsparsify-local, nonzero": Row(
         {"merge": "nonzero"}, one_rounding_more=True, long=False, **LOCAL
@@ -157,6 +162,29 @@ ROWS = {
         long=False,
         **FEDDST,
     ),
+    "feddip": Row(
+        {"interval": 1, "initial_sparsity": 0.0, "xi": 0.0},
+        starts_dense=False,
+        monotone=False,
+        counted=32,
+    ),
+    "feddip, penalty, within": Row(
+        {"interval": 1, "initial_sparsity": 0.3, "xi": 0.1, "variant": "authors"},
+        starts_dense=False,
+        as_fedavg=False,
+        counted=32,
+        long=False,
+    ),
+    "flash": Row({"setup_epochs": 2}, starts_dense=False, drawn_client=True),
+    "flash, jmwst": Row(
+        {"setup_epochs": 2, "stage_two": "jmwst", "alpha": 0.5},
+        as_fedavg=False,
+        drawn_client=True,
+        starts_dense=False,
+        monotone=False,
+        masks_travel=True,
+        long=False,
+    ),
     "halo": Row(HALO, as_fedavg=False),
     "halo, no penalty": Row({"xi": 0.0}, long=False),
     "halo, averaged": Row(
@@ -170,6 +198,9 @@ ROWS = {
     ),
     "ste": Row(monotone=False),
     "ste, sr-ste": Row({"pruned_decay": 0.1}, monotone=False, long=False),
+    "progfed": Row({"stages": 2, "warmup_rounds": 0}, **PROGFED),
+    "progfed, warm": Row({"warmup_rounds": 1, **KEPT_MOMENTUM}, long=False, **PROGFED),
+    "progfed, one stage": Row({"stages": 1}, long=False),
     # A client's width is by its number.
     "heterofl": Row({"widths": (1.0, 0.5)}, drawn_client=True, **PERSONAL),
     "lotteryfl": Row({"accuracy_threshold": 0.3}, counted=32, **PERSONAL),
@@ -193,14 +224,20 @@ class Normed(nn.Module):
     """5-4-3 with batch statistics: 43 parameters and 8 statistics.
 
     The statistics of a single example amplify rounding by up to 1 / sqrt(epsilon).
+    All but the last layer is a block, with a head of 15 parameters.
     """
+
+    small: bool = False
+
+    def first_blocks(self) -> tuple[Any, ...]:
+        return () if self.small else (self.clone(small=True),)
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool = False, valid: Any = None) -> Any:
         x = nn.Dense(4, use_bias=False)(x)
         mask = None if valid is None else valid[:, None]
         x = nn.BatchNorm(use_running_average=not train, epsilon=1.0)(x, mask=mask)
-        return nn.Dense(3)(nn.relu(x))
+        return nn.Dense(3, name="head" if self.small else None)(nn.relu(x))
 
 
 MODEL, PARAMETERS, STATISTICS = models.from_linen(Normed(), (5,)), 43, 8
@@ -248,6 +285,8 @@ def build(name, *, final=FINAL, model=MODEL, **options):
         settings["final_sparsity"] = final
     if "rounds" in algorithm.parameters:
         settings["rounds"] = ROUNDS
+    if "parts" in algorithm.parameters:
+        settings["parts"] = model.parts
     return algorithm.build(model.apply, **settings | options)
 
 
@@ -450,7 +489,7 @@ def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, optimized):
 def _assert_zeros(algorithm, state):
     """What is pruned is zero in the model that is taken away."""
     model = algorithm.model(state)
-    kept = {collection: state.masks[collection] for collection in model}
+    kept = trees.restricted(state.masks, model)
     chex.assert_trees_all_equal(masks.apply(kept, model), model)
 
 
@@ -466,7 +505,9 @@ def test_pruned_weights_are_exactly_zero_and_stay_so(name, clients):
 
 
 def prunable_of(name):
-    """The leaves that the sparsity of a row is of."""
+    """The leaves that the sparsity of a row is of, in the end."""
+    if ROWS[name].grows:
+        return lambda path: path.startswith("params/") and "/head" not in path
     return masks.kernels_only if ROWS[name].counted == 32 else None
 
 
@@ -480,6 +521,9 @@ def test_reported_sparsity_is_the_masks_and_the_target_where_exact(name, clients
     row, (states, infos) = ROWS[name], run(name, clients)
     for state, info in zip(states[1:], infos, strict=True):
         leaves = masks.prunable_only(state.masks, prunable_of(name))
+        if row.grows and info.round == 1:
+            assert not any(leaf.any() for leaf in leaves[-2:])
+            leaves[-2:] = jax.tree.leaves(state.masks["params"]["head"])
         flat = np.concatenate([np.ravel(leaf) for leaf in leaves])
         assert flat.size == row.counted
         assert float(info.sparsity) == pytest.approx(1 - flat.mean(), abs=1e-6)

@@ -334,6 +334,6 @@ def test_options_that_are_wrong_are_named(options, said):
 
 def test_every_method_with_a_mean_takes_a_merge():
     """The others adjust masks by what they merge, or merge over holders of a weight."""
-    adjusting = {"prunefl", "feddst", "rigl", "fedtiny", "fedrts"}
+    adjusting = {"prunefl", "feddst", "rigl", "fedtiny", "fedrts", "flash"}
     over_holders = {"heterofl", "fedrolex", "lotteryfl", "dispfl"}
     assert set(ALGORITHMS) - set(takers("merge")) == adjusting | over_holders

@@ -5,6 +5,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedsparsify_jax import pruning
 from fedsparsify_jax.pruning import allocation
@@ -93,3 +95,19 @@ def test_varied_counts_fill_no_leaf_beyond_its_size() -> None:
     assert [int(count) for count in varied] == [10, 38]
     vectors = allocation.varied_counts([(4,)], [jnp.int32(2)], jnp.array([9.0]))
     assert [int(count) for count in vectors] == [2]
+
+
+room = st.lists(st.tuples(st.integers(0, 30), st.floats(0, 9)), min_size=1, max_size=7)
+
+
+@given(room, st.integers(0, 150))
+def test_a_budget_is_divided_to_the_last_one_in_proportion(rows, budget):
+    most = np.array([limit for limit, _ in rows])
+    shares = np.array([share for _, share in rows], np.float32)
+    counts = np.asarray(allocation.divided(budget, jnp.asarray(shares), most))
+    assert counts.sum() == min(budget, most.sum())
+    assert (counts >= 0).all() and (counts <= most).all()
+    # None that is not full has less for its share than another, but for roundings.
+    for i in np.flatnonzero((counts < most) & (shares > 0)):
+        fair = counts[i] + len(rows)
+        assert (counts <= shares / shares[i] * fair + len(rows)).all()

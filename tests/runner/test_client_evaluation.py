@@ -103,3 +103,19 @@ def test_numbers_are_refused_in_one_line(tmp_path, capsys):
     options = ["--num-clients", "2", "--rounds", "1", "--client-evaluation", "on"]
     assert main([*command, *options, "--out", str(tmp_path / "out")]) == 2
     assert "--client-evaluation on needs classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("algorithm", ["lotteryfl", "dispfl"])
+def test_it_is_on_by_itself_where_clients_have_models_of_their_own(algorithm, tmp_path):
+    """Two classes a client: its own model knows them, the model of all does not."""
+    out = tmp_path / "own"
+    options = ["--algorithm", algorithm, "--final-sparsity", "0.5"]
+    assert main(["train", *COMMON, *options, "--out", str(out)]) == 0
+    last = records(out)[-1]
+    if algorithm == "dispfl":
+        assert last["client_accuracy_mean"] > last["test_accuracy"] + 0.1
+    assert 0 <= last["client_accuracy_worst_decile"] <= last["client_accuracy_mean"]
+    command = ["train", *COMMON, *options, "--client-evaluation", "off"]
+    assert main([*command, "--out", str(tmp_path / "off")]) == 0
+    off = records(tmp_path / "off")[-1]
+    assert not set(FIELDS) & set(off) and off["test_accuracy"] == last["test_accuracy"]

@@ -142,7 +142,7 @@ def score_clients(
     def add(sums: Scores, place: jax.Array) -> tuple[Scores, None]:
         weight = weights[place]
         return jax.tree.map(
-            lambda a, b: a + jnp.where(weight > 0, weight * b, 0.0),
+            lambda a, b: a + jnp.where(weight > 0, weight.astype(b.dtype) * b, 0.0),
             sums,
             of_client(place),
         ), None
@@ -151,4 +151,4 @@ def score_clients(
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     sums, _ = jax.lax.scan(add, zeros, jnp.arange(ids.shape[0]))
     total = jnp.maximum(jnp.sum(weights), 1)
-    return jax.tree.map(lambda leaf: leaf / total, sums)
+    return jax.tree.map(lambda leaf: (leaf / total).astype(leaf.dtype), sums)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from fedsparsify_jax.masks import apply
 from fedsparsify_jax.method import Context, ServerTransform, Uploads, no_state
-from fedsparsify_jax.pruning.selection import prune
+from fedsparsify_jax.pruning.patterns import Select, selector
 from fedsparsify_jax.types import Key, Masks, Prunable, PyTree, Scope, Scores, Variables
 
 
@@ -13,7 +13,9 @@ def purge_by(
     *,
     scope: Scope = "global",
     prunable: Prunable | None = None,
+    select: Select | None = None,
     init: Callable[[Variables, Masks], PyTree] = no_state,
+    advance: Callable[[Variables, Context], PyTree] | None = None,
 ) -> ServerTransform:
     """Builds the server's step that keeps the most important weights.
 
@@ -23,7 +25,10 @@ def purge_by(
       importance: of the merged model in a round: scores of its structure.
       scope: what shares a threshold, see `pruning.prune`.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
-      init: what the importance needs in ``context.server``; it never changes.
+      select: any other choice of masks, in place of scope and prunable.
+      init: what the importance needs in ``context.server``.
+      advance: of the merged model and the round: what it needs now, before the purge;
+        None for what never changes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -34,17 +39,15 @@ def purge_by(
       {'w': Array([1., 0.], dtype=float32)}
     """
 
+    select = select or selector(scope=scope, prunable=prunable)
+
     def purge(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context
     ) -> tuple[Variables, Masks, PyTree]:
         del key, uploads
-        masks = prune(
-            importance(variables, context),
-            context.sparsity,
-            scope=scope,
-            within=masks,
-            prunable=prunable,
-        )
+        if advance is not None:
+            context = context._replace(server=advance(variables, context))
+        masks = select(importance(variables, context), context.sparsity, masks)
         return apply(masks, variables), masks, context.server
 
     return ServerTransform(init, purge)

@@ -122,7 +122,19 @@ def from_linen(
         return checked_outputs(outputs, rows, owner), dict(changed)
 
     sequential = getattr(module, "sequential", False)
-    return Model(init=init, apply=apply, sequential=sequential)
+    model = Model(init=init, apply=apply, sequential=sequential)
+    options: dict[str, Any] = {"preprocess": preprocess, "augment": augment}
+    parts = [
+        from_linen(part, input_shape, input_dtype=input_dtype, **options)
+        for part in _smaller(module)
+    ]
+    return model._replace(parts=(*parts, model)) if parts else model
+
+
+def _smaller(module: Any) -> tuple[nn.Module, ...]:
+    """Returns the modules of the first blocks of one that offers them."""
+    offer = getattr(module, "first_blocks", None)
+    return tuple(offer()) if callable(offer) else ()
 
 
 def _checked_module(module: Any) -> str:

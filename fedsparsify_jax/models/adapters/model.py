@@ -27,11 +27,21 @@ class Model(NamedTuple):
       sequential: whether every layer reads only the one before it, through functions
         of single units that map zero to zero; `training.compact` needs it. A linen
         module has a class attribute of this name.
+      parts: models of the first block, of the first two, ..., each with a light head of
+        its own, and last of all the model itself; () if it does not offer any. What
+        they share has the same paths. The method ``first_blocks`` of a linen module
+        returns the modules of all but the last.
     """
 
     init: Callable[[Key], Variables]
     apply: ApplyFn
     sequential: bool = False
+    parts: "tuple[Model, ...]" = ()
+
+    def seen_through(self, change: Callable[[ApplyFn], ApplyFn]) -> "Model":
+        """Returns the model, and its parts, with changed forward passes."""
+        parts = tuple(part.seen_through(change) for part in self.parts)
+        return self._replace(apply=change(self.apply), parts=parts)
 
 
 def prepare(

@@ -34,7 +34,7 @@ _NETWORKS = {
     "lstm": _Network(TextLSTM, shapes="[L], tokens", ranks=(1,), dtype=jnp.int32),
 }
 
-_NO_OPTIONS = {"num_classes", "parent", "name"}
+_NO_OPTIONS = {"num_classes", "depth", "parent", "name"}
 """Attributes of every module that are not for the user."""
 
 NAMES = tuple(_NETWORKS)

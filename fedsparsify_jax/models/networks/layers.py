@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -49,6 +50,36 @@ def conv(
         bias_init=nn.initializers.constant(bias),
         conv_general_dilated=implementation(method),
     )
+
+
+def light_head(x: jax.Array, num_classes: int, depth: int) -> jax.Array:
+    """Answers in the place of the layers behind the first blocks of a network.
+
+    Means over space and one dense layer, ``head_DEPTH``: the temporary head of
+    ProgFed (arXiv 2110.05323). To be called inside a compact module.
+
+    Args:
+      x: ``[B, *space, I]``.
+      num_classes: C.
+      depth: blocks that are before it.
+
+    Returns:
+      Logits ``[B, C]``.
+    """
+    x = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+    return nn.Dense(num_classes, kernel_init=GLOROT, name=f"head_{depth}")(x)
+
+
+def shallower(module: Any, blocks: int) -> tuple[Any, ...]:
+    """Returns the networks that end behind the first block, behind the second, ...
+
+    Args:
+      module: of the whole network, with the attribute ``depth``.
+      blocks: B, all that it has; there are B - 1 smaller networks.
+    """
+    if module.depth is not None:
+        return ()
+    return tuple(module.clone(depth=depth) for depth in range(1, blocks))
 
 
 def with_channels(x: jax.Array, space: int) -> jax.Array:

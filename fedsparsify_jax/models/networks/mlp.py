@@ -1,9 +1,11 @@
 """The multilayer perceptron of the paper's FashionMNIST experiments."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 
-from fedsparsify_jax.models.networks.layers import dense
+from fedsparsify_jax.models.networks.layers import dense, light_head, shallower
 
 
 class MLP(nn.Module):
@@ -14,11 +16,14 @@ class MLP(nn.Module):
 
     Attributes:
       num_classes: C, length of the output.
-      hidden: widths of the hidden layers.
+      hidden: widths of the hidden layers, each of them a block.
+      depth: blocks that a `light_head` follows, in place of all that is behind them;
+        None for the whole network.
     """
 
     num_classes: int
     hidden: tuple[int, ...] = (128, 128)
+    depth: int | None = None
 
     sequential = True  # see `model.Model`
 
@@ -29,6 +34,12 @@ class MLP(nn.Module):
         """Maps inputs ``[B, ...]`` to logits ``[B, C]``."""
         del train, valid
         x = x.reshape(x.shape[0], -1)
-        for width in self.hidden:
+        for width in self.hidden[: self.depth]:
             x = nn.relu(dense(width)(x))
+        if self.depth is not None:
+            return light_head(x, self.num_classes, self.depth)
         return dense(self.num_classes)(x)
+
+    def first_blocks(self) -> tuple[Any, ...]:
+        """Returns the networks of its first blocks, see `model.Model`."""
+        return shallower(self, len(self.hidden))

@@ -7,11 +7,20 @@ halves the image they average 2x2 windows and fill the new channels with zeros, 
 them on either side.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fedsparsify_jax.models.networks.layers import conv, dense, mean_pool, with_channels
+from fedsparsify_jax.models.networks.layers import (
+    conv,
+    dense,
+    light_head,
+    mean_pool,
+    shallower,
+    with_channels,
+)
 from fedsparsify_jax.models.ops.batch_norm import BatchNorm
 
 
@@ -26,12 +35,15 @@ class ResNet(nn.Module):
       widths: channels of the stages; all but the first start by halving the image.
       blocks: n, blocks of two convolutions in a stage.
       conv: how convolutions are computed, see `convolution.implementation`.
+      depth: stages that a `light_head` follows, in place of all that is behind them;
+        None for the whole network.
     """
 
     num_classes: int
     widths: tuple[int, ...] = (16, 32, 64)
     blocks: int = 9
     conv: str = "auto"
+    depth: int | None = None
 
     @nn.compact
     def __call__(
@@ -40,7 +52,7 @@ class ResNet(nn.Module):
         """Maps images ``[B, H, W, C]`` or ``[B, H, W]`` to logits ``[B, C]``."""
         x = with_channels(x, 2)
         x = conv(self.widths[0], (3, 3), method=self.conv, use_bias=False)(x)
-        for stage, width in enumerate(self.widths):
+        for stage, width in enumerate(self.widths[: self.depth]):
             for block in range(self.blocks):
                 x = Block(
                     width,
@@ -48,8 +60,14 @@ class ResNet(nn.Module):
                     shortcut_from_activation=stage == 0 and block == 0,
                     conv=self.conv,
                 )(x, train=train, valid=valid)
+        if self.depth is not None:
+            return light_head(x, self.num_classes, self.depth)
         x = nn.relu(BatchNorm()(x, train=train, valid=valid))
         return dense(self.num_classes)(jnp.mean(x, axis=(1, 2)))
+
+    def first_blocks(self) -> tuple[Any, ...]:
+        """Returns the networks of its first blocks, see `model.Model`."""
+        return shallower(self, len(self.widths))
 
 
 class Block(nn.Module):

@@ -208,6 +208,24 @@ def _forms(compact: dict[str, Any]) -> str:
     return f"{listed}; about {saved} of all steps saved"
 
 
+def _past(summary: dict[str, Any]) -> dict[str, str]:
+    """Returns the lines on what was forgotten and on fused models, if there are any."""
+    rows = {}
+    if forgetting := summary.get("forgetting"):
+        most = max(forgetting["forget_fraction"])
+        at = forgetting["rounds"][forgetting["forget_fraction"].index(most)]
+        rows["forgotten"] = f"{100 * most:.2f} % of the validation set since round {at}"
+    if fusion := summary.get("fusion"):
+        rows["fused"] = (
+            f"test accuracy {100 * fusion['test_accuracy']:.2f} %, validation "
+            f"{100 * fusion['validation_accuracy']:.2f} %; {fusion['models']} models, "
+            f"{fusion['bytes'] / 1e6:,.2f} MB"
+        )
+        if "inference_flops" in fusion:
+            rows["fused"] += f", {fusion['inference_flops'] / 1e6:,.2f} MFLOPs"
+    return rows
+
+
 def _encoded(summary: dict[str, Any]) -> dict[str, str]:
     """Returns the line on encoded messages, if they were measured."""
     if "message_bytes" not in summary:
@@ -265,6 +283,7 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
         ),
         "run directory": where,
     }
+    rows |= _past(summary)
     if compact := summary.get("sparse_training"):
         rows["smaller forms"] = _forms(compact)
     if failed := failures(summary):

@@ -21,6 +21,7 @@ from fedsparsify_jax.runner.options.grammars import (
     FAULTS,
 )
 from fedsparsify_jax.runner.options.method_options import MethodOptions
+from fedsparsify_jax.runner.options.past import Past
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
     HALF,
@@ -64,7 +65,7 @@ Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(MethodOptions, ClientSteps):
+class TrainConfig(MethodOptions, ClientSteps, Past):
     """Train a federated model and write a run directory.
 
     Without options: FedSparsify-Global on the embedded digits, 10 clients,
@@ -147,7 +148,9 @@ class TrainConfig(MethodOptions, ClientSteps):
     """Rounds between purges."""
     begin: Annotated[int, at_least(0), Keyword(), TRACED, CHANGEABLE] = 1
     """Round t0 after which purging starts."""
-    initial_sparsity: Annotated[float, BELOW_ONE, Keyword(), TRACED, CHANGEABLE] = 0.0
+    initial_sparsity: Annotated[
+        float | None, BELOW_ONE, Keyword(), BY_DATASET, TRACED, CHANGEABLE
+    ] = None
     """Sparsity in round t0."""
     server_ema: Annotated[
         float | None,
@@ -179,6 +182,8 @@ class TrainConfig(MethodOptions, ClientSteps):
     """What shares a threshold: the whole model, or each layer with its own budget."""
     prunable: Annotated[Literal["all", "kernels"] | None, BY_DATASET] = None
     """Whether biases and norm parameters may be pruned too."""
+    spare: Annotated[str | None, Shown(metavar="NAME,..."), WITH_COMMAS] = None
+    """Layers that are not pruned, such as Dense_0; first and last are names too."""
     vote_rule: Annotated[VoteRule | None, Keyword()] = None
     """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
     merge: Annotated[str | None, Choice(tuple(merges.NAMES)), Keyword()] = None

@@ -14,6 +14,7 @@ USUAL: dict[str, Any] = {
     "nesterov": "off",
     "client_data": "memory",
     "prunable": "all",
+    "initial_sparsity": 0.0,
 }
 """Defaults where there is no paper to follow: digits and the user's data."""
 

@@ -6,6 +6,7 @@ from fedsparsify_jax import data
 from fedsparsify_jax.data.sources.hub import PREFIX
 from fedsparsify_jax.engine.wrappers.faults import Chance, Faults, within
 from fedsparsify_jax.errors import InputError, shown
+from fedsparsify_jax.pruning.patterns import CHANNEL, UNSTRUCTURED, groups_of
 from fedsparsify_jax.runner.options.rules import Choice, Grammar
 
 _FAULTS = "dropout=P,straggle=P:SHARE,nan=P"
@@ -152,7 +153,25 @@ def _faults(text: str) -> str:
     return text
 
 
+def pattern(text: str) -> str:
+    """Returns the usual spelling of a pattern of what is pruned.
+
+    Raises:
+      InputError: if it is none.
+
+    >>> pattern("Channel"), pattern("2:4")
+    ('channel', '2:4')
+    """
+    text = text.strip().lower()
+    try:
+        groups_of(text)
+    except ValueError as error:
+        raise InputError(f"--{error}") from None
+    return text
+
+
 DATA_SET = Grammar(data_set, "|".join([*data.NAMES, "hf:OWNER/NAME"]))
 CLIENT_SIZES = Grammar(_sizes, "|".join(["INT,INT,...", *sorted(data.BRAIN_AGE_SIZES)]))
 WIDTHS = Grammar(_widths, "SHARE,SHARE,...")
 FAULTS = Grammar(_faults, _FAULTS)
+PATTERN = Grammar(pattern, f"{UNSTRUCTURED}|N:M|{CHANNEL}")

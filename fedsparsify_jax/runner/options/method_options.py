@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Annotated
 
-from fedsparsify_jax.runner.options.grammars import WIDTHS
+from fedsparsify_jax.runner.options.grammars import PATTERN, WIDTHS
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
+    SHARE,
     Switch,
     above,
     at_least,
@@ -25,12 +26,14 @@ from fedsparsify_jax.types import (
     AdjustedBy,
     Allocation,
     Anchor,
+    Criterion,
     Decay,
     FirstMasks,
     Growth,
     Penalties,
     ServerOptimizer,
     Source,
+    StageTwo,
     Variant,
 )
 
@@ -57,6 +60,10 @@ class MethodOptions:
         float | None, above(0), Keyword(), TRACED, CHANGEABLE
     ] = None
     """Its learning rate."""
+    criterion: Annotated[Criterion | None, Keyword()] = None
+    """Importance by which weights are purged; those of gradients ask clients for it."""
+    pattern: Annotated[str | None, PATTERN, Keyword()] = None
+    """What is pruned: single weights, all but N of every M inputs, or channels."""
     prune_at: Annotated[int | None, at_least(1), Keyword("at"), TRACED] = None
     """Round of the only purge."""
     source: Annotated[Source | None, Keyword()] = None
@@ -105,11 +112,17 @@ class MethodOptions:
     """Momentum of the gradients that weights grow by."""
     adjusted_by: Annotated[AdjustedBy | None, Keyword()] = None
     """Who drops and grows weights."""
+    stage_two: Annotated[StageTwo | None, Keyword()] = None
+    """Whether all rounds have one mask, or clients move it."""
+    setup_share: Annotated[float | None, SHARE, Keyword()] = None
+    """Share of the clients that train before round 1."""
+    setup_epochs: Annotated[int | None, at_least(2), Keyword()] = None
+    """Epochs that these make."""
     penalties: Annotated[Penalties | None, Keyword()] = None
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""
     xi: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
-    """Weight of the lasso."""
+    """Weight of the lasso; of feddip, what the weight of its norms grows to."""
     psi: Annotated[float | None, above(0), Keyword(), TRACED] = None
     """Weight of the pull that makes the lasso stronger."""
     penalty_rate: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
@@ -117,6 +130,12 @@ class MethodOptions:
     pruned_decay: Annotated[float | None, from_up(0), Keyword(), TRACED] = None
     """Decay of the weights that are pruned, which train all the same; 2e-4 is
     SR-STE."""
+    stages: Annotated[
+        int | None, at_least(1), Keyword(), Shown(hint="default: one a block")
+    ] = None
+    """Stages in which the network grows, the last one of the whole network."""
+    warmup_rounds: Annotated[int | None, at_least(0), Keyword()] = None
+    """Rounds at the start of every later stage that train only what is new."""
 
     widths: Annotated[str | None, WIDTHS, Keyword(), WITH_COMMAS] = None
     """Shares of each layer's units that clients train, in turn by their numbers."""

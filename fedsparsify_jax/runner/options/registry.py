@@ -104,8 +104,14 @@ def expected_sparsity(options: Mapping[str, Any]) -> Callable[[int], float] | No
 
 
 def prunable(options: Mapping[str, Any]) -> Prunable | None:
-    """Returns the rule for the leaves that may be pruned; None for all parameters."""
-    return masks.kernels_only if options["prunable"] == "kernels" else None
+    """Returns the rule for the leaves that may be pruned; None for all parameters.
+
+    Args:
+      options: of a run; ``spare`` has the paths of layers, if it has any.
+    """
+    rule = masks.kernels_only if options["prunable"] == "kernels" else None
+    spared = options["spare"] or ()
+    return masks.sparing(*spared, prunable=rule) if spared else rule
 
 
 def _attack(options: Mapping[str, Any], num_classes: int | None) -> Attack | None:
@@ -180,6 +186,8 @@ def build_algorithm(
     if options["assumed_attackers"] is not None and "merge" in row.keywords:
         share = options["assumed_attackers"]
         keywords["merge"] = withstanding(options["merge"], share)
+    if "parts" in row.keywords:
+        keywords["parts"] = model.parts
     if "prunable" in row.keywords:
         keywords["prunable"] = prunable(options)
     if "schedule" in row.keywords:

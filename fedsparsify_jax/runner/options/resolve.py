@@ -10,9 +10,11 @@ from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
 from fedsparsify_jax.engine.wrappers.attacks import SCALED
 from fedsparsify_jax.errors import InputError, counted
+from fedsparsify_jax.pruning.patterns import UNSTRUCTURED, groups_of
 from fedsparsify_jax.runner.options import defaults, schema
 from fedsparsify_jax.runner.options.config import STORED, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
+from fedsparsify_jax.runner.options.registry import takes
 from fedsparsify_jax.runner.options.rules import flag, in_options
 from fedsparsify_jax.runner.process import distributed
 
@@ -36,6 +38,7 @@ def _check_together(config: TrainConfig) -> None:
         )
     distributed.check(config.coordinator, config.num_processes, config.process_id)
     _check_hostile(config)
+    _check_past(config)
     compression(config)
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
@@ -72,7 +75,7 @@ def _check_schedule(config: TrainConfig) -> None:
     for field, number in rounds.items():
         if number > config.rounds:
             raise InputError(f"{flag(field)} is {number}: {only}")
-    first, last = config.initial_sparsity, config.final_sparsity
+    first, last = config.initial_sparsity or 0.0, config.final_sparsity
     if first > last:
         raise InputError(
             f"--initial-sparsity is {first}: it must be at most the final sparsity, "
@@ -95,6 +98,26 @@ def _check_hostile(config: TrainConfig) -> None:
         raise InputError(
             f"--assumed-attackers goes with --merge {'|'.join(WITHSTANDING)}, not with "
             f"{config.merge}"
+        )
+
+
+def _check_past(config: TrainConfig) -> None:
+    """Refuses what the past of a run cannot be kept or measured by."""
+    wants = "--forgetting on" if config.forgetting == "on" else "--fusion-every"
+    if config.forgetting == "off" and config.fusion_every is None:
+        return
+    if not config.validation_fraction:
+        raise InputError(
+            f"{wants} needs a validation set: give --validation-fraction, such as 0.1"
+        )
+    if config.coordinator is not None:
+        raise InputError(
+            f"{wants} is for a run of one process: leave --coordinator out"
+        )
+    if (config.fusion_every or 0) % config.evaluate_every:
+        raise InputError(
+            f"--fusion-every is {config.fusion_every}: it must be a multiple of "
+            f"--evaluate-every, {config.evaluate_every}"
         )
 
 
@@ -134,6 +157,20 @@ def _of_store(config: TrainConfig) -> dict[str, Any]:
     return settled
 
 
+def _of_pattern(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that a pattern of N of every M settles."""
+    groups = groups_of(options["pattern"] or UNSTRUCTURED)
+    if groups is None or not takes(options["algorithm"], "pattern"):
+        return {}
+    final = options["final_sparsity"]
+    if final not in (TrainConfig.final_sparsity, groups.sparsity):
+        raise InputError(
+            f"--final-sparsity is {final}: --pattern {options['pattern']} prunes "
+            f"{groups.sparsity:g} of the kernels, leave it out"
+        )
+    return {"final_sparsity": groups.sparsity}
+
+
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fills in the defaults that depend on the data set and checks every value.
 
@@ -150,6 +187,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         changes["num_clients"] = len(client_sizes(sizes))
     if dataset == "store":
         changes |= _of_store(dataclasses.replace(config, **changes))
+    changes |= _of_pattern(changes)
     for field, value in defaults.of(dataset, changes["algorithm"]).items():
         if changes[field] is None:
             changes[field] = value

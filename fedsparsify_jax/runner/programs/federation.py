@@ -12,18 +12,22 @@ from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.models import Model
+from fedsparsify_jax.pruning import patterns
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
 from fedsparsify_jax.runner.options.registry import (
     KEYWORDS,
     build_algorithm,
     expected_sparsity,
+    prunable,
+    takes,
 )
 from fedsparsify_jax.runner.options.rules import in_options
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
 from fedsparsify_jax.runner.programs.memory import check_memory
 from fedsparsify_jax.runner.programs.placement import cohort_map
+from fedsparsify_jax.runner.programs.spared import shapes_of, spared_layers
 from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
 from fedsparsify_jax.training.losses import TASKS, Task
 from fedsparsify_jax.types import ClientData, ClientRows, FederatedAlgorithm, Key
@@ -188,9 +192,12 @@ def algorithm_of(
     # No client has more examples: one is left to each of the others.
     most = len(dataset.train.y) - (config.num_clients or 1) + 1
     options["batch_size"] = min(config.batch_size or 1, most)
+    options["spare"] = spared_layers(config.spare, model, dataset)
     options |= changed
     task, classes = TASKS[dataset.task], dataset.num_classes
     try:
+        if config.pattern is not None and takes(config.algorithm, "pattern"):
+            patterns.check(config.pattern, shapes_of(model), prunable=prunable(options))
         return build_algorithm(options, model, task, clients, form, classes)
     except UnsuitableError:
         raise

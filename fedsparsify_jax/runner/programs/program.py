@@ -13,6 +13,7 @@ from fedsparsify_jax.metrics import Evaluation, evaluate, evaluate_clients
 from fedsparsify_jax.runner.programs.federation import Federation, round_key
 from fedsparsify_jax.runner.programs.sources import DataSource, RoundData, run_round
 from fedsparsify_jax.types import (
+    ApplyFn,
     ClientRows,
     Examples,
     FederatedAlgorithm,
@@ -46,16 +47,27 @@ def evaluation_sets(dataset: Dataset) -> EvaluationSets:
     return {name: Examples(*map(np.asarray, part)) for name, part in sets.items()}
 
 
+def _evaluated(
+    federation: Federation, algorithm: FederatedAlgorithm, state: State
+) -> tuple[ApplyFn, Variables]:
+    """Returns the network to evaluate, which may be a part of the model."""
+    if algorithm.evaluated is not None:
+        return algorithm.evaluated(state)
+    return federation.model.apply, algorithm.model(state)
+
+
 def evaluate_sets(
     federation: Federation,
-    variables: Variables,
+    algorithm: FederatedAlgorithm,
+    state: State,
     sets: EvaluationSets,
     batches: ClientMap,
 ) -> Evaluations:
     """Evaluates on every set, at most 1000 examples or 2^18 inputs at a time."""
+    apply_fn, variables = _evaluated(federation, algorithm, state)
     return {
         name: evaluate(
-            federation.model.apply,
+            apply_fn,
             federation.task.loss_fn,
             variables,
             examples,
@@ -79,9 +91,14 @@ def evaluate_each(
     if tests is None:
         return None
     inputs = math.prod(test.x.shape[1:])
+    apply_fn, _ = _evaluated(federation, algorithm, state)
+
+    def of_all(state: State, client: jax.Array) -> Variables:
+        return _evaluated(federation, algorithm, state)[1]
+
     return evaluate_clients(
-        federation.model.apply,
-        algorithm.client_model or (lambda state, _: algorithm.model(state)),
+        apply_fn,
+        algorithm.client_model or of_all,
         state,
         test,
         tests,
@@ -180,7 +197,7 @@ class RoundProgram:
                 state, infos = jax.lax.scan(run, state, data.cohorts, length=rounds)
             (sets, tests), batches = evaluated, self._batches
             evaluations = evaluate_sets(
-                self._federation, algorithm.model(state), sets, batches
+                self._federation, algorithm, state, sets, batches
             )
             each = evaluate_each(
                 self._federation, algorithm, state, sets["test"], tests, batches

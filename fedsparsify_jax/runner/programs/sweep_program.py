@@ -39,13 +39,13 @@ from fedsparsify_jax.runner.programs.program import (
     with_tests,
 )
 from fedsparsify_jax.types import (
+    ApplyFn,
     ClientData,
     ClientRows,
     Examples,
     FederatedAlgorithm,
     Key,
     State,
-    Variables,
 )
 
 AT_MOST = 10
@@ -232,20 +232,22 @@ class GroupProgram:
 
         # The clients have row numbers for examples and the model looks the rows up
         # batch by batch, so that the training set is never copied.
-        def apply(variables: Variables, x: jax.Array, **more: Any) -> Any:
-            return self._federation.model.apply(variables, train.x[x], **more)
+        def of_rows(apply_fn: ApplyFn) -> ApplyFn:
+            return lambda variables, x, **more: apply_fn(variables, train.x[x], **more)
 
-        return model._replace(apply=apply), ClientData(trial.rows, y, trial.sizes)
+        return model.seen_through(of_rows), ClientData(trial.rows, y, trial.sizes)
 
     def _run(self, state: State, shared: Shared, trial: TrialData) -> Any:
         """Runs the next rounds of a trial; what is beyond ``shared.rounds`` is zero."""
         model, clients = self._clients_of(trial, shared.train)
         algorithm = self._algorithm(self._trials[0], model, **trial.hyper)
+        # The sets to evaluate on have examples, not their rows.
+        plain = self._algorithm(self._trials[0], self._federation.model, **trial.hyper)
 
         def one_round(state: State) -> tuple[State, Report]:
             key = round_key(trial.key, state.round)
             state, info = algorithm.step(key, state, clients)
-            evaluated = self._evaluate(algorithm, state, shared.sets, trial.tests)
+            evaluated = self._evaluate(plain, state, shared.sets, trial.tests)
             return state, Report(info, *evaluated)
 
         def add(number: jax.Array, carry: Any) -> Any:
@@ -273,9 +275,8 @@ class GroupProgram:
 
         def now() -> Any:
             federation, batches, test = self._federation, self._batches, sets["test"]
-            variables = algorithm.model(state)
             return (
-                evaluate_sets(federation, variables, sets, batches),
+                evaluate_sets(federation, algorithm, state, sets, batches),
                 evaluate_each(federation, algorithm, state, test, tests, batches),
             )
 

@@ -17,6 +17,7 @@ import numpy as np
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.listing import NOT_COMPARED, having, to_json
+from fedsparsify_jax.runner.options.registry import takes
 from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.options.schema import CHANGEABLE
 from fedsparsify_jax.runner.programs.federation import Federation
@@ -107,7 +108,7 @@ def plan(
     completed, records = (saved.round, saved.records) if saved else (0, [])
     recorded = _recorded(existing)
     changes = changed_options(recorded["options"], to_json(config))
-    _refuse_options(existing.path, changes, config.allow_changes)
+    _refuse_options(existing.path, changes, config)
     if fingerprints is not None:
         _refuse_data(existing.path, recorded.get("fingerprints", {}), fingerprints)
     if completed > (config.rounds or 0):
@@ -221,9 +222,13 @@ def described(changes: Mapping[str, Change]) -> str:
     return "; ".join(f"{flag(f)} {old} -> {new}" for f, (old, new) in changes.items())
 
 
-def _refuse_options(path: Path, changes: Mapping[str, Change], allow: bool) -> None:
+def _refuse_options(
+    path: Path, changes: Mapping[str, Change], config: TrainConfig
+) -> None:
     """Refuses changes that were not asked for, or would not work."""
-    changeable = having(CHANGEABLE)
+    changeable, allow = set(having(CHANGEABLE)), config.allow_changes
+    if takes(config.algorithm, "stages") and config.stages != 1:
+        changeable.remove("rounds")  # by them the network has its present layers
     never = {field: both for field, both in changes.items() if field not in changeable}
     if never and allow:
         raise InputError(

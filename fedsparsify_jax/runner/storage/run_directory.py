@@ -7,6 +7,8 @@ metrics.jsonl   one JSON object a round
 summary.json    written at the end
 checkpoints/    see `checkpoint_files`
 model/          the final model, see `model_files`
+forgetting/     what the model was right about, with --forgetting, see `history`
+past/           past models, with --fusion-every, see `history`
 clients/        the clients' data, with --client-data disk, see `data.population`
 .lock           while a run is going on, see `lock`
 """

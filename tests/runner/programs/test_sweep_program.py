@@ -77,6 +77,7 @@ TRIED = (
     "feddst",
     "halo",
     "ste",
+    "progfed",
     "lotteryfl",
     "fedtiny",
     "fedrts",
@@ -113,8 +114,8 @@ def alone(trial):
     for _ in range(trial.config.rounds):
         key = round_key(keys.rounds, state.round)
         state, info = step(key, state, federation.clients)
-        model = algorithm.model(state)
-        evaluations = evaluate_sets(federation, model, sets, client_map.chunked(1))
+        chunks = client_map.chunked(1)
+        evaluations = evaluate_sets(federation, algorithm, state, sets, chunks)
         tests, one_by_one = federation.tests, client_map.chunked(1)
         each = evaluate_each(
             federation, algorithm, state, sets["test"], tests, one_by_one

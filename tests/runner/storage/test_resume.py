@@ -134,6 +134,18 @@ def test_changes_that_cannot_work_are_refused_even_on_request(changes):
         plan(existing(), dataclasses.replace(ALLOWED, rounds=60, **changes))
 
 
+@pytest.mark.parametrize("stages, goes_on", [(None, False), (2, False), (1, True)])
+def test_other_rounds_would_be_other_stages_of_a_network_that_grows(stages, goes_on):
+    grows = dataclasses.replace(ALLOWED, algorithm="progfed", stages=stages)
+    there = existing(recorded=RECORDED | {"options": to_json(grows)})
+    longer = dataclasses.replace(grows, rounds=60)
+    if goes_on:
+        assert plan(there, longer).completed == 2
+        return
+    with pytest.raises(InputError, match=r"cannot go on with --rounds 50 -> 60, not"):
+        plan(there, longer)
+
+
 def test_changes_that_are_allowed_are_recorded_after_earlier_ones():
     earlier = {"after_round": 1, "options": {"rounds": [40, 50]}}
     there = existing(recorded=RECORDED | {"changes": [earlier]})
