@@ -149,7 +149,9 @@ def _merging(
             return trees.weighted_sum(each, uploads.shares)
 
         def nothing() -> PyTree:
-            return jax.tree.map(lambda m: jnp.zeros(m.shape), context.masks)
+            return jax.tree.map(
+                lambda m: jnp.zeros(m.shape, jnp.float32), context.masks
+            )
 
         return _Sums(
             models=means.sums(uploads.variables, uploads.shares),
