@@ -149,7 +149,9 @@ def _merging(
             return trees.weighted_sum(each, uploads.shares)
 
         def nothing() -> PyTree:
-            return jax.tree.map(lambda m: jnp.zeros(m.shape), context.masks)
+            return jax.tree.map(
+                lambda m: jnp.zeros(m.shape, jnp.float32), context.masks
+            )
 
         return _Sums(
             models=means.sums(uploads.variables, uploads.shares),
@@ -212,8 +214,10 @@ def _sampling(
     """Builds the server's learning, and its draw of masks."""
 
     def init(variables: Variables, masks: Masks) -> PyTree:
-        ones = jax.tree.map(lambda mask: jnp.ones(mask.shape, jnp.float32), masks)
-        return Beliefs(ones, ones)
+        def ones() -> PyTree:  # a state that is donated has no array twice
+            return jax.tree.map(lambda mask: jnp.ones(mask.shape, jnp.float32), masks)
+
+        return Beliefs(ones(), ones())
 
     def update(
         key: Key, variables: Variables, masks: Masks, uploads: Uploads, context: Context

@@ -214,7 +214,7 @@ ROWS = {
     "ssfl": Row(starts_dense=False),
     "fedrolex": Row({"widths": (0.5, 0.3)}, drawn_client=True, **PERSONAL),
     "fedtiny": Row(FEDTINY, **GROWN),
-    "fedrts": Row({"interval": 1, "alpha": 1.0, "adjust_until": 4}, **GROWN),
+    "fedrts": Row({"interval": 1, "alpha": 0.5, "adjust_until": 4}, **GROWN),
     # The chosen candidate starts with the statistics that it was chosen by.
     "fedtiny, candidates": Row(FEDTINY | {"candidates": 3}, as_fedavg=False, **GROWN),
     # Its rounds are FedAvg's; for what follows them see test_unipts.
