@@ -29,6 +29,7 @@ from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
 from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
 from fedsparsify_jax.algorithms.rigl import rigl as rigl
 from fedsparsify_jax.algorithms.snip import snip as snip
+from fedsparsify_jax.algorithms.sparsyfed import sparsyfed as sparsyfed
 from fedsparsify_jax.algorithms.ssfl import ssfl as ssfl
 from fedsparsify_jax.algorithms.static import static as static
 from fedsparsify_jax.algorithms.ste import ste as ste
@@ -58,6 +59,7 @@ __all__ = [
     "random_pruning",
     "rigl",
     "snip",
+    "sparsyfed",
     "ssfl",
     "static",
     "ste",
