@@ -68,6 +68,8 @@ AdjustedBy = Literal["server", "client"]
 """Who adjusts masks: the server after the merge, or clients between their epochs."""
 StageTwo = Literal["spdst", "jmwst"]
 """Rounds of FLASH: under one mask, or under masks that clients move."""
+PruneUpload = Literal["weights", "update"]
+"""What clients of SparsyFed prune: their weights, or how these have changed."""
 Decay = Literal["cosine", "constant"]
 """Course of a share over the rounds."""
 WireValues = Literal["float32", "float16", "bfloat16"]

@@ -30,6 +30,7 @@ from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_p
 from fedsparsify_jax.algorithms.rigl import rigl as rigl
 from fedsparsify_jax.algorithms.slimmable import slimmable as slimmable
 from fedsparsify_jax.algorithms.snip import snip as snip
+from fedsparsify_jax.algorithms.sparsyfed import sparsyfed as sparsyfed
 from fedsparsify_jax.algorithms.ssfl import ssfl as ssfl
 from fedsparsify_jax.algorithms.static import static as static
 from fedsparsify_jax.algorithms.ste import ste as ste
@@ -61,6 +62,7 @@ __all__ = [
     "rigl",
     "slimmable",
     "snip",
+    "sparsyfed",
     "ssfl",
     "static",
     "ste",

@@ -81,6 +81,7 @@ ALGORITHMS: Mapping[str, Row] = {
             defaults={"initial_sparsity": 0.5, "prunable": "kernels"},
         ),
         Row(algorithms.flash),
+        Row(algorithms.sparsyfed),
         Row(algorithms.halo),
         Row(algorithms.ste),
         Row(algorithms.progfed),

@@ -185,6 +185,10 @@ ROWS = {
         masks_travel=True,
         long=False,
     ),
+    "sparsyfed": Row({"powerprop": 1.25}, starts_dense=False, **LOCAL),
+    "sparsyfed, update": Row(
+        {"prune_upload": "update", "powerprop": 1.25}, final=None, long=False
+    ),
     "halo": Row(HALO, as_fedavg=False),
     "halo, no penalty": Row({"xi": 0.0}, long=False),
     "halo, averaged": Row(

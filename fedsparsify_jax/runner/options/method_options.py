@@ -31,6 +31,7 @@ from fedsparsify_jax.types import (
     FirstMasks,
     Growth,
     Penalties,
+    PruneUpload,
     ServerOptimizer,
     Source,
     StageTwo,
@@ -118,6 +119,8 @@ class MethodOptions:
     """Share of the clients that train before round 1."""
     setup_epochs: Annotated[int | None, at_least(2), Keyword()] = None
     """Epochs that these make."""
+    prune_upload: Annotated[PruneUpload | None, Keyword()] = None
+    """What clients prune before they send it: weights, or their change."""
     penalties: Annotated[Penalties | None, Keyword()] = None
     """Whose strengths of the lasso are trained: each client's, all clients', none but
     those of a formula, or none."""
