@@ -239,6 +239,12 @@ def nothing_more(key: Key, state: State, clients: ClientData) -> State:
     return state
 
 
+def no_variants(state: State) -> dict[str, Variables]:
+    """Returns no further models: the ``variants`` of most algorithms."""
+    del state
+    return {}
+
+
 class FederatedAlgorithm(NamedTuple):
     """A federated training algorithm as pure functions.
 
@@ -256,6 +262,8 @@ class FederatedAlgorithm(NamedTuple):
         where that is not the model and its forward pass, but a part of it, say.
       client_model: ``(state, number of a client) -> variables``: the model that this
         client uses, in personalised algorithms; None where all use ``model``.
+      variants: ``state -> {name: variables}``: all models that can be taken away, for
+        methods that train several at once; none by default.
     """
 
     init: InitFn
@@ -265,3 +273,4 @@ class FederatedAlgorithm(NamedTuple):
     cohorts: Cohorts | None = None
     evaluated: Callable[[State], tuple[ApplyFn, Variables]] | None = None
     client_model: Callable[[State, jax.Array], Variables] | None = None
+    variants: Callable[[State], dict[str, Variables]] = no_variants

@@ -2,7 +2,8 @@
 
 options     all options that have a value, resolved
 seed, commit, dirty, machine, versions, seconds
-metric      accuracy or mae, and its value: final, best
+metric      accuracy or mae, and its value: final, best; last_5 where it is not that of
+            the curve, for models that were trained on after the last round
 parameters, kept, sparsity, target_sparsity
 bytes       both ways, by the authors' formula, and what of them is up (in lines since
             uploads can be compressed); bytes_with_masks adds one bit for every
@@ -84,6 +85,9 @@ def line(run: Path, layers: bool = False) -> Line:
         for field, value in config["options"].items()
         if value is not None and field not in (*NOT_COMPARED, "data_dir")
     }
+    judged = {}
+    if "before_post_training" in summary:  # the rounds' models are not the result
+        judged = {"last_5": summary[f"test_{metric}"]}
     return {
         "options": options,
         "seed": options["seed"],
@@ -93,6 +97,7 @@ def line(run: Path, layers: bool = False) -> Line:
         "metric": metric,
         "final": summary[f"test_{metric}"],
         "best": summary[f"best_test_{metric}"],
+        **judged,
         "parameters": summary["parameters"],
         "kept": summary["parameters_kept"],
         "sparsity": summary["sparsity"],

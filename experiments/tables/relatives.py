@@ -2,11 +2,12 @@
 
 Claim: none of the paper's. Powerpropagation, HALO and the straight-through estimators
 make training itself push small weights away; here they do so under FedSparsify-Global's
-schedule, beside it alone. All have momentum 0.9, as the fair rows do.
+schedule, beside it alone. UniPTS prunes a dense model after the last round, as OneShot
+does before it. All have momentum 0.9, as the fair rows do.
 
     python -m experiments.run relatives --missing --runs DIR
 
-Expected: 144 runs of its own, an hour of 2 free cores by the pace of fair_rows.
+Expected: 162 runs of its own, an hour of 2 free cores by the pace of fair_rows.
 Settings are those that the authors recommend, where they carry over: the exponents are
 SparsyFed's (1.25) and the least above 1 of Powerpropagation's notebook (2), the decay
 is SR-STE's. HALO's weights are 100 times the authors', see ``algorithms/halo.py``. No
@@ -50,6 +51,13 @@ TABLE = Table(
         _row("halo-closed", "HALO, closed form", "halo", penalties="closed-form"),
         _row("ste", "STE", "ste"),
         _row("sr-ste", "SR-STE", "ste", pruned_decay=2e-4),
+        Row(
+            "one-shot",
+            "OneShot",
+            {"algorithm": "one-shot", "momentum": 0.9},
+            of="fair_rows",
+        ),
+        _row("unipts", "UniPTS after FedAvg", "unipts"),
     ),
     options=fair_rows.TABLE.options,
     axes=fair_rows.TABLE.axes,

@@ -28,11 +28,13 @@ from fedsparsify_jax.algorithms.progfed import progfed as progfed
 from fedsparsify_jax.algorithms.prunefl import prunefl as prunefl
 from fedsparsify_jax.algorithms.random_pruning import random_pruning as random_pruning
 from fedsparsify_jax.algorithms.rigl import rigl as rigl
+from fedsparsify_jax.algorithms.slimmable import slimmable as slimmable
 from fedsparsify_jax.algorithms.snip import snip as snip
 from fedsparsify_jax.algorithms.ssfl import ssfl as ssfl
 from fedsparsify_jax.algorithms.static import static as static
 from fedsparsify_jax.algorithms.ste import ste as ste
 from fedsparsify_jax.algorithms.synflow import synflow as synflow
+from fedsparsify_jax.algorithms.unipts import unipts as unipts
 
 __all__ = [
     "dispfl",
@@ -57,9 +59,11 @@ __all__ = [
     "prunefl",
     "random_pruning",
     "rigl",
+    "slimmable",
     "snip",
     "ssfl",
     "static",
     "ste",
     "synflow",
+    "unipts",
 ]

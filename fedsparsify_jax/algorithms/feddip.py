@@ -43,7 +43,7 @@ from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared import adjustment
-from fedsparsify_jax.algorithms._shared.straight_through import masked, send_dense
+from fedsparsify_jax.algorithms._shared.straight_through import send_dense, through
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import (
     Batch,
@@ -169,7 +169,7 @@ def _through_masks(
         loss: BatchLoss, variables: Variables, batch: Batch, key: Key, context: Context
     ) -> tuple[jax.Array, Variables]:
         masks = context.masks["params"]
-        used = {"params": jax.tree.map(masked, variables["params"], masks)}
+        used = {"params": through(variables["params"], masks)}
         value, changed = loss(variables | used, batch, key)
         if not penalised:
             return value, changed

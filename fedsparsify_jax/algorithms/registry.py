@@ -91,6 +91,8 @@ ALGORITHMS: Mapping[str, Row] = {
         Row(algorithms.ssfl),
         Row(algorithms.fedtiny),
         Row(algorithms.fedrts),
+        Row(algorithms.unipts),
+        Row(algorithms.slimmable),
     )
 }
 """Rows by name, in the order of the help."""

@@ -33,14 +33,13 @@ Checked against: NumPy, in tests/algorithms/test_ste.py.
 from typing import Unpack
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import schedules
 from fedsparsify_jax.aggregation.merges import ValueMerge
 from fedsparsify_jax.aggregation.streaming import aggregate
-from fedsparsify_jax.algorithms._shared.straight_through import masked, send_dense
+from fedsparsify_jax.algorithms._shared import straight_through
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import (
     Batch,
@@ -144,7 +143,7 @@ def ste(
         aggregate=aggregate(merge),
         objective=_through_masks(pruned_decay, select),
         project=no_projection,
-        upload=Uploader(no_state, send_dense),
+        upload=Uploader(no_state, straight_through.send_dense),
         server=_remask(select),
         prunable=prunable,
     )
@@ -163,11 +162,9 @@ def _through_masks(decay: ArrayLike, select: Select) -> ObjectiveFn:
         scores = magnitude(jax.lax.stop_gradient(variables))
         kept = select(scores, context.sparsity, None)
         dense, masks = variables["params"], kept["params"]
-        used = jax.tree.map(masked, dense, masks)
+        used = straight_through.through(dense, masks)
         value, changed = loss(variables | {"params": used}, batch, key)
-        pruned = jax.tree.map(lambda v, m: jnp.where(m, 0, v), dense, masks)
-        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(pruned)]
-        return value + decay / 2 * sum(squares), changed
+        return value + straight_through.penalty(dense, masks, decay), changed
 
     return objective
 

@@ -1,7 +1,7 @@
 """Division of a sparsity budget among the leaves of a model."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -228,3 +228,86 @@ def _first_come(number: jax.Array, room: jax.Array) -> jax.Array:
     """Hands a number out, to the first as much as it has room for, and so on."""
     before = jnp.cumsum(room, dtype=jnp.int32) - room
     return jnp.clip(number - before, 0, room)
+
+
+def regrown_sparsities(
+    sizes: Sequence[int],
+    genes: jax.Array,
+    sparsity: ArrayLike,
+    *,
+    excess: ArrayLike = 0.05,
+) -> jax.Array:
+    """Returns the sparsities of layers that are pruned too far and share what returns.
+
+    Layer l gets ``P + d - softmax(v)_l d N / n_l``, with a share ``d`` of all N weights
+    to give back, ``min(excess, (1 - P) / 2)``. The sum over l of ``n_l s_l`` is
+    ``P N``, but a small layer may come out below 0.
+
+    Args:
+      sizes: n_l.
+      genes: v, ``[L]``; the logarithms of the sizes give every layer P.
+      sparsity: P in [0, 1]; may be traced.
+      excess: how much further layers are pruned at first.
+
+    References:
+      UniPTS (arXiv 2405.18810); the bound of d is this library's.
+
+    Example:
+      >>> sizes = [100, 300]
+      >>> regrown_sparsities(sizes, jnp.log(jnp.array([100.0, 300.0])), 0.9).round(4)
+      Array([0.9, 0.9], dtype=float32)
+      >>> [round(float(s), 3) for s in regrown_sparsities(sizes, jnp.zeros(2), 0.9)]
+      [0.85, 0.917]
+    """
+    n = jnp.array(sizes, jnp.float32)
+    sparsity = jnp.asarray(sparsity, jnp.float32)
+    returned = jnp.minimum(excess, (1 - sparsity) / 2)
+    shares = jax.nn.softmax(genes) * returned * jnp.sum(n) / n
+    return sparsity + returned - shares
+
+
+def regrown_counts(
+    sizes: Sequence[int],
+    genes: jax.Array,
+    sparsity: ArrayLike,
+    *,
+    excess: ArrayLike = 0.05,
+) -> list[jax.Array]:
+    """Counts what layers keep under `regrown_sparsities`, with an exact sum.
+
+    Layers that would come out below sparsity 0 are dense, and what they leave over is
+    shared by the others in the same proportions: the sum is the ``n - floor(P n)`` of
+    `kept_count`.
+
+    Args:
+      sizes: n_l.
+      genes: v, ``[L]``.
+      sparsity: P in [0, 1]; may be traced.
+      excess: how much further layers are pruned at first.
+
+    Returns:
+      An int32 scalar a layer.
+
+    Example:
+      >>> [int(count) for count in regrown_counts([10, 490], jnp.zeros(2), 0.9)]
+      [10, 40]
+    """
+    n = jnp.array(sizes, jnp.float32)
+    s = regrown_sparsities(sizes, genes, sparsity, excess=excess)
+    kept = 1 - jnp.asarray(sparsity, jnp.float32)
+    least = kept - jnp.minimum(excess, kept / 2)
+    shares = 1 - s - least
+    budget = kept_count(sum(sizes), sparsity)
+
+    def scale(dense: jax.Array) -> jax.Array:
+        left = budget - jnp.sum(jnp.where(dense, n, least * n))
+        rest = jnp.sum(jnp.where(dense, 0.0, shares * n))
+        return jnp.where(rest > 0, left / jnp.where(rest > 0, rest, 1.0), 0)
+
+    dense = jnp.zeros(len(sizes), bool)
+    for _ in sizes:  # at most one more layer turns dense in every pass
+        dense = dense | (least + scale(dense) * shares >= 1.0)
+    densities = jnp.where(dense, 1.0, least + scale(dense) * shares)
+    nothing = [jnp.int32(0) for _ in sizes]
+    densities = jnp.clip(densities, 0.0, 1.0)
+    return _whole_counts(nothing, list(sizes), [*range(len(sizes))], densities, budget)

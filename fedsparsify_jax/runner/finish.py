@@ -1,20 +1,35 @@
 """The results of a run that is over: the model and the summary."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from fedsparsify_jax import masks, trees
+from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.metrics import inference_flops, layer_flops, training_flops
-from fedsparsify_jax.runner.display.summary import Record, blind, doubt, summarize
+from fedsparsify_jax.runner.display.summary import (
+    Record,
+    blind,
+    doubt,
+    evaluated,
+    summarize,
+)
 from fedsparsify_jax.runner.options.config import TrainConfig
-from fedsparsify_jax.runner.options.registry import prunable
+from fedsparsify_jax.runner.options.registry import prunable, takes
 from fedsparsify_jax.runner.programs.federation import Federation
+from fedsparsify_jax.runner.programs.program import (
+    Evaluations,
+    EvaluationSets,
+    evaluate_sets,
+    evaluation_sets,
+)
 from fedsparsify_jax.runner.programs.spared import spared_layers
 from fedsparsify_jax.runner.storage.model_files import save_model
 from fedsparsify_jax.runner.storage.run_directory import RunDirectory
-from fedsparsify_jax.types import State
+from fedsparsify_jax.types import State, Variables, nothing_more
 
 
 def _model_description(
@@ -52,6 +67,54 @@ def _flops(
     }
 
 
+Evaluate = Callable[[Variables], Record]
+"""A model to the fields of its evaluation on the run's sets, as after a round."""
+
+
+def _evaluation(federation: Federation) -> Evaluate:
+    sets, batches = evaluation_sets(federation.dataset), chunked(1)
+
+    @jax.jit
+    def run(variables: Variables, sets: EvaluationSets) -> Evaluations:
+        network = federation.model.apply, variables
+        return evaluate_sets(federation, network, sets, batches)
+
+    def evaluate(variables: Variables) -> Record:
+        evaluations = jax.device_get(run(variables, sets))
+        return evaluated(evaluations, federation.task.metric)
+
+    return evaluate
+
+
+def _post_trained(
+    config: TrainConfig, federation: Federation, state: State, evaluate: Evaluate
+) -> Record:
+    """Returns the fields of a record that post-training changed."""
+    options = dataclasses.asdict(config)
+    kept = {name: int(count) for name, count in masks.kept(state.masks).items()}
+    fields = evaluate(federation.algorithm.model(state))
+    fields |= {
+        "sparsity": float(masks.sparsity(state.masks, prunable(options))),
+        "kept": kept,
+    }
+    if takes(config.algorithm, "final_sparsity"):
+        fields["target_sparsity"] = config.final_sparsity
+    return fields
+
+
+def _variants(
+    config: TrainConfig, federation: Federation, state: State, evaluate: Evaluate
+) -> dict[str, tuple[Variables, Record]]:
+    """Returns models that were trained at once, and what there is to say of each."""
+    may_go, rows = prunable(dataclasses.asdict(config)), {}
+    for name, variables in federation.algorithm.variants(state).items():
+        counted = masks.prunable_only(variables, may_go)
+        kept, total = int(trees.nonzeros(counted)), trees.size(counted)
+        sizes = {"sparsity": 1 - kept / total, "parameters_kept": kept}
+        rows[name] = variables, evaluate(variables) | sizes
+    return rows
+
+
 def write(
     config: TrainConfig,
     federation: Federation,
@@ -72,19 +135,21 @@ def write(
     """
     spared = spared_layers(config.spare, federation.model, federation.dataset)
     may_go = prunable(dataclasses.asdict(config) | {"spare": spared})
-    counted = masks.prunable_only(state.masks, may_go)
-    may_go = prunable(dataclasses.asdict(config))
     model = federation.algorithm.model(state)
     # Some algorithms have more in their state than in the model.
     counted = masks.prunable_only(trees.restricted(state.masks, model), may_go)
+    finished, evaluate = None, _evaluation(federation)
+    if federation.algorithm.finish is not nothing_more:
+        finished = _post_trained(config, federation, state, evaluate)
     summary = summarize(
         records,
         parameters=trees.size(counted),
         kept=int(trees.nonzeros(counted)),
         numbers=trees.size(model),
         compression=config.upload_compression,
+        finished=finished,
     )
-    summary |= _flops(federation, state, records[-1]["kept"])
+    summary |= _flops(federation, state, (finished or records[-1])["kept"])
     summary |= more or {}
     if federation.compact:
         summary["sparse_training"] = federation.compact.summary()
@@ -92,9 +157,12 @@ def write(
     chance, error = blind(np.asarray(federation.dataset.test.y), is_class=is_class)
     if warning := doubt(summary, records, chance + (2 if is_class else -2) * error):
         summary["warning"] = warning
+    models = {directory.model: (federation.algorithm.model(state), summary)}
+    if variants := _variants(config, federation, state, evaluate):
+        summary["levels"] = {name: row for name, (_, row) in variants.items()}
+        models |= {directory.level(name): pair for name, pair in variants.items()}
     with directory.writing():
-        save_model(
-            directory.model, model, _model_description(config, federation, summary)
-        )
+        for path, (model, row) in models.items():
+            save_model(path, model, _model_description(config, federation, row))
     directory.write_summary(summary)
     return summary

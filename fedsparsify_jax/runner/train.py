@@ -34,7 +34,7 @@ from fedsparsify_jax.runner.storage.run_directory import (
     check_name,
     default_path,
 )
-from fedsparsify_jax.types import RoundInfo, State
+from fedsparsify_jax.types import RoundInfo, State, nothing_more
 
 
 def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]:
@@ -120,9 +120,7 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
             measure,
             past,
         )
-        key = federation.placement.repeat(keys.of_finish())
-        state = federation.algorithm.finish(key, state, source.clients)
-        state = distributed.to_host(state)
+        state = _post_trained(federation, keys, source, state, console)
         if not distributed.is_first():
             return {}
         more = past.summary(state) if past else {}
@@ -133,6 +131,22 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
         programs = counted(program.programs, "compilation")
         console.print(f"round step: {traces}, {programs}")
     return result
+
+
+def _post_trained(
+    federation: Federation,
+    keys: Keys,
+    source: DataSource,
+    state: State,
+    console: Console,
+) -> State:
+    """Returns the state after what the algorithm does at the end, on the host."""
+    if federation.algorithm.finish is not nothing_more:
+        console.print("post-training")
+    key = federation.placement.repeat(keys.of_finish())
+    state = federation.algorithm.finish(key, state, source.clients)
+    host: State = distributed.to_host(state)
+    return host
 
 
 def _planned(

@@ -217,6 +217,11 @@ ROWS = {
     "fedrts": Row({"interval": 1, "alpha": 0.5, "adjust_until": 4}, **GROWN),
     # The chosen candidate starts with the statistics that it was chosen by.
     "fedtiny, candidates": Row(FEDTINY | {"candidates": 3}, as_fedavg=False, **GROWN),
+    # Its rounds are FedAvg's; for what follows them see test_unipts.
+    "unipts": Row(final=None, long=False),
+    # Statistics of the second level are sent too.
+    "slimmable": Row({"slow_start": 1}, as_fedavg=False, besides=8),
+    "slimmable, alone": Row({"slow_start": 3}, besides=8, long=False),
 }
 
 
@@ -281,7 +286,9 @@ def build(name, *, final=FINAL, model=MODEL, **options):
         **_keywords(algorithm),
         **row.options,
     }
-    if row.final is not None:
+    if "levels" in algorithm.parameters:  # the model is that of the first
+        settings["levels"] = (final, (1 + final) / 2)
+    elif row.final is not None:
         settings["final_sparsity"] = final
     if "rounds" in algorithm.parameters:
         settings["rounds"] = ROUNDS
@@ -479,10 +486,11 @@ def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, optimized):
     states, infos = run_rounds(
         jax.jit(algorithm.step), start(algorithm), clients, round_keys(ROUNDS)
     )
+    last = {name: states[-1].variables[name] for name in dense.variables}
     if row.one_rounding_more:
-        chex.assert_trees_all_close(states[-1].variables, dense.variables, atol=1e-6)
+        chex.assert_trees_all_close(last, dense.variables, atol=1e-6)
     else:
-        chex.assert_trees_all_equal(states[-1].variables, dense.variables)
+        chex.assert_trees_all_equal(last, dense.variables)
     assert float(infos[-1].sparsity) == 0.0
 
 
@@ -530,7 +538,7 @@ def test_reported_sparsity_is_the_masks_and_the_target_where_exact(name, clients
         kept = sum(int(count) for count in info.kept.values())
         others = PARAMETERS - row.counted + STATISTICS + row.besides
         assert kept == flat.sum() + others
-    if "final_sparsity" not in entry(name).parameters:
+    if not {"final_sparsity", "levels"} & set(entry(name).parameters):
         assert float(infos[-1].sparsity) == 0.0
     if row.final is None:
         return

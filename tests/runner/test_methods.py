@@ -71,6 +71,7 @@ def test_every_keyword_of_a_builder_can_be_reached():
     code_only = {"layer_time", "fixed_time", "example", "max_density", "droppable"}
     code_only |= {"half_life", "initial_adjustments", "initial_epochs", "iterations"}
     code_only |= {"temperature", "score_batch_size", "purge_until"}
+    code_only |= {"post_batch_size", "post_learning_rate", "distillation"}
     for name, row in ALGORITHMS.items():
         missing = set(row.parameters) - reached - code_only
         assert not missing, f"{name}: {missing}"

@@ -2,18 +2,38 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from fedsparsify_jax.method import Client, Context, Local, Upload
-from fedsparsify_jax.types import Key, PyTree
+from fedsparsify_jax.types import Key, Masks, PyTree
 
 
-def masked(w: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the weight under its mask, with the gradient of the weight itself.
+def through(params: PyTree, masks: Masks) -> PyTree:
+    """Returns the weights under their masks, with the gradient of the weights.
 
-    >>> jax.grad(lambda w: masked(w, False) ** 2 + 5 * masked(w, False))(3.0)
-    Array(5., dtype=float32, weak_type=True)
+    >>> w, kept = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([True, False])}
+    >>> jax.grad(lambda w: jnp.sum(through(w, kept)["w"]))(w)
+    {'w': Array([1., 1.], dtype=float32)}
     """
-    return w + jax.lax.stop_gradient(jnp.where(mask, w, 0) - w)
+
+    def masked(w: jax.Array, mask: jax.Array) -> jax.Array:
+        return w + jax.lax.stop_gradient(jnp.where(mask, w, 0) - w)
+
+    return jax.tree.map(masked, params, masks)
+
+
+def penalty(params: PyTree, masks: Masks, decay: ArrayLike) -> jax.Array:
+    """Returns ``decay / 2 * |w|^2`` of what the masks do not keep.
+
+    Its gradient is the decay of pruned weights of SR-STE.
+
+    >>> w, kept = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([True, False])}
+    >>> penalty(w, kept, 0.5)
+    Array(1., dtype=float32)
+    """
+    pruned = jax.tree.map(lambda w, mask: jnp.where(mask, 0, w), params, masks)
+    squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(pruned)]
+    return jnp.asarray(sum(squares)) * (jnp.asarray(decay) / 2)
 
 
 def send_dense(

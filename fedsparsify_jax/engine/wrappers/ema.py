@@ -74,8 +74,9 @@ def with_ema(
 ) -> FederatedAlgorithm:
     """Makes the average of the global model the algorithm's ``model``.
 
-    Its own ``model`` hook is applied to the average of what it trains, and its
-    ``finish`` starts from the average: post-training works on what is taken away.
+    Its own ``model`` hook, and its ``variants``, are applied to the average of what it
+    trains, and its ``finish`` starts from the average: post-training works on what is
+    taken away.
 
     Args:
       decay: d in [0, 1); 0 averages nothing, None leaves the algorithm as it is. May be
@@ -145,4 +146,5 @@ def with_ema(
         model=lambda state: algorithm.model(on_average(state)),
         finish=algorithm.finish if algorithm.finish is nothing_more else finish,
         cohorts=cohorts and cohorts._replace(run=run),
+        variants=lambda state: algorithm.variants(on_average(state)),
     )

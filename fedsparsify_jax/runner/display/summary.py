@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedsparsify_jax.metrics.per_client import spread
 from fedsparsify_jax.runner.display.progress import FAILED, duration, failures, measured
-from fedsparsify_jax.runner.programs.program import Report
+from fedsparsify_jax.runner.programs.program import Evaluations, Report
 
 Record = dict[str, Any]
 
@@ -48,10 +48,7 @@ def round_record(
       due: whether the model was evaluated after it.
     """
     info = report.info
-    measured: Record = {}
-    for name, evaluation in report.evaluations.items():
-        measured[f"{name}_{metric}"] = _number(evaluation.metric) if due else None
-        measured[f"{name}_loss"] = _number(evaluation.loss) if due else None
+    measured = evaluated(report.evaluations, metric, due=due)
     if report.clients is not None:
         each = spread(report.clients)._asdict()
         measured |= {
@@ -74,6 +71,15 @@ def round_record(
     }
 
 
+def evaluated(evaluations: Evaluations, metric: str, *, due: bool = True) -> Record:
+    """Returns the fields of an evaluation; null if none was due."""
+    fields: Record = {}
+    for name, evaluation in evaluations.items():
+        fields[f"{name}_{metric}"] = _number(evaluation.metric) if due else None
+        fields[f"{name}_loss"] = _number(evaluation.loss) if due else None
+    return fields
+
+
 def summarize(
     records: list[Record],
     *,
@@ -81,6 +87,7 @@ def summarize(
     kept: int,
     numbers: int,
     compression: str = "none",
+    finished: Record | None = None,
 ) -> dict[str, Any]:
     """Returns totals and last values of a run's rounds.
 
@@ -90,14 +97,17 @@ def summarize(
       kept: how many of them the final masks keep.
       numbers: all numbers of the model, statistics included.
       compression: of uploads.
+      finished: fields of the last round that post-training changed. No round had that
+        model, so that the best of it, and its mean, are the value itself.
     """
-    last = records[-1]
+    last = records[-1] | (finished or {})
+    judged = records if finished is None else [last]
     metric, best_of = ("mae", min) if "test_mae" in last else ("accuracy", max)
     evaluations: Record = {}
     for name in ("test", "validation"):
         field = f"{name}_{metric}"
         if field in last:
-            values = [r[field] for r in records if r[field] is not None]
+            values = [r[field] for r in judged if r[field] is not None]
             mean = statistics.fmean(values[-10:]) if values else None
             evaluations |= {
                 field: last[field],
@@ -107,6 +117,8 @@ def summarize(
             }
 
     of_clients = {f: last[f] for f in last if f.startswith(f"client_{metric}")}
+    if finished is not None:  # they are of the model before
+        of_clients = {}
 
     def total(field: str) -> Any:
         # Older runs do not count failures: summed as if no client had failed.
@@ -134,9 +146,15 @@ def summarize(
         "rounds_without_clients": sum(r.get("merged", 1) == 0 for r in records),
         "communication_saving": dense / moved if moved else None,
         **_messages(records, dense),
+        **({} if finished is None else {"before_post_training": _before(records[-1])}),
         "seconds": total("seconds"),
         "median_round_seconds": statistics.median(r["seconds"] for r in records),
     }
+
+
+def _before(last: Record) -> Record:
+    """Returns what the last round had before post-training."""
+    return {k: v for k, v in last.items() if k.startswith(("test_", "sparsity"))}
 
 
 def _messages(records: list[Record], dense: int) -> Record:
@@ -258,6 +276,8 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
     if f"validation_{name}" in summary:
         held = {f"test_{name}": summary[f"validation_{name}"]}
         rows[f"validation {name}"] = measured(held)[1]
+    if before := summary.get("before_post_training"):
+        rows["before pruning"] = measured(before)[1]
     if "client_accuracy_mean" in summary:
         rows["clients' accuracy"] = (
             f"{percent(summary['client_accuracy_mean'])}  "
@@ -288,6 +308,10 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
         rows["smaller forms"] = _forms(compact)
     if failed := failures(summary):
         rows["clients' failures"] = failed
+    for sparsity, level in summary.get("levels", {}).items():
+        rows[f"level {sparsity}"] = (
+            f"{measured(level)[1]}  ({level['parameters_kept']:,} parameters)"
+        )
     width = max(map(len, rows))
     lines = [f"{name:<{width}}  {value}" for name, value in rows.items()]
     console.print("\n" + "\n".join(lines), soft_wrap=True, markup=False)

@@ -38,6 +38,8 @@ class ExportConfig:
         Shown(hint="default: the ending of --out, or safetensors"),
     ] = None
     """Format of the file: safetensors, npz, stablehlo, onnx, coreml."""
+    level: Annotated[str | None, Shown("SPARSITY", hint="default: the densest")] = None
+    """Which of the models to write that slimmable training made, such as 0.95."""
     compact: bool = False
     """Remove dead units, channels and inputs: a smaller network, the same outputs."""
     dense: bool = False
@@ -64,7 +66,8 @@ def export(config: ExportConfig) -> Path:
     """
     config = dataclasses.replace(config, **check(config))
     run = only(config.run, "run", "export")
-    name = "model-compact" if config.compact else "model"
+    name = "model" if config.level is None else f"model-{config.level}"
+    name += "-compact" if config.compact else ""
     ending = _ENDINGS.get(config.format or "", f".{config.format or 'safetensors'}")
     path = config.out or run / DIRECTORY / f"{name}{ending}"
     is_package = path.suffix == files.PACKAGE
@@ -73,7 +76,7 @@ def export(config: ExportConfig) -> Path:
         raise InputError(f"--out is {path}: its name must end in {ending}")
     if config.dense and format not in ("onnx", "coreml"):
         raise InputError("--dense goes with --format onnx: leave it out")
-    saved = model_of_run(run)
+    saved = model_of_run(run, config.level)
     with _made(path.parent if config.out is None else None):
         smaller, size = _written(path, saved, format, config)
     for line in _described(path, size, saved, smaller):

@@ -23,11 +23,16 @@ def only(paths: tuple[Path, ...], what: str, command: str) -> Path:
     return paths[0]
 
 
-def model_of_run(path: Path) -> deploy.SavedModel:
+def model_of_run(path: Path, level: str | None = None) -> deploy.SavedModel:
     """Returns the model of a finished run.
 
+    Args:
+      path: of the run.
+      level: of several models that were trained at once; None for the run's own.
+
     Raises:
-      InputError: for a directory that is no run, or a run that is not finished.
+      InputError: for a directory that is no run, or a run that is not finished, or has
+        no such level.
     """
     directory = RunDirectory(path)
     if path.suffix == PACKAGE:
@@ -44,7 +49,12 @@ def model_of_run(path: Path) -> deploy.SavedModel:
             f"the run {path} is not finished, so it has no model yet: go on with it by "
             "its command line and --resume"
         )
-    variables, about = load_model(directory.model)
+    levels = list(summary.get("levels", {}))
+    if level is not None and level not in levels:
+        there = f"it has {', '.join(levels)}" if levels else "it has one model"
+        raise InputError(f"the run {path} has no level {level}: {there}")
+    place = directory.model if level is None else directory.level(level)
+    variables, about = load_model(place)
     try:
         return deploy.saved_model(variables, about)
     except InputError as error:

@@ -57,6 +57,31 @@ def _sizes(text: str) -> str:
     return text
 
 
+def levels(text: str) -> tuple[float, ...]:
+    """Returns the sparsities that ``--levels`` names.
+
+    Raises:
+      InputError: if they are none, or do not rise.
+
+    >>> levels("0.8,0.95")
+    (0.8, 0.95)
+    """
+    words = text.split(",")
+    numbers = tuple(float(word) for word in words if _PROBABILITY.fullmatch(word))
+    rising = sorted({*numbers}) == list(numbers)
+    if len(numbers) < len(words) or not rising or numbers[-1] >= 1:
+        raise InputError(
+            f"--levels is {shown(text)}: expected rising sparsities of at least 0 and "
+            "below 1, such as 0.8,0.9,0.95"
+        )
+    return numbers
+
+
+def _levels(text: str) -> str:
+    levels(text)
+    return text
+
+
 def widths(text: str) -> tuple[float, ...]:
     """Returns the shares of units that ``--widths`` names.
 
@@ -175,3 +200,4 @@ CLIENT_SIZES = Grammar(_sizes, "|".join(["INT,INT,...", *sorted(data.BRAIN_AGE_S
 WIDTHS = Grammar(_widths, "SHARE,SHARE,...")
 FAULTS = Grammar(_faults, _FAULTS)
 PATTERN = Grammar(pattern, f"{UNSTRUCTURED}|N:M|{CHANNEL}")
+LEVELS = Grammar(_levels, "FLOAT,FLOAT,...")

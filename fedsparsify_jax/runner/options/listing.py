@@ -13,7 +13,7 @@ def having(trait: Trait) -> tuple[str, ...]:
     """Returns the names of the options that have a trait.
 
     >>> having(schema.WITH_COMMAS)
-    ('data_dir', 'client_sizes', 'spare', 'faults', 'widths')
+    ('data_dir', 'client_sizes', 'spare', 'faults', 'widths', 'levels')
     """
     options = schema.read(TrainConfig).items()
     return tuple(field for field, option in options if trait in option.traits)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated
 
-from fedsparsify_jax.runner.options.grammars import PATTERN, WIDTHS
+from fedsparsify_jax.runner.options.grammars import LEVELS, PATTERN, WIDTHS
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
     SHARE,
@@ -69,7 +69,7 @@ class MethodOptions:
     source: Annotated[Source | None, Keyword()] = None
     """Whose data scores the weights: one client's batch, or the average of all."""
     temperature: Annotated[float | None, above(0), Keyword(), TRACED] = None
-    """Divisor of the logits while weights are scored."""
+    """Divisor of the logits while weights are scored, or of a teacher's."""
     examples_per_class: Annotated[int | None, at_least(1), Keyword()] = None
     """Examples of each class that score the weights, in place of a batch."""
     freeze_zero_initialized: Annotated[Switch | None, Keyword()] = None
@@ -149,3 +149,13 @@ class MethodOptions:
     """Other clients whose models a client averages with its own in a round."""
     mask_classes: Annotated[Switch | None, Keyword()] = None
     """Whether clients train without the classes that they have no example of."""
+    calibration_examples: Annotated[int | None, at_least(1), Keyword()] = None
+    """Examples, drawn from all clients, for what comes after the last round."""
+    generations: Annotated[int | None, at_least(0), Keyword()] = None
+    """Generations of the search for the sparsities of layers; 0 for equal ones."""
+    post_epochs: Annotated[int | None, at_least(0), Keyword()] = None
+    """Epochs over those examples."""
+    levels: Annotated[str | None, LEVELS, Keyword(), WITH_COMMAS] = None
+    """Sparsities of the models to train at once; the last is the schedule's end."""
+    slow_start: Annotated[int | None, at_least(0), Keyword(), TRACED] = None
+    """Rounds that train the densest of them alone; default: half of all."""

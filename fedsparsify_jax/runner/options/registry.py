@@ -67,7 +67,7 @@ def unused(options: Mapping[str, Any], untouched: Mapping[str, Any]) -> list[str
 
 def schedule(options: Mapping[str, Any]) -> Schedule | None:
     """Returns the schedule; None for the polynomial one, which builders make."""
-    final, end = options["final_sparsity"], options["rounds"]
+    final, end = _last_target(options), options["rounds"]
     end -= options["fine_tune_rounds"] or 0
     start = {"begin": options["begin"], "initial": options["initial_sparsity"]}
     match options["schedule"]:
@@ -85,6 +85,23 @@ def schedule(options: Mapping[str, Any]) -> Schedule | None:
     return None
 
 
+def _last_target(options: Mapping[str, Any]) -> float:
+    """Returns the sparsity that the schedule ends at."""
+    final: float = options["final_sparsity"]
+    if not takes(options["algorithm"], "levels"):
+        return final
+    return _levels(options)[-1]
+
+
+def _levels(options: Mapping[str, Any]) -> tuple[float, ...]:
+    """Returns sparsities that are trained at once: the option's, or the builder's."""
+    if options["levels"] is not None:
+        return grammars.levels(options["levels"])
+    parameters = ALGORITHMS[options["algorithm"]].parameters
+    default: tuple[float, ...] = parameters["levels"].default
+    return default
+
+
 def expected_sparsity(options: Mapping[str, Any]) -> Callable[[int], float] | None:
     """Returns the sparsity after every round, as far as the options say it."""
     row = ALGORITHMS[options["algorithm"]]
@@ -93,7 +110,7 @@ def expected_sparsity(options: Mapping[str, Any]) -> Callable[[int], float] | No
     planned = schedule(options)
     if planned is None:
         planned = schedules.polynomial(
-            options["final_sparsity"],
+            _last_target(options),
             end=options["rounds"] - (options["fine_tune_rounds"] or 0),
             exponent=options["exponent"],
             every=options["frequency"],
@@ -188,6 +205,8 @@ def build_algorithm(
         keywords["merge"] = withstanding(options["merge"], share)
     if "parts" in row.keywords:
         keywords["parts"] = model.parts
+    if "levels" in row.keywords:
+        keywords["levels"] = _levels(options)
     if "prunable" in row.keywords:
         keywords["prunable"] = prunable(options)
     if "schedule" in row.keywords:

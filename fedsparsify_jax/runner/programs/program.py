@@ -47,7 +47,7 @@ def evaluation_sets(dataset: Dataset) -> EvaluationSets:
     return {name: Examples(*map(np.asarray, part)) for name, part in sets.items()}
 
 
-def _evaluated(
+def network_of(
     federation: Federation, algorithm: FederatedAlgorithm, state: State
 ) -> tuple[ApplyFn, Variables]:
     """Returns the network to evaluate, which may be a part of the model."""
@@ -58,13 +58,12 @@ def _evaluated(
 
 def evaluate_sets(
     federation: Federation,
-    algorithm: FederatedAlgorithm,
-    state: State,
+    network: tuple[ApplyFn, Variables],
     sets: EvaluationSets,
     batches: ClientMap,
 ) -> Evaluations:
     """Evaluates on every set, at most 1000 examples or 2^18 inputs at a time."""
-    apply_fn, variables = _evaluated(federation, algorithm, state)
+    apply_fn, variables = network
     return {
         name: evaluate(
             apply_fn,
@@ -91,10 +90,10 @@ def evaluate_each(
     if tests is None:
         return None
     inputs = math.prod(test.x.shape[1:])
-    apply_fn, _ = _evaluated(federation, algorithm, state)
+    apply_fn, _ = network_of(federation, algorithm, state)
 
     def of_all(state: State, client: jax.Array) -> Variables:
-        return _evaluated(federation, algorithm, state)[1]
+        return network_of(federation, algorithm, state)[1]
 
     return evaluate_clients(
         apply_fn,
@@ -196,9 +195,8 @@ class RoundProgram:
             else:
                 state, infos = jax.lax.scan(run, state, data.cohorts, length=rounds)
             (sets, tests), batches = evaluated, self._batches
-            evaluations = evaluate_sets(
-                self._federation, algorithm, state, sets, batches
-            )
+            network = network_of(self._federation, algorithm, state)
+            evaluations = evaluate_sets(self._federation, network, sets, batches)
             each = evaluate_each(
                 self._federation, algorithm, state, sets["test"], tests, batches
             )

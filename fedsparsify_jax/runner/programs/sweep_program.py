@@ -35,6 +35,7 @@ from fedsparsify_jax.runner.programs.program import (
     evaluate_each,
     evaluate_sets,
     evaluation_sets,
+    network_of,
     unstack,
     with_tests,
 )
@@ -275,8 +276,9 @@ class GroupProgram:
 
         def now() -> Any:
             federation, batches, test = self._federation, self._batches, sets["test"]
+            network = network_of(federation, algorithm, state)
             return (
-                evaluate_sets(federation, algorithm, state, sets, batches),
+                evaluate_sets(federation, network, sets, batches),
                 evaluate_each(federation, algorithm, state, test, tests, batches),
             )
 

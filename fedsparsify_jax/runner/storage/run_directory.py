@@ -9,6 +9,7 @@ checkpoints/    see `checkpoint_files`
 model/          the final model, see `model_files`
 forgetting/     what the model was right about, with --forgetting, see `history`
 past/           past models, with --fusion-every, see `history`
+levels/NAME/    others that were trained with it, as that one
 clients/        the clients' data, with --client-data disk, see `data.population`
 .lock           while a run is going on, see `lock`
 """
@@ -179,6 +180,9 @@ class RunDirectory:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    def level(self, name: str) -> Path:
+        return self.path / "levels" / name
 
     @property
     def checkpoints(self) -> Path:
