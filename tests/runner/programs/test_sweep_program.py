@@ -24,6 +24,7 @@ from fedsparsify_jax.runner.programs.program import (
     evaluate_each,
     evaluate_sets,
     evaluation_sets,
+    network_of,
     with_tests,
 )
 from fedsparsify_jax.runner.programs.sweep_program import GroupProgram
@@ -62,6 +63,10 @@ OF_SOME = {
     "weight_decay": ((0.0, 0.1), {"optimizer": "lars"}),
     "trust_coefficient": ((0.01, 0.1), {"optimizer": "lars"}),
     "gradient_radius": ((0.0, 0.1), {"gradient_point": "sam"}),
+    "growth_momentum": (
+        (0.5, 0.9),
+        {"algorithm": "rigl", "growth": "momentum", "interval": 1},
+    ),
     "topk_fraction": ((0.3, 0.6), {"upload_compression": "topk"}),
 }
 OF_ALL = ("learning_rate", "momentum", "server_ema", "clip_norm")
@@ -117,7 +122,8 @@ def alone(trial):
         key = round_key(keys.rounds, state.round)
         state, info = step(key, state, federation.clients)
         chunks = client_map.chunked(1)
-        evaluations = evaluate_sets(federation, algorithm, state, sets, chunks)
+        network = network_of(federation, algorithm, state)
+        evaluations = evaluate_sets(federation, network, sets, chunks)
         tests, one_by_one = federation.tests, client_map.chunked(1)
         each = evaluate_each(
             federation, algorithm, state, sets["test"], tests, one_by_one
@@ -165,7 +171,8 @@ def test_every_traced_option_is_tried_by_some_algorithm():
 def test_traced_options_of_some_algorithms(field, file):
     values, needed = OF_SOME[field]
     changes = [{field: value, "seed": n} for n, value in enumerate(values)]
-    group = make(file, changes, algorithm="fedsparsify-global", **needed)
+    needed = {"algorithm": "fedsparsify-global"} | needed
+    group = make(file, changes, **needed)
     assert traced(group).keys() == {field}
     check(group, 1)
 
