@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import xlogy
 from jax.typing import ArrayLike
 
 
@@ -48,4 +47,6 @@ def based_divergence(
       divisor: above 0; may be traced.
     """
     logs = jax.nn.log_softmax(outputs)
-    return jnp.sum(xlogy(shares, shares) - shares * logs / divisor, axis=-1)
+    # 0 log 0 is 0.
+    own = jnp.log(jnp.where(shares > 0, shares, 1.0))
+    return jnp.sum(shares * (own - logs / divisor), axis=-1)
