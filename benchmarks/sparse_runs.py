@@ -3,12 +3,13 @@
 Claim: on FashionMNIST with 10 clients and 200 rounds, a run with ``--sparse-training
 auto`` takes at most 0.85 x (0.75 x) the wall time of one with ``off`` at 95 % (99 %)
 sparsity, from the start of the command to its summary, compilations included; its
-accuracy is the same within the rounding of sums. For 100 clients at 10 % the figures
-are reported without a goal.
+accuracy is the same within the rounding of sums. For 100 clients at 10 %, and for a cnn
+that is pruned by channels, the figures are reported without a goal.
 
     python benchmarks/sparse_runs.py
     python benchmarks/sparse_runs.py --out FILE.json --rounds 200 --repeats 3
     python benchmarks/sparse_runs.py --evaluate-every 10 --only 10 --sparsities 0.99
+    python benchmarks/sparse_runs.py --only cnn --rounds 20 --sparsities 0.9
 
 Run nothing else meanwhile. An hour on 2 cores with the defaults.
 """
@@ -28,6 +29,9 @@ from common import ROOT, write_result
 
 FEDERATIONS = {"10": ["--num-clients", "10"], "100": ["--participation", "0.1"]}
 FEDERATIONS["100"] += ["--num-clients", "100"]
+# A network of convolutions, whose layers become smaller by whole channels alone.
+FEDERATIONS["cnn"] = ["--model", "cnn", "--train-subset", "1000", "--num-clients", "10"]
+FEDERATIONS["cnn"] += ["--local-epochs", "1", "--pattern", "channel"]
 GOALS = {("10", 0.95): 0.85, ("10", 0.99): 0.75}
 
 
@@ -83,7 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     more = ["--rounds", str(options.rounds)]
     more += ["--evaluate-every", str(options.evaluate_every)]
-    chosen = [options.only] if options.only else list(FEDERATIONS)
+    chosen = [options.only] if options.only else ["10", "100"]
     results: dict[str, Any] = {"rounds": options.rounds}
     for federation, sparsity in itertools.product(chosen, options.sparsities):
         name = f"{federation} clients, {sparsity}"
