@@ -95,7 +95,7 @@ class History:
             return
         for path in sorted(self._rows.glob("round_*.npz")):
             if _round_of(path) <= completed:
-                with np.load(path) as row:
+                with np.load(path, allow_pickle=False) as row:
                     self._keep(_round_of(path), row["validation"], row["clients"])
 
     def next(self, completed: int, state: State) -> None:

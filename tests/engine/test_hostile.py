@@ -333,7 +333,9 @@ def test_options_that_are_wrong_are_named(options, said):
 
 
 def test_every_method_with_a_mean_takes_a_merge():
-    """The others adjust masks by what they merge, or merge over holders of a weight."""
+    """The others adjust masks by what they merge, or have a merge that is theirs."""
     adjusting = {"prunefl", "feddst", "rigl", "fedtiny", "fedrts", "flash"}
     over_holders = {"heterofl", "fedrolex", "lotteryfl", "dispfl"}
-    assert set(ALGORITHMS) - set(takers("merge")) == adjusting | over_holders
+    of_what_is_sent = {"sparsyfed"}
+    without = adjusting | over_holders | of_what_is_sent
+    assert set(ALGORITHMS) - set(takers("merge")) == without

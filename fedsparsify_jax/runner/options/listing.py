@@ -24,8 +24,11 @@ NOT_COMPARED = having(NEUTRAL)
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """Returns the configuration as JSON values, option by option."""
+    """Returns the configuration as JSON values, in the order of the help."""
+    values = dataclasses.asdict(config)
     return {
         field: str(value) if isinstance(value, Path) else value
-        for field, value in dataclasses.asdict(config).items()
+        for field, value in (
+            (field, values[field]) for field in schema.read(TrainConfig)
+        )
     }
