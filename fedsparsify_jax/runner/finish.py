@@ -29,7 +29,7 @@ from fedsparsify_jax.runner.programs.program import (
 from fedsparsify_jax.runner.programs.spared import spared_layers
 from fedsparsify_jax.runner.storage.model_files import save_model
 from fedsparsify_jax.runner.storage.run_directory import RunDirectory
-from fedsparsify_jax.types import State, Variables, nothing_more
+from fedsparsify_jax.types import Prunable, State, Variables, nothing_more
 
 
 def _model_description(
@@ -87,14 +87,17 @@ def _evaluation(federation: Federation) -> Evaluate:
 
 
 def _post_trained(
-    config: TrainConfig, federation: Federation, state: State, evaluate: Evaluate
+    config: TrainConfig,
+    federation: Federation,
+    state: State,
+    evaluate: Evaluate,
+    may_go: Prunable | None,
 ) -> Record:
     """Returns the fields of a record that post-training changed."""
-    options = dataclasses.asdict(config)
     kept = {name: int(count) for name, count in masks.kept(state.masks).items()}
     fields = evaluate(federation.algorithm.model(state))
     fields |= {
-        "sparsity": float(masks.sparsity(state.masks, prunable(options))),
+        "sparsity": float(masks.sparsity(state.masks, may_go)),
         "kept": kept,
     }
     if takes(config.algorithm, "final_sparsity"):
@@ -103,10 +106,10 @@ def _post_trained(
 
 
 def _variants(
-    config: TrainConfig, federation: Federation, state: State, evaluate: Evaluate
+    federation: Federation, state: State, evaluate: Evaluate, may_go: Prunable | None
 ) -> dict[str, tuple[Variables, Record]]:
     """Returns models that were trained at once, and what there is to say of each."""
-    may_go, rows = prunable(dataclasses.asdict(config)), {}
+    rows = {}
     for name, variables in federation.algorithm.variants(state).items():
         counted = masks.prunable_only(variables, may_go)
         kept, total = int(trees.nonzeros(counted)), trees.size(counted)
@@ -140,7 +143,7 @@ def write(
     counted = masks.prunable_only(trees.restricted(state.masks, model), may_go)
     finished, evaluate = None, _evaluation(federation)
     if federation.algorithm.finish is not nothing_more:
-        finished = _post_trained(config, federation, state, evaluate)
+        finished = _post_trained(config, federation, state, evaluate, may_go)
     summary = summarize(
         records,
         parameters=trees.size(counted),
@@ -157,12 +160,12 @@ def write(
     chance, error = blind(np.asarray(federation.dataset.test.y), is_class=is_class)
     if warning := doubt(summary, records, chance + (2 if is_class else -2) * error):
         summary["warning"] = warning
-    models = {directory.model: (federation.algorithm.model(state), summary)}
-    if variants := _variants(config, federation, state, evaluate):
+    models = {directory.model: (model, summary)}
+    if variants := _variants(federation, state, evaluate, may_go):
         summary["levels"] = {name: row for name, (_, row) in variants.items()}
         models |= {directory.level(name): pair for name, pair in variants.items()}
     with directory.writing():
-        for path, (model, row) in models.items():
-            save_model(path, model, _model_description(config, federation, row))
+        for path, (each, row) in models.items():
+            save_model(path, each, _model_description(config, federation, row))
     directory.write_summary(summary)
     return summary

@@ -49,6 +49,19 @@ def test_the_summary_is_of_the_pruned_model(run, capsys):
     assert summary["bytes_up"] == pytest.approx(summary["bytes_dense"] / 2, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "options", [SHORT, ["--algorithm", "slimmable", "--levels", "0.5,0.8"]]
+)
+def test_a_spared_layer_does_not_count_in_the_sparsity(options, tmp_path):
+    out = tmp_path / "run"
+    words = [*OPTIONS, *options, "--final-sparsity", "0.8", "--spare", "first"]
+    assert main(["train", *words, "--out", str(out)]) == 0
+    summary = read(out / "summary.json")
+    results = summary.get("levels", {"0.8": summary})
+    for level, result in results.items():
+        assert result["sparsity"] == pytest.approx(float(level), abs=1e-3)
+
+
 def test_tables_show_the_pruned_model_beside_others(run):
     summary, row = read(run / "summary.json"), line(run)
     assert row["final"] == row["last_5"] == summary["test_accuracy"]

@@ -229,7 +229,8 @@ class RoundProgram:
         infos, (evaluations, each) = jax.device_get((infos, evaluations))
         clients = with_tests(each, self._federation.tests)
         return state, [
-            Report(info, evaluations, clients) for info in unstack(infos, rounds)
+            Report(info=info, evaluations=evaluations, clients=clients)
+            for info in unstack(infos, rounds)
         ]
 
     def _variant(self, rounds: int) -> tuple[int, Any]:
