@@ -39,6 +39,7 @@ def _check_together(config: TrainConfig) -> None:
     distributed.check(config.coordinator, config.num_processes, config.process_id)
     _check_hostile(config)
     _check_past(config)
+    _check_model(config)
     compression(config)
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
@@ -56,6 +57,15 @@ def _check_together(config: TrainConfig) -> None:
         raise InputError(
             f"--client-sizes goes with the partitions iid and value-skew, not with "
             f"{config.partition}"
+        )
+
+
+def _check_model(config: TrainConfig) -> None:
+    """Checks what is asked of the model's numbers."""
+    if config.precision != "float32" and config.sparse_training != "off":
+        raise InputError(
+            "--sparse-training auto goes with --precision float32: its forms are "
+            "chosen by costs that were measured in that"
         )
 
 

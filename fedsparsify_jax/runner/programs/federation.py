@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedsparsify_jax import data, models
@@ -164,6 +165,7 @@ def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
         num_classes=dataset.num_classes,
         preprocess=None if plain else dataset.normalization,
         augment=dataset.augment if config.augmentation == "on" else None,
+        compute_dtype=jnp.bfloat16 if config.precision == "bf16" else None,
     )
 
 
