@@ -1,7 +1,7 @@
 """Data sources, partitioners and client-stacked data."""
 
 from fedsparsify_jax.data.augment import crop_and_flip, random_crop, random_flip
-from fedsparsify_jax.data.client_tests import client_tests
+from fedsparsify_jax.data.client_tests import client_tests, own_tests
 from fedsparsify_jax.data.clients import class_table, stack
 from fedsparsify_jax.data.dataset import Dataset, from_arrays, with_rows
 from fedsparsify_jax.data.normalization import Normalization, channel_normalization
@@ -28,7 +28,7 @@ from fedsparsify_jax.data.sources.npz import load_npz
 from fedsparsify_jax.data.sources.table import load_table
 from fedsparsify_jax.data.store.reading import Population, load_store, open_population
 from fedsparsify_jax.data.store.writing import PopulationWriter, write_population
-from fedsparsify_jax.data.subset import balanced_subset, subset_rows
+from fedsparsify_jax.data.subset import balanced_rows, balanced_subset
 from fedsparsify_jax.data.validation import hold_out
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Owners",
     "Population",
     "PopulationWriter",
+    "balanced_rows",
     "balanced_subset",
     "by_group",
     "by_sizes",
@@ -66,6 +67,7 @@ __all__ = [
     "loader_options",
     "natural",
     "open_population",
+    "own_tests",
     "owners_of",
     "parse_hub_name",
     "proportional_sizes",
@@ -73,7 +75,6 @@ __all__ = [
     "random_crop",
     "random_flip",
     "stack",
-    "subset_rows",
     "value_skew",
     "with_rows",
     "write_population",

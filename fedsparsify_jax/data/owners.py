@@ -76,6 +76,17 @@ def _column(where: str, name: str, values: ArrayLike) -> np.ndarray:
     return column
 
 
+def names_of(columns: str | None) -> tuple[str, ...]:
+    """Returns the names in a list with commas.
+
+    >>> names_of("character, play"), names_of(None)
+    (('character', 'play'), ())
+    """
+    if columns is None:
+        return ()
+    return tuple(name.strip() for name in columns.split(",") if name.strip())
+
+
 def owners_of(
     where: str, columns: Mapping[str, ArrayLike]
 ) -> tuple[tuple[str, ...], np.ndarray]:
@@ -144,7 +155,7 @@ def natural(
     kept = np.flatnonzero(counts >= max(1, min_client_examples))
     if not kept.size:
         raise InputError(
-            f"min_client_examples is {min_client_examples}: the largest client has "
+            f"--min-client-examples is {min_client_examples}: the largest client has "
             f"{counts.max(initial=0)}"
         )
     if max_clients is not None and len(kept) > max_clients:

@@ -16,12 +16,10 @@ def _some_clients(
 ) -> tuple[np.ndarray, str]:
     """Returns which examples are for testing, and that in words."""
     if owners is None:
-        raise InputError(
-            "split_by is client: client_column names the column of clients"
-        )
+        raise InputError("--split-by client needs --client-column, their names")
     clients = len(owners.names)
     if clients < 2:
-        raise InputError("split_by is client: there is only one, so use example")
+        raise InputError("--split-by client needs two clients or more: use example")
     number = min(max(1, round(fraction * clients)), clients - 1)
     chosen = np.zeros(clients, bool)
     chosen[rng.permutation(clients)[:number]] = True
@@ -69,7 +67,7 @@ def split_off(
     Example:
       >>> owners = Owners(("a", "b"), np.array([0, 0, 0, 0, 1]))
       >>> chosen, said = split_off(np.zeros(5), owners, "example", 0.5)
-      >>> chosen[:4].sum(), chosen[4], said
+      >>> int(chosen[:4].sum()), bool(chosen[4]), said
       (2, False, "test set: 2 of 5 examples, 50 % of each client's (seed 0)")
     """
     rng = np.random.default_rng([seed, _STREAM])
@@ -86,8 +84,8 @@ def split_off(
         said = f"{fraction * 100:g} % of {whose}"
     if not chosen.any():
         raise InputError(
-            f"test_fraction is {fraction:g}: of {counted(len(targets), 'example')} that "
-            "leaves none to test on"
+            f"--test-fraction is {fraction:g}: that leaves none of "
+            f"{counted(len(targets), 'example')} to test on"
         )
     examples = counted(len(targets), "example")
     return chosen, f"test set: {chosen.sum():,} of {examples}, {said} (seed {seed})"

@@ -11,7 +11,8 @@ from fedsparsify_jax.data.formats.tables import (
     open_files,
     open_hub,
 )
-from fedsparsify_jax.data.sources.table import Wanted, from_tables, names_of
+from fedsparsify_jax.data.owners import names_of
+from fedsparsify_jax.data.sources.table import Wanted, from_tables
 from fedsparsify_jax.data.splits import SplitBy
 from fedsparsify_jax.errors import InputError, shown, unknown
 

@@ -1,4 +1,4 @@
-"""Columns of tables as inputs of a network: pictures, numbers, or the letters of texts."""
+"""Columns of tables as inputs of a network: pictures, numbers, or letters of texts."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
@@ -95,7 +95,7 @@ def find_inputs(
         found = {kinds[name] for name in asked}
         if len(found) > 1 or None in found or (len(asked) > 1 and found != {"numbers"}):
             raise InputError(
-                f"{where}: input_columns are one of images, one of text, or some of "
+                f"{where}: --input-columns are one of images, one of text, or some of "
                 f"numbers: it has {described}"
             )
         chosen, kind = list(asked), kinds[asked[0]]
@@ -104,7 +104,7 @@ def find_inputs(
         if len(images) > 1:
             raise InputError(
                 f"{where} has several Image columns ({', '.join(images)}): choose one "
-                "with input_columns"
+                "with --input-columns"
             )
         chosen = images or [name for name in free if kinds[name] == "numbers"]
         kind = "images" if images else "numbers"

@@ -18,7 +18,7 @@ from fedsparsify_jax.data.formats.tables import (
     require_split,
 )
 from fedsparsify_jax.data.labels import Labels, numbered
-from fedsparsify_jax.data.owners import Owners, owners_of
+from fedsparsify_jax.data.owners import Owners, names_of, owners_of
 from fedsparsify_jax.data.sources.inputs import (
     Piece,
     find_inputs,
@@ -54,17 +54,6 @@ class Wanted(NamedTuple):
     test_fraction: float = 0.2
     train_subset: int | None = None
     seed: int = 0
-
-
-def names_of(columns: str | None) -> tuple[str, ...]:
-    """Returns the names in a list with commas.
-
-    >>> names_of("character, play"), names_of(None)
-    (('character', 'play'), ())
-    """
-    if columns is None:
-        return ()
-    return tuple(name.strip() for name in columns.split(",") if name.strip())
 
 
 def load_table(
@@ -188,11 +177,11 @@ def _tables(what: str, splits: Splits, split_by: SplitBy | None) -> list[_Table]
     if test is None and split_by is None:
         raise InputError(
             f"{what} has no test or validation split: it has {', '.join(splits)} (give "
-            "split_by example or client to test on a share of it)"
+            "--split-by example or client to test on a share of it)"
         )
     if test is not None and split_by is not None:
         raise InputError(
-            f"split_by is {split_by}: {what} has a {test} split already, leave it out"
+            f"--split-by is {split_by}: {what} has a {test} split already, leave it out"
         )
     if test is not None:
         test_table = require_split(what, splits, test)
@@ -211,14 +200,14 @@ def find_label(where: str, table: Any) -> str:
     if len(typed) > 1:
         raise InputError(
             f"{where} has several ClassLabel columns ({', '.join(typed)}): choose one "
-            "with label_column (of the hub also hf:owner/name,label=COLUMN)"
+            "with --label-column (of the hub also hf:owner/name,label=COLUMN)"
         )
     found = typed or [name for name in _LABELS if name in features]
     if not found:
         raise InputError(
             f"{where} has no ClassLabel column and none called {_LABELS[0]}: it has "
             + ", ".join(f"{name} ({kind_of(kind)})" for name, kind in features.items())
-            + "; name one with label_column"
+            + "; name one with --label-column"
         )
     return found[0]
 
@@ -242,7 +231,7 @@ def _classes(
 
 
 def _owners(tables: list[_Table], columns: tuple[str, ...]) -> Owners | None:
-    """Returns the owners of all rows of the tables, with all of the first's in train."""
+    """Returns the owners of all rows, in train all those of the first table."""
     if not columns:
         return None
     every: dict[str, list[Any]] = {column: [] for column in columns}
@@ -259,7 +248,7 @@ def _owners(tables: list[_Table], columns: tuple[str, ...]) -> Owners | None:
 def _pieces(
     tables: list[_Table], targets: np.ndarray, owners: Owners | None, wanted: Wanted
 ) -> tuple[list[Piece], tuple[str, ...]]:
-    """Returns the training and the test rows, and a sentence about how they were made."""
+    """Returns the training and the test rows, and a sentence about a split."""
     if len(tables) > 1:
         return [Piece(*table, np.arange(len(table[1]))) for table in tables], ()
     assert wanted.split_by is not None
