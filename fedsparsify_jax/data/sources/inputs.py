@@ -137,7 +137,7 @@ def _images(columns: Columns, pieces: Sequence[Piece]) -> Read:
     if len({array.ndim for array in arrays}) > 1:
         gray += sum(len(array) for array in arrays if array.ndim == 3)
         arrays = [x if x.ndim == 4 else as_colour(x) for x in arrays]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if gray:
         notes = (
             f"images: {gray:,} gray ones among coloured were given three channels",
@@ -172,7 +172,8 @@ def _numbers(columns: Columns, pieces: Sequence[Piece]) -> Read:
         return Read(arrays, Normalization(0.0, scale), (f"{said}, {treated}",))
     wide = arrays[0].astype(np.float64)
     std = wide.std(axis=0)
-    normalization = Normalization(wide.mean(axis=0), np.where(std == 0, 1.0, std))
+    std[std == 0] = 1.0
+    normalization = Normalization(tuple(wide.mean(axis=0)), tuple(std))
     said += ", standardised by the training examples"
     if columns.left_out:
         said += f"; not used: {_shortened(columns.left_out)}"

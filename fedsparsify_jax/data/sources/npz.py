@@ -30,8 +30,8 @@ def load_npz(
     Write one with ``numpy.savez("mine.npz", x_train=..., y_train=..., ...)``; for
     what the arrays must be, see `dataset.from_arrays`. Targets that are floats make it
     a regression. Inputs from 0 to 255 are divided by 255 in whatever dtype they are
-    (`pixel_scale`). Names as targets, and whole numbers with gaps, become classes from 0.
-    Pickled contents are refused.
+    (`pixel_scale`). Names as targets, and whole numbers with gaps, become classes from
+    0. Pickled contents are refused.
 
     Args:
       data_dir: the file, or a directory that holds exactly one.
@@ -96,9 +96,9 @@ def _owners(
                     f"{arrays[f'y_{split}'].shape}"
                 )
         found[column] = np.concatenate([read[name] for name in names])
-    names, owners = owners_of(str(path), found)
+    clients, owners = owners_of(str(path), found)
     train, test = np.split(owners, [len(arrays["y_train"])])
-    return Owners(names, train, test if len(splits) > 1 else None)
+    return Owners(clients, train, test if len(splits) > 1 else None)
 
 
 class _Span(NamedTuple):

@@ -155,7 +155,7 @@ class GroupProgram:
         inner: client_map.ClientMap | None = None,
     ):
         # Natural clients are counted once the data are there.
-        count = {"num_clients": len(federation.parts)}
+        count: dict[str, Any] = {"num_clients": len(federation.parts)}
         group = [
             trial._replace(config=dataclasses.replace(trial.config, **count))
             for trial in group
