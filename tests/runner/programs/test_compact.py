@@ -190,7 +190,7 @@ def test_what_is_evaluated_is_the_model_whether_it_fits_its_form_or_not(fits):
 
 
 def test_forms_that_save_little_are_not_compiled_for_evaluation():
-    chosen = chooser(tests=1.0)
+    chosen = chooser(tests=1e-3)
     assert update(chosen, 0.01) and chosen.form is not None
     assert chosen.evaluation is None
 
