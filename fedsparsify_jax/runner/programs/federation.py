@@ -356,6 +356,8 @@ def _compact(
         federation.model,
         federation.dataset.train.x,
         client_steps=cohort * batches * batch_size / 32 / devices.size,
+        tests=len(federation.dataset.test.y)
+        / (32 * devices.size * config.evaluate_every),
         platform=devices.flat[0].platform,
         rounds=config.rounds or 0,
         sparsity=expected_sparsity(dataclasses.asdict(config)),
