@@ -1,4 +1,4 @@
-"""What a run says and records of its data: its natural clients, labels and splits."""
+"""The clients, labels and splits of a data set, for the output and the records of a run."""
 
 from typing import Any
 
