@@ -146,12 +146,12 @@ def network(about: Mapping[str, Any], *, conv: str | None = None) -> Model:
     except (TypeError, ValueError) as error:
         raise InputError(f"the model's normalization is wrong ({error})") from error
     # A text model takes tokens as they are, as in training.
-    plain = normalization == Normalization() or name == "lstm"
+    plain = normalization == Normalization() or models.reads_tokens(name)
     options = about.get("options") or {}
     if not isinstance(options, Mapping) or not all(isinstance(o, str) for o in options):
         raise InputError(f"the model's options are {shown(options)}")
     options = {option: _hashable(value) for option, value in options.items()}
-    if conv is not None and name not in ("mlp", "lstm"):
+    if conv is not None and "conv" in models.options_of(name):
         options["conv"] = conv
     try:
         return models.build(

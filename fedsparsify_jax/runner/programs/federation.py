@@ -179,7 +179,8 @@ def _check_fit(name: str, model: Model, dataset: data.Dataset) -> None:
 def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
     assert config.model is not None
     # Without a normalization the model takes raw numbers as it likes (tokens, say).
-    plain = dataset.normalization == data.Normalization() or config.model == "lstm"
+    tokens = models.reads_tokens(config.model)
+    plain = tokens or dataset.normalization == data.Normalization()
     return models.build(
         config.model,
         input_shape=dataset.train.x.shape[1:],

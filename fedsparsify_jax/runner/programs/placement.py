@@ -6,13 +6,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from fedsparsify_jax import models
 from fedsparsify_jax.client_map import ClientMap, chunked, device_mesh, sharded, vmapped
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.trees import size
 
 # One client's activations fill a device already, and batched kernels gain nothing.
-_ONE_BY_ONE = ("cnn", "vgg16_bn", "resnet56", "brain_age_cnn")
+_ONE_BY_ONE = tuple(n for n in models.NAMES if "conv" in models.options_of(n))
 
 # What training keeps of a client beside its data, in copies of the model: weights,
 # gradients, momentum, update, upload.
