@@ -1,4 +1,4 @@
-"""The clients, labels and splits of a data set, for the output and the records of a run."""
+"""Clients, labels and splits of a data set, for the output and records of a run."""
 
 from typing import Any
 
