@@ -1,4 +1,4 @@
-"""What a run says and records of its data: its natural clients, labels and splits."""
+"""Facts of the data that a run says and records: natural clients, labels, splits."""
 
 from typing import Any
 
