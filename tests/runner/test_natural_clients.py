@@ -1,14 +1,18 @@
 """Clients that the data name: a user's table through the real command line."""
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+from images import pictures, write_images
 
 from fedsparsify_jax.cli import main
 from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.runner.model_commands.source import model_of_run
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.sweep_grid import program_groups, trials
@@ -206,3 +210,49 @@ def test_one_split_without_a_word_about_it(tmp_path, capsys):
 def test_options_without_a_table(capsys, options, message):
     assert main(["train", *options.split()]) == 2
     assert message in capsys.readouterr().err
+
+
+def shakespeare(path: Path) -> None:
+    lines = ["to be or", "not to b", "that is ", "the ques"] * 4
+    columns = {"x": lines, "y": list("eetn" * 4), "character_id": ["HAMLET", "YORICK"]}
+    columns["character_id"] *= 8
+    datasets.Dataset.from_dict(columns).to_parquet(path)
+
+
+def femnist(path: Path) -> None:
+    table = write_images(None, pictures(6, (28, 28)), "image", character=[0, 1, 2] * 2)
+    table.add_column("writer_id", ["f1", "f2"] * 3).to_parquet(path)
+
+
+def commands_of_the_page() -> list[list[str]]:
+    page = Path(__file__).parents[2] / "docs" / "command_line.md"
+    section = page.read_text().split("### Tables and natural")[1].split("\n### ")[0]
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", section, re.S))
+    return [line.split() for line in blocks.replace("\\\n", " ").splitlines()]
+
+
+def test_commands_of_the_page(tmp_path, capsys, monkeypatch):
+    """The three commands, on small files in the place of the real ones."""
+    monkeypatch.chdir(tmp_path)
+    patients(tmp_path / "patients.parquet")
+    for write in (femnist, shakespeare):
+        (tmp_path / write.__name__).mkdir()
+        write(tmp_path / write.__name__ / "train.parquet")
+    table, writers, parts = commands_of_the_page()
+    smaller = ["--participation", "1", "--rounds", "1", "--local-epochs", "1"]
+    assert main([*table[1:], "--rounds", "1"]) == 0
+    for words, name in ((writers, "femnist"), (parts, "shakespeare")):
+        options = dict(zip(words[2::2], words[3::2], strict=True))
+        options |= dict(zip(smaller[::2], smaller[1::2], strict=True))
+        options |= {"--data-dir": name, "--out": f"run-{name}"}
+        # Four examples a client, and a network that compiles at once.
+        options |= {"--min-client-examples": "1", "--batch-size": "4"}
+        options["--model"] = {"cnn": "mlp"}.get(*[options["--model"]] * 2)
+        assert main(["train", *itertools.chain(*options.items())]) == 0
+    found = partition(tmp_path / "run-femnist")
+    assert found["names"] == ["f1", "f2"]
+    found = partition(tmp_path / "run-shakespeare")
+    assert (found["names"], found["labels"]) == (["HAMLET", "YORICK"], ["e", "n", "t"])
+    saved = model_of_run(tmp_path / "run-shakespeare")
+    assert saved.about["characters"] == " abehinoqrstu"
+    assert saved.variables["params"]["embedding"].shape == (15, 128)

@@ -1,4 +1,4 @@
-"""Clients, labels and splits of a data set, for the output and records of a run."""
+"""Facts of the data that a run says and records: natural clients, labels, splits."""
 
 from typing import Any
 
