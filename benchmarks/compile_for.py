@@ -1,4 +1,4 @@
-"""The Global round of every model, compiled for TPUs and lowered for CUDA, without either.
+"""The Global round of every model: compiled for TPUs, lowered for CUDA, without one.
 
 Claim: what travels between chips in a round is the sums of one model. No client's model
 is gathered anywhere, whatever the number of chips, and the round fits their memory.
