@@ -6,8 +6,8 @@ number of clients at once. The prediction compiles one step of one client and ad
 one device with two chunks of clients. Nothing is run.
 
     python benchmarks/memory_model.py --target cpu --cases mlp:1,mlp:16,lstm:4
-    python benchmarks/memory_model.py --target v5e:2x2 ...  # with libtpu, see compile_for.py
-    python benchmarks/memory_model.py --table               # prints the table of the README
+    python benchmarks/memory_model.py --target v5e:2x2    # libtpu: see compile_for.py
+    python benchmarks/memory_model.py --table             # prints the README's table
 
 Results are written case by case to ``--out``; those that are there are not done again.
 """
