@@ -16,7 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import paper_rounds
 from compiled import collectives, memory
-from global_round import lower, lowered_text, memory_of_client, tpu_devices
+from global_round import lower, lowered_texts, memory_of_client, tpu_devices
 
 from fedsparsify_jax import client_map
 from fedsparsify_jax.client_map import ClientMap
@@ -89,7 +89,7 @@ def lower_for(name: str, platform: str) -> dict[str, Any]:
     work = paper_rounds.ROUNDS[name]
     model = paper_rounds.model_of(work)
     start = time.perf_counter()
-    text = lowered_text(work, platform, client_map.chunked(1))
+    text = lowered_texts(work, [platform], client_map.chunked(1))[platform]
     end = time.perf_counter()
     return {
         "devices": 1,

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +13,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fedsparsify_jax import algorithms, client_map, data
 from fedsparsify_jax.client_map import ClientMap
-from fedsparsify_jax.data import Dataset, Examples
+from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.runner.programs.client_memory import client_bytes
 from fedsparsify_jax.runner.programs.devices import Placement
-from fedsparsify_jax.types import FederatedAlgorithm, PyTree, Variables
+from fedsparsify_jax.types import Examples, FederatedAlgorithm, PyTree, Variables
 
 
 class Lowered(NamedTuple):
@@ -89,16 +90,19 @@ def lower(work: paper_rounds.Work, devices: list[Any], inner: ClientMap) -> Lowe
     return Lowered(program, variables, time.perf_counter() - start)
 
 
-def lowered_text(work: paper_rounds.Work, platform: str, inner: ClientMap) -> str:
-    """StableHLO of the round on one device of a platform whose compiler is not here."""
+def lowered_texts(
+    work: paper_rounds.Work, platforms: Sequence[str], inner: ClientMap
+) -> dict[str, str]:
+    """StableHLO of the round on one device of platforms whose compilers are not here."""
     model = paper_rounds.model_of(work)
     algorithm = algorithm_of(work, model.apply, inner)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(algorithm.init, key, variables)
     traced = jax.jit(algorithm.step).trace(key, state, paper_rounds.client_shapes(work))
-    text: str = traced.lower(lowering_platforms=(platform,)).as_text()
-    return text
+    return {
+        name: traced.lower(lowering_platforms=(name,)).as_text() for name in platforms
+    }
 
 
 def memory_of_client(work: paper_rounds.Work, device: Any) -> int:
