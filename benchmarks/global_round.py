@@ -93,7 +93,7 @@ def lower(work: paper_rounds.Work, devices: list[Any], inner: ClientMap) -> Lowe
 def lowered_texts(
     work: paper_rounds.Work, platforms: Sequence[str], inner: ClientMap
 ) -> dict[str, str]:
-    """StableHLO of the round on one device of platforms whose compilers are not here."""
+    """StableHLO of the round on one device of platforms whose compilers are absent."""
     model = paper_rounds.model_of(work)
     algorithm = algorithm_of(work, model.apply, inner)
     variables = jax.eval_shape(model.init, jax.random.key(0))
