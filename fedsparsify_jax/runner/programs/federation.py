@@ -1,7 +1,7 @@
 """From a configuration to everything a run needs, checked before files are made."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,11 +26,12 @@ from fedsparsify_jax.runner.options.registry import (
 from fedsparsify_jax.runner.options.resolve import check_cohort
 from fedsparsify_jax.runner.options.rules import in_options
 from fedsparsify_jax.runner.options.sweep_grid import chooses_examples
+from fedsparsify_jax.runner.programs.client_memory import client_bytes
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
 from fedsparsify_jax.runner.programs.memory import check_memory
 from fedsparsify_jax.runner.programs.natural import natural_clients
-from fedsparsify_jax.runner.programs.placement import cohort_map
+from fedsparsify_jax.runner.programs.placement import ClientBytes, cohort_map
 from fedsparsify_jax.runner.programs.spared import shapes_of, spared_layers
 from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
 from fedsparsify_jax.training.losses import TASKS, Task
@@ -239,6 +240,17 @@ def algorithm_of(
         raise InputError(f"{config.algorithm}: {message}") from error
 
 
+def memory_of_clients(
+    options: Mapping[str, Any],
+    model: Model,
+    dataset: data.Dataset,
+    parts: list[np.ndarray],
+) -> ClientBytes:
+    """Returns what says how much memory a client in training takes on a device."""
+    longest = max(map(len, parts))
+    return lambda device: client_bytes(options, model, dataset, longest, device)
+
+
 def assemble(
     config: TrainConfig,
     devices: list[Any] | None = None,
@@ -282,7 +294,8 @@ def assemble(
         clients = jax.tree.map(lambda leaf: leaf[:0], clients)
         placement = placement._replace(divided=False)
     options = dataclasses.asdict(config)
-    client_map = cohort_map(options, model, placement.mesh)
+    taken = memory_of_clients(options, model, dataset, parts)
+    client_map = cohort_map(options, model, placement.mesh, taken)
 
     def build(form: Form | None = None) -> FederatedAlgorithm:
         return algorithm_of(

@@ -20,6 +20,7 @@ from fedsparsify_jax.runner.programs.federation import (
     Federation,
     Keys,
     algorithm_of,
+    memory_of_clients,
     partition,
     round_key,
     tests_of,
@@ -164,12 +165,15 @@ class GroupProgram:
         config, mesh = group[0].config, client_map.device_mesh(devices)
         options = dataclasses.asdict(config)
         by_trial = sharded_by_trial(len(group), options, devices)
-        one_by_one = client_map.chunked(1)
+        one_by_one, model = client_map.chunked(1), federation.model
+        taken = memory_of_clients(options, model, federation.dataset, federation.parts)
         if by_trial:
-            self._clients = client_map_of_trial(options, federation.model, devices)
+            self._clients = client_map_of_trial(
+                options, model, devices, taken, len(group)
+            )
             self._batches, trials = one_by_one, trial_map(devices, inner)
         else:
-            self._clients = cohort_map(options, federation.model, mesh)
+            self._clients = cohort_map(options, model, mesh, taken)
             self._batches = client_map.sharded(mesh, one_by_one)
             trials = inner or one_by_one
         # Where devices share clients, each gets the examples of its clients.
