@@ -9,6 +9,7 @@ import numpy as np
 
 from fedsparsify_jax import masks, trees
 from fedsparsify_jax.client_map import chunked
+from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.metrics import inference_flops, layer_flops, training_flops
 from fedsparsify_jax.runner.display.summary import (
     Record,
@@ -19,7 +20,7 @@ from fedsparsify_jax.runner.display.summary import (
 )
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import prunable, takes
-from fedsparsify_jax.runner.programs.federation import Federation
+from fedsparsify_jax.runner.programs.federation import Federation, network_options
 from fedsparsify_jax.runner.programs.program import (
     Evaluations,
     EvaluationSets,
@@ -47,7 +48,19 @@ def _model_description(
         "algorithm": config.algorithm,
         f"test_{federation.task.metric}": summary[f"test_{federation.task.metric}"],
         "sparsity": summary["sparsity"],
-    }
+    } | _meanings(config, dataset)
+
+
+def _meanings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Returns what classes and numbers of the inputs stand for, where that is known."""
+    found: dict[str, Any] = {}
+    if dataset.labels is not None:
+        found["labels"] = list(dataset.labels)
+    if dataset.characters is not None:
+        found["characters"] = dataset.characters
+    if options := network_options(config, dataset):
+        found["options"] = options
+    return found
 
 
 def _flops(

@@ -133,7 +133,7 @@ def replaced(
 
 
 def _norm_of(
-    module: nn.Module, channels: jax.Array, x: jax.Array, **flags: Any
+    module: nn.Module, channels: jax.Array, x: jax.Array, *args: Any, **flags: Any
 ) -> jax.Array:
     """Runs a batch norm on some of its channels, with the statistics of all of them."""
     layer, name = module.clone(parent=None), "batch_stats"
@@ -141,7 +141,7 @@ def _norm_of(
 
     def run(x: jax.Array, params: Any, statistics: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, name: statistics}
-        y, changed = layer.apply(variables, x, mutable=[name], **flags)
+        y, changed = layer.apply(variables, x, *args, mutable=[name], **flags)
         return y, changed[name]
 
     picked = {key: jnp.take(v, channels, mode="clip") for key, v in running.items()}
@@ -165,8 +165,23 @@ def _kind(module: nn.Module) -> str:
         return "Conv"
     if isinstance(module, nn.Dropout):
         return "Dropout"
-    if isinstance(module, BatchNorm):
+    if isinstance(module, BatchNorm) or _is_usual(module):
         return "BatchNorm"
     params = module.variables.get("params", {})
     leaves = [value for value in params.values() if not isinstance(value, Mapping)]
     return "Other" if leaves else ""
+
+
+def _is_usual(module: nn.Module) -> bool:
+    """Tells whether a module is Flax's batch norm, as it is by default.
+
+    That is with scale and shift, over the last axis, and by one device's statistics.
+    """
+    return (
+        isinstance(module, nn.BatchNorm)
+        and module.axis == -1
+        and module.dtype is None
+        and module.axis_name is None
+        and module.use_scale
+        and module.use_bias
+    )
