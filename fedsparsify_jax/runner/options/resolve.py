@@ -171,6 +171,14 @@ def _of_pattern(options: dict[str, Any]) -> dict[str, Any]:
     return {"final_sparsity": groups.sparsity}
 
 
+def _of_loss(options: dict[str, Any]) -> dict[str, Any]:
+    """Spares the layer that becomes a classifier after rounds without labels."""
+    contrastive = options["loss"] == "contrastive"
+    if not contrastive or not takes(options["algorithm"], "loss"):
+        return {}
+    return {"spare": options["spare"] or "last"}
+
+
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fills in the defaults that depend on the data set and checks every value.
 
@@ -191,6 +199,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     for field, value in defaults.of(dataset, changes["algorithm"]).items():
         if changes[field] is None:
             changes[field] = value
+    changes |= _of_loss(changes)
     resolved = dataclasses.replace(config, **changes)
     _check_together(resolved)
     return resolved
