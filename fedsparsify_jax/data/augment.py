@@ -69,7 +69,9 @@ def random_zoom(key: Key, x: jax.Array, least: float = 0.3) -> jax.Array:
     area_key, corner_key = jax.random.split(key)
     side = jnp.sqrt(jax.random.uniform(area_key, (len(x),), minval=least, maxval=1.0))
     size = jnp.array(x.shape[1:3], jnp.float32)
-    corner = jax.random.uniform(corner_key, (len(x), 2)) * (1 - side[:, None]) * size
+    corner = (
+        jax.random.uniform(corner_key, (len(x), 2)) * (1 - side[:, None]) * size[None]
+    )
 
     def zoom(image: jax.Array, side: jax.Array, corner: jax.Array) -> jax.Array:
         scale = jnp.full(2, 1 / side)

@@ -25,7 +25,7 @@ _NONE = -1e9
 
 
 class Contrast(NamedTuple):
-    """What a network makes of two views of a batch: rows of the first, then others."""
+    """Two views of a batch through a network: rows of the first, then of the second."""
 
     similarities: jax.Array  # [2 B, 2 B]: s, without a weight where nothing is compared
     losses: jax.Array  # [2 B]

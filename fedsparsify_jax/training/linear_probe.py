@@ -53,15 +53,16 @@ def fitted(
     """
     features = features.astype(jnp.float32)
     mean, spread = jnp.mean(features, axis=0), jnp.std(features, axis=0)
+    constant = 1e-6 * jnp.maximum(jnp.abs(mean), 1e-6)
     # Rounding alone makes a spread where there is none.
-    varies = spread > 1e-6 * jnp.maximum(jnp.abs(mean), 1e-6)
+    varies = spread > constant
     scale = jnp.where(varies, 1 / jnp.where(varies, spread, 1.0), 0.0)
-    standard = (features - mean) * scale
+    standard = (features - mean[None]) * scale[None]
 
     truth = jax.nn.one_hot(y, classes)
 
     def gradient(layer: Linear) -> Linear:
-        shares = jax.nn.softmax(standard @ layer.kernel + layer.bias)
+        shares = jax.nn.softmax(standard @ layer.kernel + layer.bias[None])
         errors = (shares - truth) / len(standard)
         kernel = standard.T @ errors + decay * layer.kernel
         return Linear(kernel, jnp.sum(errors, axis=0))

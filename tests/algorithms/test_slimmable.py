@@ -217,8 +217,8 @@ def test_the_contrastive_loss_of_all_levels_is_numpys():
             unit = z / np.linalg.norm(z, axis=1, keepdims=True)
             s = unit @ unit.T / tau
             rows.append([np.delete(row, i) for i, row in enumerate(s)])
-        # Without the view itself, its partner is in place 2, and in place n of 3 + n.
-        own = [np.mean([-np.log(softmax(row)[2 if n < 3 else n - 3])
+        # The view itself is not there: its partner is one place before its own.
+        own = [np.mean([-np.log(softmax(row)[n + 2 if n < 3 else n - 3])
                         for n, row in enumerate(of_level)])
                for of_level in rows]  # fmt: skip
         expected = own[0]

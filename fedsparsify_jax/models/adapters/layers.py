@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models.ops.batch_norm import BatchNorm
 from fedsparsify_jax.types import ApplyFn, Variables
 
@@ -90,7 +91,7 @@ def features_of(
       x: raw inputs ``[B, ...]``, or their shape and dtype.
 
     Raises:
-      ValueError: if it ends otherwise, or is no linen network.
+      InputError: if it ends otherwise, or is no linen network.
 
     Example:
       >>> from fedsparsify_jax import models
@@ -108,7 +109,7 @@ def features_of(
         inputs = jax.eval_shape(lambda v, x: features(v, x)[0], variables, x)
         if (answers.shape[1:], inputs.shape[1:]) == ((last.outputs,), (last.inputs,)):
             return last.path, features
-    raise ValueError("the network does not end with a dense layer of its features")
+    raise InputError("the network does not end with a dense layer of its features")
 
 
 def replaced(

@@ -61,7 +61,7 @@ def _features(model: Model, dataset: data.Dataset) -> tuple[tuple[str, ...], App
     example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     try:
         return features_of(model.apply, shapes_of(model), example)
-    except ValueError as error:
+    except InputError as error:
         raise InputError(f"--loss {LOSS}: {error}") from None
 
 
