@@ -1,6 +1,11 @@
 """Data sources, partitioners and client-stacked data."""
 
-from fedsparsify_jax.data.augment import crop_and_flip, random_crop, random_flip
+from fedsparsify_jax.data.augment import (
+    crop_and_flip,
+    random_crop,
+    random_flip,
+    random_view,
+)
 from fedsparsify_jax.data.client_tests import client_tests, own_tests
 from fedsparsify_jax.data.clients import class_table, stack
 from fedsparsify_jax.data.dataset import Dataset, from_arrays, with_rows
@@ -74,6 +79,7 @@ __all__ = [
     "quantity_skew",
     "random_crop",
     "random_flip",
+    "random_view",
     "stack",
     "value_skew",
     "with_rows",

@@ -211,6 +211,14 @@ def _of_pattern(options: dict[str, Any]) -> dict[str, Any]:
     return {"final_sparsity": groups.sparsity}
 
 
+def _of_loss(options: dict[str, Any]) -> dict[str, Any]:
+    """Spares the layer that becomes a classifier after rounds without labels."""
+    contrastive = options["loss"] == "contrastive"
+    if not contrastive or not takes(options["algorithm"], "loss"):
+        return {}
+    return {"spare": options["spare"] or "last"}
+
+
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fills in the defaults that depend on the data set and checks every value.
 
@@ -236,6 +244,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         counts_itself = field == "num_clients" and changes["partition"] == NATURAL
         if changes[field] is None and not counts_itself:
             changes[field] = value
+    changes |= _of_loss(changes)
     resolved = dataclasses.replace(config, **changes)
     _check_together(resolved)
     return resolved

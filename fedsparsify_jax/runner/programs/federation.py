@@ -12,7 +12,7 @@ from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.data.sources.inputs import FIRST
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.errors import InputError, counted
-from fedsparsify_jax.models import Model
+from fedsparsify_jax.models import Augment, Model
 from fedsparsify_jax.pruning import patterns
 from fedsparsify_jax.runner.options.config import NATURAL, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
@@ -26,6 +26,7 @@ from fedsparsify_jax.runner.options.registry import (
 from fedsparsify_jax.runner.options.resolve import check_cohort
 from fedsparsify_jax.runner.options.rules import in_options
 from fedsparsify_jax.runner.options.sweep_grid import chooses_examples
+from fedsparsify_jax.runner.programs import linear_evaluation
 from fedsparsify_jax.runner.programs.client_memory import client_bytes
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
@@ -177,6 +178,14 @@ def _check_fit(name: str, model: Model, dataset: data.Dataset) -> None:
         )
 
 
+def _augmentation(config: TrainConfig, dataset: data.Dataset) -> Augment | None:
+    if config.augmentation == "off":
+        return None
+    if linear_evaluation.wanted(config):
+        return data.random_view
+    return dataset.augment
+
+
 def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
     assert config.model is not None
     # Without a normalization the model takes raw numbers as it likes (tokens, say).
@@ -187,7 +196,7 @@ def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
         input_shape=dataset.train.x.shape[1:],
         num_classes=dataset.num_classes,
         preprocess=None if plain else dataset.normalization,
-        augment=dataset.augment if config.augmentation == "on" else None,
+        augment=_augmentation(config, dataset),
         **network_options(config, dataset),
     )
 
@@ -284,6 +293,7 @@ def assemble(
         check_cohort(config)
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)
+    linear_evaluation.check(config, model, dataset)
     devices = jax.local_devices() if devices is None else devices
     on_disk = config.client_data == "disk"
     batch_size = min(config.batch_size or 1, max(map(len, parts)))
