@@ -78,6 +78,8 @@ WireValues = Literal["float32", "float16", "bfloat16"]
 """Dtype in which float32 numbers travel between clients and server."""
 UploadCompression = Literal["none", "topk", "int8", "int4"]
 """Form of what clients upload: their model, or its change in few or coarse numbers."""
+Precision = Literal["float32", "bf16"]
+"""What a model computes in, around float32 parameters."""
 
 
 class ApplyFn(Protocol):

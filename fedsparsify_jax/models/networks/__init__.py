@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from fedsparsify_jax.errors import InputError, unknown
 from fedsparsify_jax.models.adapters.linen import from_linen
@@ -82,6 +83,7 @@ def build(
     num_classes: int,
     preprocess: Preprocess | None = None,
     augment: Augment | None = None,
+    compute_dtype: DTypeLike | None = None,
     **options: Any,
 ) -> Model:
     """Builds a model of the paper, or of today's federated benchmarks.
@@ -116,6 +118,7 @@ def build(
       preprocess: raw inputs ``[B, ...]`` to the network's, part of the model from then
         on (scaling uint8 pixels, for instance).
       augment: ``(key, x) -> x`` on raw inputs, in training steps only.
+      compute_dtype: of the forward pass and its derivative, see `from_linen`.
       **options: attributes of the network, such as ``hidden=(32,)`` for the MLP or
         ``conv="patches"`` for those with convolutions; see `MLP`, `CNN`, `VGG16`,
         `ResNet`, `BrainAgeCNN`, `TextLSTM`, `LeNet5`, `FemnistCNN`, `ResNetGN`, `ViT`,
@@ -156,4 +159,5 @@ def build(
         preprocess=preprocess,
         augment=augment,
         input_dtype=network.dtype,
+        compute_dtype=compute_dtype,
     )

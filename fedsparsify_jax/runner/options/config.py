@@ -21,6 +21,7 @@ from fedsparsify_jax.runner.options.grammars import (
     FAULTS,
 )
 from fedsparsify_jax.runner.options.method_options import MethodOptions
+from fedsparsify_jax.runner.options.model_options import ModelOptions
 from fedsparsify_jax.runner.options.past import Past
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
@@ -76,7 +77,7 @@ Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(MethodOptions, ClientSteps, Tables, Past):
+class TrainConfig(ModelOptions, MethodOptions, ClientSteps, Tables, Past):
     """Train a federated model and write a run directory.
 
     Without options: FedSparsify-Global on the embedded digits, 10 clients,

@@ -50,6 +50,7 @@ def _check_together(config: TrainConfig) -> None:
     distributed.check(config.coordinator, config.num_processes, config.process_id)
     _check_hostile(config)
     _check_past(config)
+    _check_model(config)
     compression(config)
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
@@ -96,6 +97,15 @@ def _check_columns(config: TrainConfig) -> None:
         raise InputError(
             f"--num-clients is {config.num_clients}: the data say who the clients are "
             "(--max-clients draws some of them)"
+        )
+
+
+def _check_model(config: TrainConfig) -> None:
+    """Checks what is asked of the model's numbers."""
+    if config.precision != "float32" and config.sparse_training != "off":
+        raise InputError(
+            "--sparse-training auto goes with --precision float32: its forms are "
+            "chosen by costs that were measured in that"
         )
 
 

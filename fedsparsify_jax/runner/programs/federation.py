@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedsparsify_jax import data, models
@@ -197,6 +198,7 @@ def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
         num_classes=dataset.num_classes,
         preprocess=None if plain else dataset.normalization,
         augment=_augmentation(config, dataset),
+        compute_dtype=jnp.bfloat16 if config.precision == "bf16" else None,
         **network_options(config, dataset),
     )
 
