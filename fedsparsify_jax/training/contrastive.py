@@ -64,8 +64,8 @@ def nt_xent(similar: jax.Array) -> jax.Array:
       Both views of the first example are alike, and others at a right angle.
 
       >>> z = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-      >>> nt_xent(similarities(z, jnp.ones(4, bool), 1.0)).round(4).tolist()
-      [0.5514, 0.5514, 0.5514, 0.5514]
+      >>> nt_xent(similarities(z, jnp.ones(4, bool), 1.0)).round(4)
+      Array([0.5514, 0.5514, 0.5514, 0.5514], dtype=float32)
     """
     rows = jnp.arange(similar.shape[0])
     partner = (rows + similar.shape[0] // 2) % similar.shape[0]
