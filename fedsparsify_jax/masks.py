@@ -106,6 +106,21 @@ def apply(masks: Masks, variables: Variables) -> Variables:
     )
 
 
+def holds(masks: Masks, variables: Variables) -> jax.Array:
+    """Returns whether all that the masks do not keep is zero: bool scalar.
+
+    >>> holds({"w": jnp.array([True, False])}, {"w": jnp.array([1.0, 2.0])})
+    Array(False, dtype=bool)
+    """
+    inside = [
+        jnp.all(mask | (leaf == 0))
+        for mask, leaf in zip(
+            jax.tree.leaves(masks), jax.tree.leaves(variables), strict=True
+        )
+    ]
+    return jnp.all(jnp.stack(inside)) if inside else jnp.bool_(True)
+
+
 def intersect(a: Masks, b: Masks) -> Masks:
     """Keeps what both keep."""
     return jax.tree.map(jnp.logical_and, a, b)

@@ -52,6 +52,8 @@ GradientPoint = Literal["none", "past", "fresh", "noise", "sam"]
 """Point to take gradients at: the weights, or one beside them."""
 PowerpropAverage = Literal["theta", "weights"]
 """What the server merges under Powerpropagation: roots of weights, or weights."""
+TrainingLoss = Literal["supervised", "contrastive"]
+"""Loss of the labels, or of two views of each example, without them."""
 Anchor = Literal["global", "zero"]
 """Target of the proximal term: the global model, or zero as a weight decay."""
 ServerOptimizer = Literal["adam", "yogi", "adagrad", "momentum", "sgd"]

@@ -33,6 +33,14 @@ def test_pools_norms_and_biases_are_single_nodes():
     assert kinds == ["input", "reshape", *block, *block, *end]
 
 
+def test_what_differs_by_platform_is_traced_in_its_general_form():
+    options = {"widths": (2,), "hidden": 3, "conv": "auto"}
+    model = models.build("cnn", input_shape=(4, 4), num_classes=2, **options)
+    values = model.init(jax.random.key(0))
+    kinds = [node.kind for node in trace(model.apply, values, (4, 4), "float32")]
+    assert kinds.count("conv") == 2
+
+
 def test_a_description_and_arrays_make_the_same_graph():
     graph = graph_of(pruned(CASES["resnet"], 0.5))
     again = nodes.from_description(nodes.describe(graph), nodes.variables(graph))

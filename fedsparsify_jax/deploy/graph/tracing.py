@@ -108,6 +108,11 @@ class _Reader:
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
         if isinstance(inner, ClosedJaxpr) and eqn.primitive.name in _CALLS:
             return self.run(inner, inputs)
+        # Of what differs by platform, the way that is for no one platform.
+        platforms = eqn.params.get("branches_platforms") or ()
+        if None in platforms:
+            general = eqn.params["branches"][platforms.index(None)]
+            return self.run(general, inputs[1:])  # the first is the platform
         (out,) = eqn.outvars if len(eqn.outvars) == 1 else (None,)
         name = eqn.primitive.name
         if out is not None and 0 in out.aval.shape:

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models.ops.batch_norm import BatchNorm
 from fedsparsify_jax.types import ApplyFn, Variables
 
@@ -77,6 +78,38 @@ def layers_of(apply_fn: ApplyFn, variables: Variables, x: Any) -> tuple[Layer, .
 
     jax.eval_shape(forward, variables, x)
     return tuple(layers)
+
+
+def features_of(
+    apply_fn: ApplyFn, variables: Variables, x: Any
+) -> tuple[tuple[str, ...], ApplyFn]:
+    """Returns the path of the last layer, and the forward pass up to its inputs.
+
+    Args:
+      apply_fn: the model's forward pass, which must end with a dense layer.
+      variables: its variables, or their shapes.
+      x: raw inputs ``[B, ...]``, or their shape and dtype.
+
+    Raises:
+      InputError: if it ends otherwise, or is no linen network.
+
+    Example:
+      >>> from fedsparsify_jax import models
+      >>> model = models.build("mlp", input_shape=(4,), num_classes=2, hidden=(3,))
+      >>> variables = model.init(jax.random.key(0))
+      >>> path, features = features_of(model.apply, variables, jnp.zeros((1, 4)))
+      >>> path, features(variables, jnp.zeros((5, 4)))[0].shape
+      (('Dense_1',), (5, 3))
+    """
+    layers = [n for n in layers_of(apply_fn, variables, x) if n.kind != "Dropout"]
+    last = layers[-1] if layers else None
+    if last is not None and last.kind == "Dense":
+        features = replaced(apply_fn, {last.path: lambda params, x, call: x})
+        answers = jax.eval_shape(lambda v, x: apply_fn(v, x)[0], variables, x)
+        inputs = jax.eval_shape(lambda v, x: features(v, x)[0], variables, x)
+        if (answers.shape[1:], inputs.shape[1:]) == ((last.outputs,), (last.inputs,)):
+            return last.path, features
+    raise InputError("the network does not end with a dense layer of its features")
 
 
 def replaced(

@@ -31,8 +31,7 @@ def implementation(conv: str = "auto") -> Any:
 
     Args:
       conv: ``"patches"``, ``"winograd"``, ``"xla"``, or ``"auto"``, which is
-        ``"winograd"`` on the CPU backend (``jax.default_backend()`` at the time of the
-        call) and ``"xla"`` elsewhere.
+        `by_platform`: ``"winograd"`` in programs for CPUs, ``"xla"`` in all others.
 
     Raises:
       ValueError: for anything else.
@@ -42,10 +41,63 @@ def implementation(conv: str = "auto") -> Any:
     """
     if conv not in METHODS:
         raise ValueError(f"unknown conv {conv!r}: one of {', '.join(METHODS)}")
-    if conv == "auto":
-        conv = "winograd" if jax.default_backend() == "cpu" else "xla"
-    ways = {"patches": patches, "winograd": winograd, "xla": lax.conv_general_dilated}
+    ways = {
+        "auto": by_platform,
+        "patches": patches,
+        "winograd": winograd,
+        "xla": lax.conv_general_dilated,
+    }
     return ways[conv]
+
+
+def by_platform(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
+) -> jax.Array:
+    """Computes what `winograd` does, the way of the platform that is compiled for.
+
+    A program for CPUs has `winograd` in it, any other XLA's own convolution, wherever
+    it is traced: a machine without an accelerator can lower, compile and export for
+    one. Which of the two it is, is known before XLA sees the program.
+
+    Takes the arguments of `patches`, and refuses the same.
+
+    Example:
+      >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
+      >>> conv = jax.jit(lambda x, kernel: by_platform(x, kernel, (1, 1), "SAME"))
+      >>> for platform in ("cpu", "cuda", "tpu"):
+      ...     lowered = conv.trace(x, kernel).lower(lowering_platforms=(platform,))
+      ...     print(platform, "stablehlo.convolution" in lowered.as_text())
+      cpu False
+      cuda True
+      tpu True
+    """
+    if not isinstance(padding, str):
+        padding = tuple((low, high) for low, high in padding)
+    settings = {"window_strides": tuple(window_strides), "padding": padding, **options}
+    hashable = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+    }
+    if hashable.get("dimension_numbers") is None:
+        hashable["dimension_numbers"] = _channels_last(lhs.ndim)
+    return _chosen_by_platform(lhs, rhs, tuple(hashable.items()))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _chosen_by_platform(
+    lhs: jax.Array, rhs: jax.Array, settings: tuple[tuple[str, Any], ...]
+) -> jax.Array:
+    """Computes a convolution either way; jitted for the reasons of `_product`."""
+    return lax.platform_dependent(
+        lhs,
+        rhs,
+        cpu=functools.partial(winograd, **dict(settings)),
+        default=functools.partial(lax.conv_general_dilated, **dict(settings)),
+    )
 
 
 def patches(
@@ -212,13 +264,17 @@ def _check(
     if lhs_dilation is not None and any(gap != 1 for gap in lhs_dilation):
         raise ValueError(f"lhs_dilation is {tuple(lhs_dilation)}: only ones work")
     if dimension_numbers is not None:
-        last = lhs.ndim - 1
-        inside = tuple(range(1, last))
-        channels_last = lax.ConvDimensionNumbers(
-            lhs_spec=(0, last, *inside),
-            rhs_spec=(last, last - 1, *range(last - 1)),
-            out_spec=(0, last, *inside),
-        )
         numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-        if numbers != channels_last:
+        if numbers != _channels_last(lhs.ndim):
             raise ValueError(f"dimension_numbers is {numbers}: channels must come last")
+
+
+def _channels_last(axes: int) -> lax.ConvDimensionNumbers:
+    """Returns the layout ``[B, *space, I]`` with a kernel ``[*window, I, O]``."""
+    last = axes - 1
+    inside = tuple(range(1, last))
+    return lax.ConvDimensionNumbers(
+        lhs_spec=(0, last, *inside),
+        rhs_spec=(last, last - 1, *range(last - 1)),
+        out_spec=(0, last, *inside),
+    )

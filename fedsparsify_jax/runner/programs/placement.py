@@ -1,6 +1,6 @@
 """Rules by which trials, and the clients of a round, share devices (--cohort auto)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,13 +10,18 @@ from fedsparsify_jax import models
 from fedsparsify_jax.client_map import ClientMap, chunked, device_mesh, sharded, vmapped
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.models import Model
+from fedsparsify_jax.runner.programs.client_memory import SERVER_COPIES
 from fedsparsify_jax.trees import size
 
 # One client's activations fill a device already, and batched kernels gain nothing.
 _ONE_BY_ONE = tuple(n for n in models.NAMES if "conv" in models.options_of(n))
 
-# What training keeps of a client beside its data, in copies of the model: weights,
-# gradients, momentum, update, upload.
+ClientBytes = Callable[[Any], int]
+"""A device to the bytes that one client in training takes there, see
+`client_memory.client_bytes`."""
+
+# The same where nobody can ask a compiler, in copies of the model: weights, gradients,
+# momentum, update, upload.
 _COPIES = 5
 
 _SHARING = 1.23
@@ -25,19 +30,37 @@ evaluates, and they wait for each other. Three seeds on two cores take 0.924 of 
 of whole trials, which do 4/3 of the work (benchmarks/README.md, `sweep_shares.py`)."""
 
 
-def chunk_size(parameters: int, budget: int) -> int:
+def chunk_size(client: int, model: int, budget: int) -> int:
     """Returns how many clients' training fits into so many bytes, at least one.
 
-    >>> chunk_size(118_282, 2**30)
-    453
+    Args:
+      client: bytes that one of them takes, see `client_memory.client_bytes`.
+      model: bytes of the model.
+      budget: bytes for clients and what the server's half of the round holds.
+
+    >>> chunk_size(client=1_400_000, model=473_128, budget=2**30)
+    765
     """
-    return max(1, budget // (4 * _COPIES * parameters))
+    return max(1, (budget - SERVER_COPIES * model) // client)
 
 
 def clients_at_once(
-    options: Mapping[str, Any], model: Model, device: Any
+    options: Mapping[str, Any],
+    model: Model,
+    device: Any,
+    taken: ClientBytes | None = None,
+    runs: int = 1,
 ) -> int | None:
-    """Returns how many clients a device takes at a time, None for all of its share."""
+    """Returns how many clients a device takes at a time, None for all of its share.
+
+    Args:
+      options: all options of a run, resolved.
+      model: what is trained.
+      device: one of the run.
+      taken: what a client takes there; called only where memory decides. By default
+        five copies of the model.
+      runs: how many of them the device has at once.
+    """
     choice, chunk = options["cohort"], options["chunk_size"]
     if choice == "vmap":
         return None
@@ -47,13 +70,19 @@ def clients_at_once(
     # (benchmarks/cohorts.py).
     if device.platform == "cpu" or options["model"] in _ONE_BY_ONE:
         return 1
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    numbers = 4 * size(jax.eval_shape(model.init, jax.random.key(0)))
+    client = _COPIES * numbers if taken is None else taken(device)
     # A quarter of the memory is for clients in training.
     memory = (device.memory_stats() or {}).get("bytes_limit", 8 * 2**30)
-    return chunk_size(size(shapes), int(memory) // 4)
+    return chunk_size(client, numbers, int(memory) // (4 * runs))
 
 
-def cohort_map(options: Mapping[str, Any], model: Model, mesh: Mesh) -> ClientMap:
+def cohort_map(
+    options: Mapping[str, Any],
+    model: Model,
+    mesh: Mesh,
+    taken: ClientBytes | None = None,
+) -> ClientMap:
     """Returns the client map that the options of a run name.
 
     Clients are divided over the devices of the mesh. A device takes its share all at
@@ -65,8 +94,9 @@ def cohort_map(options: Mapping[str, Any], model: Model, mesh: Mesh) -> ClientMa
       options: all options of a run, resolved.
       model: what is trained.
       mesh: over the devices of the run.
+      taken: what a client takes on a device, see `clients_at_once`.
     """
-    chunk = clients_at_once(options, model, mesh.devices.flat[0])
+    chunk = clients_at_once(options, model, mesh.devices.flat[0], taken)
     inner = vmapped() if chunk is None else chunked(chunk)
     return sharded(mesh, inner) if mesh.size > 1 else inner
 
@@ -119,7 +149,11 @@ def trial_map(devices: list[Any], inner: ClientMap | None) -> ClientMap:
 
 
 def client_map_of_trial(
-    options: Mapping[str, Any], model: Model, devices: list[Any]
+    options: Mapping[str, Any],
+    model: Model,
+    devices: list[Any],
+    taken: ClientBytes | None = None,
+    trials: int = 1,
 ) -> ClientMap:
     """Returns how one device runs the clients of a round, all of them.
 
@@ -130,8 +164,11 @@ def client_map_of_trial(
       options: all options of a trial, resolved.
       model: what is trained.
       devices: of the sweep.
+      taken: what a client takes on a device, see `clients_at_once`.
+      trials: of the sweep, which an accelerator has at once.
     """
-    at_once = clients_at_once(options, model, devices[0])
+    runs = -(-trials // len(devices))
+    at_once = clients_at_once(options, model, devices[0], taken, runs)
     if at_once is None:
         return vmapped()
     if options["cohort"] == "auto" and devices[0].platform == "cpu":

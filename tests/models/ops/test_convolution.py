@@ -92,12 +92,33 @@ def test_neither_direction_uses_what_is_slow_on_the_cpu() -> None:
     assert not [name for name in used if any(word in name for word in slow)]
 
 
-def test_chooses_by_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert implementation("auto") is winograd
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
+def test_auto_chooses_for_the_platform_compiled_for(platform: str) -> None:
+    def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        y = implementation("auto")(x, kernel, [1, 1], [(1, 1), (1, 1)])
+        return jnp.sum(jnp.sin(y))
+
+    x, kernel = jnp.ones((3, 2, 8, 8, 16)), jnp.ones((3, 3, 3, 16, 16))
+    clients = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1))))
+    text = clients.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.convolution" in text) == (platform != "cpu")
+    assert ("stablehlo.dot_general" in text) == (platform == "cpu")
+
+
+def test_auto_on_a_cpu_is_winograd_to_the_bit() -> None:
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (2, 8, 8, 16))
+    kernel = jax.random.normal(keys[1], (3, 3, 16, 16))
+    for compiled in (False, True):
+        results = []
+        for conv in (implementation("auto"), winograd):
+            run = jax.jit(conv, static_argnums=(2, 3)) if compiled else conv
+            results.append(run(x, kernel, (1, 1), "SAME"))
+        np.testing.assert_array_equal(*results)
+
+
+def test_names() -> None:
     assert implementation("xla") is jax.lax.conv_general_dilated
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert implementation("auto") is jax.lax.conv_general_dilated
     assert implementation("patches") is patches
     assert implementation("winograd") is winograd
     with pytest.raises(ValueError, match="unknown conv 'fft'"):

@@ -1,0 +1,94 @@
+"""The memory that `--cohort auto` predicts against the compiler's own analysis.
+
+Claim: the predicted peak of a round is within 25 % of what the compiler says, for every
+number of clients at once. The prediction compiles one step of one client and adds up
+(`runner/programs/client_memory.py`); the analysis is of the whole round, compiled for
+one device with two chunks of clients. Nothing is run.
+
+    python benchmarks/memory_model.py --target cpu --cases mlp:1,mlp:16,lstm:4
+    python benchmarks/memory_model.py --target v5e:2x2    # libtpu: see compile_for.py
+    python benchmarks/memory_model.py --table             # prints the README's table
+
+Results are written case by case to ``--out``; those that are there are not done again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import paper_rounds
+from common import provenance
+from compiled import memory
+from global_round import lower, memory_of_client, tpu_devices
+
+from fedsparsify_jax import client_map
+from fedsparsify_jax.runner.programs.client_memory import round_bytes
+
+RESULTS = Path(__file__).resolve().with_name("results-memory_model.json")
+CASES = "mlp:1,mlp:4,mlp:64,lstm:1,lstm:4,cnn:1"
+GOAL = 0.25
+
+
+def compare(name: str, at_once: int, target: str, examples: int) -> dict[str, Any]:
+    """Predicts, compiles, and asks the compiler."""
+    devices = tpu_devices(target) if ":" in target else jax.devices()[:1]
+    clients = 2 * at_once * len(devices)
+    work = paper_rounds.ROUNDS[name]
+    work = work._replace(clients=clients, cohort=None, examples=examples)
+    client = memory_of_client(work, devices[0])
+    lowered = lower(work, devices, client_map.chunked(at_once))
+    analysed = memory(lowered.program.compile())
+    model = paper_rounds.bytes_of(lowered.variables)
+    return {
+        "client": client,
+        "model": model,
+        "examples": examples,
+        "devices": len(devices),
+        "predicted": round_bytes(client, model, analysed["arguments"], at_once),
+        "analysed": analysed["together"],
+        "memory": analysed,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """The table of the README."""
+    lines = [
+        "| model | at once | for | examples | MB a client | predicted MB | analysed MB "
+        "| predicted / analysed |\n|---|--:|---|" + "--:|" * 5
+    ]
+    for name, case in results["cases"].items():
+        mb = [case[k] / 2**20 for k in ("client", "predicted", "analysed")]
+        cells = [*name.split(), case["examples"], *(f"{one:,.1f}" for one in mb)]
+        ratio = case["predicted"] / case["analysed"]
+        missed = "" if abs(ratio - 1) <= GOAL else ", **missed**"
+        lines.append(f"| {' | '.join(map(str, cells))} | {ratio:.2f} x{missed} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", default=CASES, help="MODEL:CLIENTS-AT-ONCE,...")
+    parser.add_argument("--target", default="cpu", help="cpu or a TPU topology")
+    parser.add_argument("--examples", type=int, default=256, help="of a client")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print the table only")
+    arguments = parser.parse_args()
+    out, results = arguments.out, {"cases": {}}
+    if out.exists():
+        results = json.loads(out.read_text())
+    for case in [] if arguments.table else arguments.cases.split(","):
+        model, number = case.split(":")
+        name = f"{model} {number} {arguments.target}"
+        if name in results["cases"]:
+            continue
+        print(name, "...", flush=True)
+        found = compare(model, int(number), arguments.target, arguments.examples)
+        results["cases"][name] = found | provenance()
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The memory that a client in training takes on a device, as its compiler says.
+
+No formula knows what a compiler keeps of activations, in which order it computes and
+how it pads arrays, so one step of one client is compiled and asked. That takes seconds,
+and the round's own program has a cache. `benchmarks/memory_model.py` holds the sum of
+`round_bytes` against whole rounds.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+from fedsparsify_jax import trees
+from fedsparsify_jax.data import Dataset
+from fedsparsify_jax.method import Batch
+from fedsparsify_jax.models import Model
+from fedsparsify_jax.training.local import batch_loss
+from fedsparsify_jax.training.losses import TASKS
+from fedsparsify_jax.types import Key, PyTree, Variables
+
+SERVER_COPIES = 3
+"""Models that a device holds beside those of clients in training: the sums, what they
+are merged and purged to, and the global one."""
+
+
+def client_bytes(
+    options: Mapping[str, Any],
+    model: Model,
+    dataset: Dataset,
+    longest: int,
+    device: Any,
+) -> int:
+    """Returns the bytes that one client in training takes on a device.
+
+    They are those of a step of SGD, weights before and after it, momentum and batch
+    included, and of a copy of the client's examples.
+
+    Args:
+      options: all options of a run, resolved; the batch no longer than a client.
+      model: what is trained.
+      dataset: on what.
+      longest: examples of the largest client.
+      device: that it is compiled for, also one of a topology that is not there.
+    """
+    sample = dataset.train.x
+    batch_size = min(options["batch_size"], longest)
+    loss = batch_loss(model.apply, TASKS[dataset.task].loss_fn)
+    with_momentum = bool(options["momentum"])
+
+    def step(variables: Variables, velocity: PyTree, batch: Batch, key: Key) -> Any:
+        others = {name: tree for name, tree in variables.items() if name != "params"}
+
+        def objective(params: PyTree) -> Any:
+            return loss(others | {"params": params}, batch, key)
+
+        gradients, changed = jax.grad(objective, has_aux=True)(variables["params"])
+        if with_momentum:
+            velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, gradients)
+            gradients = velocity
+        params = jax.tree.map(lambda w, g: w - 0.1 * g, variables["params"], gradients)
+        made = jnp.any(batch.valid)
+        new = variables | changed | {"params": params}
+        return trees.where(made, new, variables), velocity
+
+    def on_device(tree: PyTree) -> PyTree:
+        place = SingleDeviceSharding(device)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            tree,
+        )
+
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    batch = jax.eval_shape(
+        lambda: Batch(
+            x=jnp.zeros((batch_size, *sample.shape[1:]), sample.dtype),
+            y=jnp.zeros((batch_size,), dataset.train.y.dtype),
+            valid=jnp.zeros((batch_size,), bool),
+        )
+    )
+    velocity = variables["params"] if with_momentum else ()
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = on_device((variables, velocity, batch, key))
+    said: Any = jax.jit(step).lower(*shapes).compile().memory_analysis()
+    of_step = (
+        said.argument_size_in_bytes
+        + said.output_size_in_bytes
+        + said.temp_size_in_bytes
+    )
+    example = sample.dtype.itemsize * math.prod(sample.shape[1:])
+    return int(of_step) + longest * example
+
+
+def round_bytes(client: int, model_bytes: int, held: int, at_once: int) -> int:
+    """Predicts the most bytes that a device holds in a round.
+
+    Args:
+      client: of `client_bytes`.
+      model_bytes: of the model's variables.
+      held: bytes of the data and the state, which stay on the device.
+      at_once: clients that train at once.
+
+    >>> round_bytes(client=100, model_bytes=40, held=1000, at_once=2)
+    1320
+    """
+    return held + SERVER_COPIES * model_bytes + at_once * client
