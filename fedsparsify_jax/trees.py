@@ -149,6 +149,22 @@ def named_leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
         yield "/".join(_name(entry) for entry in path), leaf
 
 
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested dicts with leaves at these paths, the inverse of `named_leaves`.
+
+    >>> nested({"params/a/w": 1, "params/b": 2})
+    {'params': {'a': {'w': 1}, 'b': 2}}
+    """
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split("/")
+        branch = tree
+        for name in parents:
+            branch = branch.setdefault(name, {})
+        branch[last] = leaf
+    return tree
+
+
 def first_difference(wanted: PyTree, given: PyTree) -> tuple[str, Any, Any] | None:
     """Returns the first leaf that two trees have in different shapes, or one lacks.
 

@@ -80,7 +80,7 @@ def test_a_run_starts_where_another_ended(base, tmp_path):
             "BASE is of another model: batch_stats/BatchNorm_0/",
         ),
         ("--init none.npz", "no file none.npz"),
-        ("--init .", "--init . holds no model: it must be a file or finished run"),
+        ("--init .", "--init . holds no model: it must be a file or a finished run"),
         ("--lora-rank 2", "--lora-rank needs --init: the model"),
         ("--lora-alpha 2", "--lora-alpha needs --lora-rank: adapters"),
         ("--init BASE --lora-rank 0", "--lora-rank is 0: it must be at least 1"),

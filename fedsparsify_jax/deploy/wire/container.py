@@ -75,6 +75,29 @@ def unpack(message: bytes, limit: int) -> tuple[Arrays, dict[str, Any]]:
     return arrays, header
 
 
+def plain(content: bytes) -> Arrays | None:
+    """Returns the arrays of a safetensors file of any origin; None for a message.
+
+    Raises:
+      InputError: for a damaged file, or numbers of a dtype that NumPy lacks.
+    """
+    try:
+        tensors = safetensors.deserialize(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+    except Exception as error:  # safetensors has its own kind, below Exception
+        raise InputError(f"it is damaged ({shown(str(error))})") from error
+    if KEY in header.get("__metadata__", {}):
+        return None
+    arrays = {}
+    for name, tensor in tensors:
+        if tensor["dtype"] not in DTYPES:
+            raise InputError(f"{shown(name)} has the dtype {tensor['dtype']}")
+        numbers = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]])
+        arrays[name] = _shaped(numbers, tensor["shape"], name)
+    return arrays
+
+
 def _shaped(numbers: np.ndarray, shape: list[int], name: str) -> np.ndarray:
     try:
         return numbers.reshape(shape)

@@ -103,14 +103,8 @@ def from_linen(
         valid: jax.Array | None = None,
     ) -> tuple[jax.Array, Variables]:
         rows = x
-        x, key = prepare(
-            x,
-            key,
-            train=train,
-            preprocess=preprocess,
-            augment=augment,
-            dtype=input_dtype,
-        )
+        ways: dict[str, Any] = {"preprocess": preprocess, "augment": augment}
+        x, key = prepare(x, key, train=train, dtype=input_dtype, **ways)
         variables, x = lowered(variables, x, compute_dtype)
         # Batch statistics change in training only.
         mutable = [name for name in variables if name != "params"] if train else []
@@ -130,17 +124,14 @@ def from_linen(
 
     sequential = getattr(module, "sequential", False)
     model = Model(init=init, apply=apply, sequential=sequential)
-    parts = [
-        from_linen(
-            part,
-            input_shape,
-            preprocess=preprocess,
-            augment=augment,
-            input_dtype=input_dtype,
-            compute_dtype=compute_dtype,
-        )
-        for part in _smaller(module)
-    ]
+    of_parts = functools.partial(
+        from_linen,
+        preprocess=preprocess,
+        augment=augment,
+        input_dtype=input_dtype,
+        compute_dtype=compute_dtype,
+    )
+    parts = [of_parts(part, input_shape) for part in _smaller(module)]
     return model._replace(parts=(*parts, model)) if parts else model
 
 

@@ -77,13 +77,15 @@ def lora(
 
     def init(key: Key) -> Variables:
         keys = jax.random.split(key, len(shapes))
-        params: PyTree = {}
+        factors = {}
         for own, (path, (rows, columns)) in zip(keys, shapes.items(), strict=True):
             # Gaussian as in the paper, of the size that keeps the variance of inputs.
             a = jax.random.normal(own, (rows, rank)) / jnp.sqrt(jnp.float32(rows))
-            _put(params, path, {FACTORS[0]: a, FACTORS[1]: jnp.zeros((rank, columns))})
+            pair = (a, jnp.zeros((rank, columns)))
+            factors[path] = dict(zip(FACTORS, pair, strict=True))
         others = {name: tree for name, tree in base.items() if name != "params"}
-        return {"params": params, **jax.tree.map(jnp.asarray, others)}
+        others = jax.tree.map(jnp.asarray, others)
+        return {"params": trees.nested(factors), **others}
 
     def apply(
         variables: Variables, x: jax.Array, **flags: Any
@@ -141,19 +143,9 @@ def _shapes(
 
 def _check_dicts(params: PyTree) -> None:
     """Checks that parameters are what Flax's are, dicts with names, inside of dicts."""
-    copy: dict[str, Any] = {}
-    for path, leaf in trees.named_leaves(params):
-        _put(copy, path, leaf)
+    copy = trees.nested(dict(trees.named_leaves(params)))
     copied, given = (repr(jax.tree.structure(tree)) for tree in (copy, params))
     if copied != given:
         raise InputError(
             "adapters are for parameters in nested dicts, as Flax has them"
         )
-
-
-def _put(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Writes a value at a path of nested dicts, and makes those that are missing."""
-    *parents, last = path.split("/")
-    for name in parents:
-        tree = tree.setdefault(name, {})
-    tree[last] = value

@@ -192,8 +192,8 @@ def _augmentation(config: TrainConfig, dataset: data.Dataset) -> Augment | None:
 def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
     assert config.model is not None
     # Without a normalization the model takes raw numbers as it likes (tokens, say).
-    tokens = models.reads_tokens(config.model)
-    plain = tokens or dataset.normalization == data.Normalization()
+    plain = dataset.normalization == data.Normalization()
+    plain = plain or models.reads_tokens(config.model)
     return models.build(
         config.model,
         input_shape=dataset.train.x.shape[1:],
@@ -216,8 +216,7 @@ def _checked_model(
     config: TrainConfig, dataset: data.Dataset
 ) -> tuple[Model, Start | None]:
     """Returns the model that is trained, and the weights that it starts from."""
-    model = _build_model(config, dataset)
-    _check_fit(str(config.model), model, dataset)
+    _check_fit(str(config.model), model := _build_model(config, dataset), dataset)
     linear_evaluation.check(config, model, dataset)
     return started(config, model)
 

@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedsparsify_jax import deploy, models, trees
+from fedsparsify_jax.deploy.files import check_there, format_of
+from fedsparsify_jax.deploy.wire.container import plain
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.config import TrainConfig
-from fedsparsify_jax.runner.storage.model_files import (
-    ARRAYS,
-    DESCRIPTION,
-    load_model,
-)
 from fedsparsify_jax.types import Variables
 
 TIMES_RANK = 2.0
 """Alpha over rank if no alpha is given, as 16 for rank 8."""
+
+
+OF_A_RUN = Path("model") / "model.safetensors"
+"""The model of a finished run, in its directory."""
 
 
 class Start(NamedTuple):
@@ -68,16 +69,25 @@ def _on_device(variables: Variables) -> Variables:
 
 
 def _variables(path: Path) -> Variables:
-    """Reads a model file, or that of a finished run."""
-    if path.name == ARRAYS and (path.parent / DESCRIPTION).is_file():
-        path = path.parent
-    if not path.is_dir():
+    """Reads a model file, that of a finished run, or named arrays of any origin."""
+    if path.is_dir():
+        inside = path / OF_A_RUN
+        if not inside.is_file():
+            raise InputError(
+                f"--init {path} holds no model: it must be a file or a finished run"
+            )
+        path = inside
+    if format_of(path) != "safetensors":
         return deploy.load(path).variables
-    for place in (path / "model", path):
-        if (place / ARRAYS).is_file():
-            variables, _ = load_model(place)
-            return variables
-    raise InputError(f"--init {path} holds no model: it must be a file or finished run")
+    check_there(path)
+    try:
+        arrays = plain(path.read_bytes())
+        tree = None if arrays is None else trees.nested(arrays)
+    except InputError as error:
+        raise InputError(f"--init {path}: {error}") from error
+    except (AttributeError, TypeError) as error:  # a name that is part of another's
+        raise InputError(f"--init {path}: its names are no tree") from error
+    return deploy.load(path).variables if tree is None else tree
 
 
 def _checked(config: TrainConfig, model: Model, variables: Variables) -> Variables:

@@ -44,11 +44,4 @@ def load_model(directory: Path | str) -> tuple[Variables, dict[str, Any]]:
         description = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
     except Exception as error:  # safetensors has its own kind, not exported
         raise InputError(f"no readable model in {directory} ({error})") from error
-    variables: Variables = {}
-    for name, array in arrays.items():
-        *parents, last = name.split("/")
-        branch = variables
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[last] = array
-    return variables, description
+    return trees.nested(arrays), description
