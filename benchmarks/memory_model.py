@@ -9,7 +9,9 @@ one device with two chunks of clients. Nothing is run.
     python benchmarks/memory_model.py --target v5e:2x2    # libtpu: see compile_for.py
     python benchmarks/memory_model.py --table             # prints the README's table
 
-Results are written case by case to ``--out``; those that are there are not done again.
+On a TPU the first 128 MB or so of a round lie in the chip's own vector memory and are
+not in the analysis, so small rounds take less than is predicted: the claim is about
+rounds as large as ``auto`` makes them. Results are written case by case to ``--out``; those that are there are not done again.
 """
 
 import argparse
@@ -52,6 +54,16 @@ def compare(name: str, at_once: int, target: str, examples: int) -> dict[str, An
     }
 
 
+def predict_again(name: str, case: dict[str, Any]) -> dict[str, Any]:
+    """The same case with the prediction of this version; the analysis stays."""
+    model, at_once, target = name.split()
+    device = tpu_devices(target)[0] if ":" in target else jax.devices()[0]
+    work = paper_rounds.ROUNDS[model]._replace(examples=case["examples"])
+    client, held = memory_of_client(work, device), case["memory"]["arguments"]
+    predicted = round_bytes(client, case["model"], held, int(at_once))
+    return case | {"client": client, "predicted": predicted} | provenance()
+
+
 def table(results: dict[str, Any]) -> str:
     """The table of the README."""
     lines = [
@@ -73,12 +85,18 @@ def main() -> None:
     parser.add_argument("--target", default="cpu", help="cpu or a TPU topology")
     parser.add_argument("--examples", type=int, default=256, help="of a client")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--again", action="store_true", help="predict all cases again")
     parser.add_argument("--table", action="store_true", help="print the table only")
     arguments = parser.parse_args()
     out, results = arguments.out, {"cases": {}}
     if out.exists():
         results = json.loads(out.read_text())
-    for case in [] if arguments.table else arguments.cases.split(","):
+    for name, old in results["cases"].items() if arguments.again else ():
+        results["cases"][name] = predict_again(name, old)
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    for case in (
+        [] if arguments.table or arguments.again else arguments.cases.split(",")
+    ):
         model, number = case.split(":")
         name = f"{model} {number} {arguments.target}"
         if name in results["cases"]:

@@ -34,6 +34,8 @@ def test_only_sums_of_one_model_travel_between_devices(bench):
         work, jax.devices()[:2], client_map.chunked(2)
     )
     found = bench("compiled").collectives(lowered.program.compile().as_text())
+    # Gathered is at most a number a client, of its key.
+    assert found.pop("all-gather", found["all-reduce"]._replace(bytes=0)).bytes <= 64
     assert set(found) == {"all-reduce"}
     model = bench("paper_rounds").bytes_of(lowered.variables)
     # Beside the model there are sums of weights and losses, a few numbers.
@@ -58,9 +60,8 @@ ENTRY %main (a: f32[4]) -> f32[4] {
     assert len(found) == 2
 
 
-@pytest.mark.usefixtures("optimized")
 def test_the_predicted_memory_is_that_of_the_compiler(bench):
-    work = small(bench("paper_rounds"), shape=(12, 12), clients=16)
+    work = small(bench("paper_rounds"), shape=(28, 28), clients=16)
     device = jax.devices()[0]
     client = bench("global_round").memory_of_client(work, device)
     lowered = bench("global_round").lower(work, [device], client_map.chunked(8))

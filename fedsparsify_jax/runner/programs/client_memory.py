@@ -36,8 +36,8 @@ def client_bytes(
 ) -> int:
     """Returns the bytes that one client in training takes on a device.
 
-    They are those of a step of SGD, weights before and after it, momentum and batch
-    included, and of a copy of the client's examples.
+    They are those of a step of SGD, with weights, momentum and batch, and of a copy of
+    the client's examples.
 
     Args:
       options: all options of a run, resolved; the batch no longer than a client.
@@ -82,10 +82,13 @@ def client_bytes(
     velocity = variables["params"] if with_momentum else ()
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = on_device((variables, velocity, batch, key))
-    said = jax.jit(step).lower(*shapes).compile().memory_analysis()
+    # As in a loop over steps, new weights may take the place of the old.
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*shapes)
+    said = lowered.compile().memory_analysis()
     of_step = (
         said.argument_size_in_bytes
         + said.output_size_in_bytes
+        - said.alias_size_in_bytes
         + said.temp_size_in_bytes
     )
     example = sample.dtype.itemsize * math.prod(sample.shape[1:])
