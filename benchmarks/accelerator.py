@@ -14,8 +14,8 @@ What it times, medians over ``--rounds`` after one that compiles:
 
 All data are synthetic, of the stated shapes, unless ``--cifar10 DIR`` names the real
 images for pfl's task; the results say which. Models that the registry lacks are named
-and left out. Results are written case by case to ``--out``; what is there already is not
-run again, and a case that fails (out of memory, say) is recorded with its reason.
+and left out. Results are written case by case to ``--out``; what is there is not run
+again, and a case that fails (out of memory, say) is recorded with its reason.
 
 Utilisation is the FLOPs of training (matrix products and convolutions, as `metrics`
 counts them) over the device's peak: ``--peak TFLOPS``, or the table `PEAKS`.
@@ -252,7 +252,7 @@ def player(case: Case, federation: Federation) -> Callable[[int], None]:
 
 
 def _sweep(case: Case, federation: Federation, clients: Any) -> Callable[[int], None]:
-    """Rounds of cells that differ in the learning rate, run as `fedsparsify sweep` does.
+    """Rounds of cells with learning rates of their own, run as `sweep` runs them.
 
     Every cell has a state of its own and all share the clients' data.
     """

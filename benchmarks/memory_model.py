@@ -7,11 +7,12 @@ one device with two chunks of clients. Nothing is run.
 
     python benchmarks/memory_model.py --target cpu --cases mlp:1,mlp:16,lstm:4
     python benchmarks/memory_model.py --target v5e:2x2    # libtpu: see compile_for.py
-    python benchmarks/memory_model.py --table             # prints the README's table
+    python benchmarks/memory_model.py --table             # of the README
 
 On a TPU the first 128 MB or so of a round lie in the chip's own vector memory and are
 not in the analysis, so small rounds take less than is predicted: the claim is about
-rounds as large as ``auto`` makes them. Results are written case by case to ``--out``; those that are there are not done again.
+rounds as large as ``auto`` makes them. Results are written case by case to ``--out``;
+those that are there are not done again.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 
 import jax
 import paper_rounds
-from common import provenance
+from common import provenance, put_table
 from compiled import memory
 from global_round import lower, memory_of_client, tpu_devices
 
@@ -86,7 +87,9 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=256, help="of a client")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--again", action="store_true", help="predict all cases again")
-    parser.add_argument("--table", action="store_true", help="print the table only")
+    parser.add_argument(
+        "--table", action="store_true", help="print it, and put it into README.md"
+    )
     arguments = parser.parse_args()
     out, results = arguments.out, {"cases": {}}
     if out.exists():
@@ -106,6 +109,8 @@ def main() -> None:
         results["cases"][name] = found | provenance()
         out.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
+    if arguments.table:
+        put_table("memory_model", table(results))
 
 
 if __name__ == "__main__":

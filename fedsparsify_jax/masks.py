@@ -38,17 +38,22 @@ def prunable_leaves(tree: PyTree, prunable: Prunable | None = None) -> PyTree:
 
 
 # Last parts of the paths of vectors that shift or rescale, in Flax, Haiku, Keras and
-# hand-written models.
-_NOT_KERNELS = frozenset({"bias", "b", "scale", "offset", "beta", "gamma"})
+# hand-written models, and of what transformers add to their tokens.
+_NOT_KERNELS = frozenset(
+    {"bias", "b", "scale", "offset", "beta", "gamma"}
+    | {"position_embedding", "pos_embedding", "class_token", "cls"}
+)
 
 
 def kernels_only(name: str) -> bool:
-    """Spares biases and norm parameters: a `types.Prunable`.
+    """Spares biases, norm parameters and learnt positions: a `types.Prunable`.
 
     It goes by the last part of the path, which is all that it is given: ``bias``,
     ``b``, ``scale``, ``offset``, ``beta`` and ``gamma`` are kept whole, in any case,
-    and so are all other collections. Embeddings and recurrent kernels are prunable. For
-    a model with other names pass a function of your own.
+    and so are ``position_embedding``, ``pos_embedding``, ``class_token`` and ``cls``,
+    which are added to tokens as a bias is, and all other collections. Word vectors,
+    whose rows are read as those of a kernel, and recurrent kernels are prunable. For a
+    model with other names pass a function of your own.
 
     Example:
       >>> variables = {"params": {"Dense_0": {"kernel": 0.0, "bias": 0.0}}}
@@ -99,6 +104,21 @@ def apply(masks: Masks, variables: Variables) -> Variables:
     return jax.tree.map(
         lambda mask, leaf: jnp.where(mask, leaf, jnp.zeros_like(leaf)), masks, variables
     )
+
+
+def holds(masks: Masks, variables: Variables) -> jax.Array:
+    """Returns whether all that the masks do not keep is zero: bool scalar.
+
+    >>> holds({"w": jnp.array([True, False])}, {"w": jnp.array([1.0, 2.0])})
+    Array(False, dtype=bool)
+    """
+    inside = [
+        jnp.all(mask | (leaf == 0))
+        for mask, leaf in zip(
+            jax.tree.leaves(masks), jax.tree.leaves(variables), strict=True
+        )
+    ]
+    return jnp.all(jnp.stack(inside)) if inside else jnp.bool_(True)
 
 
 def intersect(a: Masks, b: Masks) -> Masks:

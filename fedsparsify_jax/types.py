@@ -52,6 +52,8 @@ GradientPoint = Literal["none", "past", "fresh", "noise", "sam"]
 """Point to take gradients at: the weights, or one beside them."""
 PowerpropAverage = Literal["theta", "weights"]
 """What the server merges under Powerpropagation: roots of weights, or weights."""
+TrainingLoss = Literal["supervised", "contrastive"]
+"""Loss of the labels, or of two views of each example, without them."""
 Anchor = Literal["global", "zero"]
 """Target of the proximal term: the global model, or zero as a weight decay."""
 ServerOptimizer = Literal["adam", "yogi", "adagrad", "momentum", "sgd"]
@@ -76,6 +78,8 @@ WireValues = Literal["float32", "float16", "bfloat16"]
 """Dtype in which float32 numbers travel between clients and server."""
 UploadCompression = Literal["none", "topk", "int8", "int4"]
 """Form of what clients upload: their model, or its change in few or coarse numbers."""
+Precision = Literal["float32", "bf16"]
+"""What a model computes in, around float32 parameters."""
 
 
 class ApplyFn(Protocol):

@@ -42,6 +42,8 @@ CASES = {
     ),
     "resnet": Case("resnet56", (8, 8, 3), options={"blocks": 2, "widths": [6, 8]}),
     "resnet of odd size": Case("resnet56", (7, 9, 1), "float32", options=SHALLOW),
+    "lenet": Case("lenet5", (12, 12), options={"widths": [3, 4], "hidden": [9]}),
+    "femnist": Case("femnist_cnn", (8, 9), options={"widths": [4, 5], "hidden": 9}),
     "brain age": Case("brain_age_cnn", (9, 10, 9), "float32", 1, {"widths": [4, 5]}),
     "frozen brain age": Case(
         "brain_age_cnn", (9, 8, 9), "float32", 1, {"widths": [4], "frozen": True}

@@ -22,17 +22,27 @@ statistics, if the network has any, are those of level 0 and one set for every o
 level (switchable norms), averaged by the server and counted like the model. The rounds
 report level 0; all levels are the algorithm's ``variants``.
 
-Deviations: the loss is that of labels, where SlimCLR has a contrastive one and then a
-linear layer a width. Masks of levels change once a round, as the server's do. c is 1,
-which the paper has for MoCo v3 (5 for v2, of similarities). Widths are relative to
-level 0. What m_0 drops stays dropped; a weight may come back to other levels.
+The loss is that of the labels, or the contrastive one of two views of every example
+without them, as SlimCLR on SimCLR has it: z_i are then the similarities of the 2 B
+views of a batch, a row for each, see `training.contrastive`. Such networks are judged
+by a linear classifier of the inputs of their last layer, fitted for every level by
+itself (switchable probe): `training.linear_probe`.
 
-Checked against: NumPy, in tests/algorithms/test_slimmable.py; formulas and defaults of
-the paper as the maintainers' notes on its code have them.
+Deviations: masks of levels change once a round, as the server's do. c is 1, which the
+paper has for MoCo v3 (5 for v2, of similarities). Widths are relative to level 0. What
+m_0 drops stays dropped; a weight may come back to other levels. Of the contrastive
+loss: the last layer is the projection, linear and as wide as there are classes, where
+SimCLR has two layers and 128 numbers, so that model and messages are the same as with
+labels; tau is 0.2, the paper's for MoCo v2; clients compare the views of their own
+batches alone, whatever their classes.
+
+Checked against: NumPy, in tests/algorithms/test_slimmable.py and, of the contrastive
+loss, tests/training/test_contrastive.py; formulas and defaults of the paper as the
+maintainers' notes on its code have them.
 """
 
-from collections.abc import Sequence
-from typing import Unpack
+from collections.abc import Callable, Sequence
+from typing import Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +65,7 @@ from fedsparsify_jax.method import (
     Uploads,
 )
 from fedsparsify_jax.pruning.selection import magnitude, prune
+from fedsparsify_jax.training.contrastive import of_two_views
 from fedsparsify_jax.training.distillation import divergence, soft_labels
 from fedsparsify_jax.training.forward import training_pass
 from fedsparsify_jax.training.losses import example_losses
@@ -68,6 +79,7 @@ from fedsparsify_jax.types import (
     PyTree,
     Schedule,
     Scope,
+    TrainingLoss,
     Variables,
 )
 
@@ -79,6 +91,8 @@ def slimmable(
     slow_start: ArrayLike | None = None,
     temperature: ArrayLike = 1.0,
     distillation: ArrayLike = 0.5,
+    loss: TrainingLoss = "supervised",
+    similarity_temperature: ArrayLike = 0.2,
     rounds: ArrayLike = 200,
     begin: ArrayLike = 1,
     exponent: ArrayLike = 3.0,
@@ -98,6 +112,10 @@ def slimmable(
       slow_start: S, the last round in which level 0 alone is trained; T / 2 by default.
       temperature: c, of the distillation.
       distillation: b in [0, 1].
+      loss: what every level learns from. ``contrastive`` takes its views from the
+        model, which must augment in training: `data.random_view`, say. The last layer
+        becomes a classifier's later on: spare it from pruning (``prunable``).
+      similarity_temperature: tau, of the contrastive loss.
       rounds: T, the last round.
       begin: t0.
       exponent: n.
@@ -111,7 +129,7 @@ def slimmable(
 
     Raises:
       ValueError: for levels that do not rise from 0 or more to below 1, an unknown
-        merge or impossible rounds.
+        loss or merge, or impossible rounds.
 
     Example:
       With the ``clients`` and the ``model`` of the README's ten lines:
@@ -126,15 +144,18 @@ def slimmable(
       0.9 0.1
     """
     levels = tuple(levels)
-    _check(levels, distillation)
+    _check(levels, distillation, loss)
     end = schedules.last_purge(rounds, fine_tune_rounds, schedule)
     of_last = schedule or schedules.polynomial(
         levels[-1], end=end, begin=begin, exponent=exponent, every=every
     )
     prunable = nested.others(prunable)
+    if loss == "supervised":
+        answers = _of_labels(apply_fn, resolve(options).loss_fn)
+    else:
+        answers = _of_views(apply_fn, similarity_temperature)
     objective = _together(
-        apply_fn,
-        resolve(options).loss_fn,
+        answers,
         levels,
         rounds / 2 if slow_start is None else slow_start,
         temperature,
@@ -163,7 +184,7 @@ def loss_weights(levels: Sequence[ArrayLike]) -> list[ArrayLike]:
     return [1.0 + sum((1.0 - s) / (1.0 - first) for s in others), *(1.0,) * len(others)]
 
 
-def _check(levels: Sequence[ArrayLike], distillation: ArrayLike) -> None:
+def _check(levels: Sequence[ArrayLike], distillation: ArrayLike, loss: str) -> None:
     numbers = [level for level in levels if isinstance(level, int | float)]
     if not levels:
         raise ValueError("levels are none: give at least one sparsity")
@@ -172,11 +193,41 @@ def _check(levels: Sequence[ArrayLike], distillation: ArrayLike) -> None:
         raise ValueError(f"levels are {listed}: they must rise, from 0 to below 1")
     if isinstance(distillation, int | float) and not 0 <= distillation <= 1:
         raise ValueError(f"distillation is {distillation}: it must be from 0 to 1")
+    if loss not in (names := get_args(TrainingLoss)):
+        raise ValueError(f"loss is {loss!r}: it must be one of {', '.join(names)}")
+
+
+# (variables of a level, batch, key) -> (z [R, ...], losses [R], changed collections)
+_Answers = Callable[[Variables, Batch, Key], tuple[jax.Array, jax.Array, Variables]]
+
+
+def _of_labels(apply_fn: ApplyFn, loss_fn: LossFn) -> _Answers:
+    """Builds the logits of a batch's examples, and the losses of their labels."""
+
+    def answers(
+        variables: Variables, batch: Batch, key: Key
+    ) -> tuple[jax.Array, jax.Array, Variables]:
+        z, changed = training_pass(
+            apply_fn, variables, batch.x, key=key, valid=batch.valid
+        )
+        return z, example_losses(loss_fn, z, batch.y), changed
+
+    return answers
+
+
+def _of_views(apply_fn: ApplyFn, temperature: ArrayLike) -> _Answers:
+    """Builds the similarities of a batch's views, and their contrastive losses."""
+
+    def answers(
+        variables: Variables, batch: Batch, key: Key
+    ) -> tuple[jax.Array, jax.Array, Variables]:
+        return of_two_views(apply_fn, variables, batch, key, temperature)
+
+    return answers
 
 
 def _together(
-    apply_fn: ApplyFn,
-    loss_fn: LossFn,
+    answers: _Answers,
     levels: Sequence[ArrayLike],
     slow_start: ArrayLike,
     temperature: ArrayLike,
@@ -195,36 +246,38 @@ def _together(
     def objective(
         loss: BatchLoss, variables: Variables, batch: Batch, key: Key, context: Context
     ) -> tuple[jax.Array, Variables]:
+        del loss  # that of labels, which `answers` has
         hidden, with_keys = trees.hide_keys(key)
+
+        def mean(losses: jax.Array) -> jax.Array:
+            valid = jnp.tile(batch.valid, len(losses) // len(batch.valid))
+            total = jnp.where(valid, losses, 0.0)
+            rows = jnp.sum(valid, dtype=total.dtype)
+            return jnp.sum(total) / jnp.maximum(rows, 1.0)
 
         def alone() -> tuple[jax.Array, Variables]:
             first = nested.without(variables)
-            value, changed = loss(first, batch, with_keys(hidden))
-            return value, changed_by(variables, [changed] * len(levels))
+            _, losses, changed = answers(first, batch, with_keys(hidden))
+            return mean(losses), changed_by(variables, [changed] * len(levels))
 
         def all_levels() -> tuple[jax.Array, Variables]:
-            outputs, changed = zip(
+            outputs, losses, changed = zip(
                 *(
-                    training_pass(
-                        apply_fn,
+                    answers(
                         nested.of_level(variables, context.server, i),
-                        batch.x,
-                        key=with_keys(hidden),
-                        valid=batch.valid,
+                        batch,
+                        with_keys(hidden),
                     )
                     for i in numbers
                 ),
                 strict=True,
             )
-            first, *others = (example_losses(loss_fn, z, batch.y) for z in outputs)
+            first, *others = losses
             total = weights[0] * first
             shares = soft_labels(outputs[0], temperature)
             for own, z in zip(others, outputs[1:], strict=True):
                 total += (1 - b) * own + b * divergence(shares, z / temperature)
-            total = jnp.where(batch.valid, total, 0.0)
-            examples = jnp.sum(batch.valid, dtype=total.dtype)
-            value = jnp.sum(total) / jnp.maximum(examples, 1.0)
-            return value, changed_by(variables, list(changed))
+            return mean(total), changed_by(variables, list(changed))
 
         if len(levels) == 1:
             return alone()

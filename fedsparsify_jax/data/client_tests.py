@@ -5,6 +5,7 @@ it: the same rows of the central test set judge every algorithm under the same s
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.types import ClientRows
 
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 MOST = 500
 """Test examples of a client, at most: a standard error of 1 to 2 percentage points."""
 
@@ -71,6 +73,30 @@ def client_tests(
         ]
         drawn.append(np.concatenate([np.zeros(0, np.int64), *picked]))
     return stacked_rows(drawn)
+
+
+def own_tests(
+    owners: np.ndarray, kept: np.ndarray, seed: int = 0, most: int = MOST
+) -> ClientRows:
+    """Returns the test examples that every client brings along, or some of them.
+
+    Args:
+      owners: ``[m]``, the owner of every test example.
+      kept: ``[N]``, the owner that each client is.
+      seed: which examples, of clients with more than ``most``.
+      most: examples of a client.
+
+    Example:
+      >>> own_tests(np.array([5, 9, 5]), np.array([5, 7])).sizes.tolist()
+      [2, 0]
+    """
+    rng = np.random.default_rng(seed)
+    order = np.argsort(owners, kind="stable")
+    first, last = (np.searchsorted(owners[order], kept, side) for side in _SIDES)
+    drawn = [order[start:stop] for start, stop in zip(first, last, strict=True)]
+    return stacked_rows(
+        [rows if len(rows) <= most else rng.permutation(rows)[:most] for rows in drawn]
+    )
 
 
 def _quotas(held: np.ndarray, available: np.ndarray, most: int) -> np.ndarray:

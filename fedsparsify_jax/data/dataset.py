@@ -6,7 +6,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from fedsparsify_jax.data.labels import Labels
 from fedsparsify_jax.data.normalization import Normalization as Normalization
+from fedsparsify_jax.data.owners import Owners
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.types import Examples, Key
 
@@ -35,6 +37,11 @@ class Dataset(NamedTuple):
       augment: what training batches of this source are usually augmented with, on raw
         inputs ``(key, x [B, ...]) -> x``; None if nothing. The data set only offers it.
       validation: what choices are made on, see `validation.hold_out`; None without one.
+      owners: the clients that examples come from, where the source names them.
+      labels: what the source calls the classes, where that is not their number.
+      notes: sentences about how the source was read.
+      characters: of texts whose inputs are numbers of characters, from 2 on; 0 is
+        padding and 1 any other.
     """
 
     name: str
@@ -45,6 +52,25 @@ class Dataset(NamedTuple):
     task: Task = "classification"
     augment: Augment | None = None
     validation: Examples | None = None
+    owners: Owners | None = None
+    labels: Labels | None = None
+    notes: tuple[str, ...] = ()
+    characters: str | None = None
+
+
+def with_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    """Returns a data set with some of its training examples, and their owners.
+
+    >>> toy = from_arrays("toy", [[1], [2], [3]], [0, 1, 1], [[1]], [0])
+    >>> with_rows(toy, np.array([2])).train.y.tolist()
+    [1]
+    """
+    x, y = dataset.train
+    owners = dataset.owners
+    return dataset._replace(
+        train=Examples(np.asarray(x)[rows], np.asarray(y)[rows]),
+        owners=None if owners is None else owners._replace(train=owners.train[rows]),
+    )
 
 
 def _native_inputs(where: str, x: np.ndarray) -> np.ndarray:

@@ -6,9 +6,8 @@ the outcome alone.
 
 import numpy as np
 
-from fedsparsify_jax.data.dataset import Dataset
+from fedsparsify_jax.data.dataset import Dataset, with_rows
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.types import Examples
 
 _STREAM = 1  # its draws are not those of a subset with the same seed
 
@@ -74,8 +73,5 @@ def hold_out(dataset: Dataset, fraction: float, seed: int = 0) -> Dataset:
         return dataset
     held = held_out_rows(np.asarray(dataset.train.y), fraction, seed)
     remaining = np.delete(np.arange(len(dataset.train.y)), held)
-    train, validation = (
-        Examples(np.asarray(dataset.train.x)[rows], np.asarray(dataset.train.y)[rows])
-        for rows in (remaining, held)
-    )
-    return dataset._replace(train=train, validation=validation)
+    validation = with_rows(dataset, held).train
+    return with_rows(dataset, remaining)._replace(validation=validation)

@@ -47,8 +47,9 @@ def saved_model(variables: Variables, about: Mapping[str, Any]) -> SavedModel:
     Args:
       variables: nested dict of arrays.
       about: with ``model``, a name of `models.NAMES`, or ``layers``; ``input_shape``
-        and ``num_classes``; perhaps ``normalization``, ``input_dtype``, ``task``, and
-        the ``options`` of `models.build`.
+        and ``num_classes``; perhaps ``normalization``, ``input_dtype``, ``task``,
+        ``labels``, what the classes are called, and the ``options`` of
+        `models.build`.
 
     Raises:
       InputError: if the description is wrong, or its network has other variables.
@@ -68,6 +69,7 @@ def saved_model(variables: Variables, about: Mapping[str, Any]) -> SavedModel:
     about["task"] = task or ("classification" if classes > 1 else "regression")
     if about["task"] not in ("classification", "regression"):
         raise InputError(f"the model's task is {shown(task)}")
+    _check_labels(about.get("labels"), classes)
     variables = jax.tree.map(np.asarray, variables)
     if LAYERS in about:
         graph = nodes.from_description(about[LAYERS], variables)
@@ -144,12 +146,12 @@ def network(about: Mapping[str, Any], *, conv: str | None = None) -> Model:
     except (TypeError, ValueError) as error:
         raise InputError(f"the model's normalization is wrong ({error})") from error
     # A text model takes tokens as they are, as in training.
-    plain = normalization == Normalization() or name == "lstm"
+    plain = normalization == Normalization() or models.reads_tokens(name)
     options = about.get("options") or {}
     if not isinstance(options, Mapping) or not all(isinstance(o, str) for o in options):
         raise InputError(f"the model's options are {shown(options)}")
     options = {option: _hashable(value) for option, value in options.items()}
-    if conv is not None and name not in ("mlp", "lstm"):
+    if conv is not None and "conv" in models.options_of(name):
         options["conv"] = conv
     try:
         return models.build(
@@ -238,6 +240,18 @@ def _checked_sizes(about: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
     if not shape or math.prod(shape) >= MOST_NUMBERS:
         raise InputError(f"the description has inputs of the shape {shown(shape)}")
     return tuple(shape), int(classes or 0)
+
+
+def _check_labels(labels: Any, classes: int) -> None:
+    """Checks what classes are called: a text or a whole number each, if anything."""
+    if labels is None:
+        return
+    one_kind = isinstance(labels, list | tuple) and (
+        all(type(label) is str for label in labels)
+        or all(type(label) is int and abs(label) < 2**63 for label in labels)
+    )
+    if not one_kind or len(labels) != classes:
+        raise InputError(f"the model's labels are {shown(labels)}")
 
 
 def _is_size(value: Any) -> bool:

@@ -126,7 +126,8 @@ def _shares(equation: JaxprEqn, inputs: list[Value]) -> Shares:
         return inputs[0].shares
     if name in _ANY:
         weights = [value.shares for value in inputs if value.shares]
-        return weights[0] if all(one == weights[0] for one in weights[1:]) else {}
+        same = all(one == weights[0] for one in weights[1:])
+        return weights[0] if weights and same else {}
     total = sum(math.prod(_shape(atom)) for atom in equation.outvars)
     if name == "pad":
         part = min(Fraction(sizes[0], max(total, 1)), Fraction(1))

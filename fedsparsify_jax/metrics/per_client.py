@@ -88,6 +88,18 @@ def evaluate_clients(
     return accuracies
 
 
+def tenths(accuracies: np.ndarray) -> list[int]:
+    """Counts the clients whose accuracy is in each tenth of [0, 1]; 1 is in the last.
+
+    >>> tenths(np.array([0.05, 0.1, 0.95, 1.0]))
+    [1, 1, 0, 0, 0, 0, 0, 0, 0, 2]
+    """
+    # In whole hundred thousandths, so that a float32 of 0.3 is in the fourth tenth.
+    rounded = np.rint(np.asarray(accuracies, np.float64) * 1e5).astype(np.int64)
+    counted = np.bincount(np.clip(rounded // 10_000, 0, 9), minlength=10)
+    return [int(number) for number in counted]
+
+
 def spread(accuracies: np.ndarray) -> Spread:
     """Returns the mean over clients, and that of their worst tenth (at least one).
 

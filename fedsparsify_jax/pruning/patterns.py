@@ -215,6 +215,10 @@ def channels(
     of every layer whatever its sum. With squares for scores the sums have the order of
     l2 norms. Leaves of other layers are kept whole.
 
+    Layers are compared by sums that are divided by the l2 norm of all sums of their
+    layer: a channel of few weights would be the smallest of the network otherwise, and
+    the first layer of an image network would go before all others.
+
     Args:
       scores: float tree with the structure of the variables.
       sparsity: s in [0, 1], of channels; may be traced.
@@ -222,6 +226,10 @@ def channels(
       within: masks that the result may not leave.
       prunable: which leaves may be pruned.
       spared: paths of layers that keep all their channels.
+
+    References:
+      Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient
+      Inference (arXiv 1611.06440), section 2.2, for the norm of a layer.
 
     Example:
       >>> kernel = jnp.array([[3.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
@@ -251,7 +259,7 @@ def channels(
     for name, unit in units.items():
         ranked = jnp.where(alive[name], unit, -jnp.inf)
         best[name] = jnp.arange(len(unit)) == jnp.argmax(ranked)
-        units[name] = jnp.where(best[name], jnp.inf, unit)
+        units[name] = jnp.where(best[name], jnp.inf, _comparable(unit, alive[name]))
     kept = prune(units, sparsity, scope=scope, within=alive) if units else {}
 
     result = dict(allowed)
@@ -261,6 +269,20 @@ def channels(
             ones = (1,) * (leaves[part].ndim - 1)
             result[part] = allowed[part] & stays.reshape(*ones, -1)
     return trees.map_with_name(lambda name, _: result[name], scores)
+
+
+def _comparable(unit: jax.Array, alive: jax.Array) -> jax.Array:
+    """Returns the sums of a layer's units over the l2 norm of the living ones.
+
+    Sums are divided by the largest first, so that no square is too large or small. A
+    NaN stays one, and does not count for the others.
+    """
+    most = jnp.finfo(unit.dtype).max
+    unit, alive = jnp.clip(unit, -most, most), alive & ~jnp.isnan(unit)
+    largest = jnp.max(jnp.where(alive, jnp.abs(unit), 0))
+    unit = unit / jnp.where(largest > 0, largest, 1)
+    norm = jnp.sqrt(jnp.sum(jnp.where(alive, jnp.square(unit), 0)))
+    return unit / jnp.where(norm > 0, norm, 1)
 
 
 def _layer(name: str) -> str:

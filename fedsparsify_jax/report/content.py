@@ -192,11 +192,14 @@ def _clients(runs: Sequence[Run]) -> Section:
         )
     if len(partitions) > _PARTITIONS:
         words.append(f"The first {_PARTITIONS} of {len(partitions)} partitions.")
-    blocks = []
+    judged = tables.client_accuracies(runs)
+    blocks = [] if judged is None else [Block(tables=(judged,))]
     for run, table in list(partitions.values())[:_PARTITIONS]:
         fields = ("partition", "num_clients", "seed")
+        count = {"num_clients": (run.partition or {}).get("clients")}
+        options = run.options | (count if not run.options.get("num_clients") else {})
         title = ", ".join(
-            f"{f.replace('_', ' ')} {plain(run.options.get(f))}" for f in fields
+            f"{f.replace('_', ' ')} {plain(options.get(f))}" for f in fields
         )
         blocks.append(Block(title, folded=len(table.rows) > 20, tables=(table,)))
     return Section("clients", "Clients", tuple(words), tuple(blocks))
@@ -283,7 +286,7 @@ def _tiles_of_one(setting: Setting) -> list[Tile]:
 def _subtitle(runs: Sequence[Run]) -> str:
     same, _ = common_options(runs)
     words = [plain(same[f]) for f in ("algorithm", "dataset", "model") if f in same]
-    if "num_clients" in same:
+    if same.get("num_clients") is not None:
         words.append(f"{plain(same['num_clients'])} clients")
     return " · ".join(words)
 

@@ -11,6 +11,7 @@ from fedsparsify_jax.report.reading import LAST, Run, number
 from fedsparsify_jax.report.results import Spread, spread
 from fedsparsify_jax.report.scales import text
 from fedsparsify_jax.report.settings import Setting, label_of, plain
+from fedsparsify_jax.runner.display.summary import TENTH
 
 CLIENTS = 50
 """Rows of a client table."""
@@ -216,18 +217,47 @@ def clients(run: Run) -> Table | None:
         by_class = [[] for _ in sizes]
     classes = max(map(len, by_class), default=0)
     most = max((n for row in by_class for n in row), default=0) or 1
-    rows = []
+    rows, names = [], partition.get("names")
+    if not isinstance(names, list):
+        names = []
     for client, (row, size) in enumerate(zip(by_class, sizes, strict=True)):
         if client == CLIENTS:
             break
         cells = [Cell(f"{n:,}", n, n / most if n else None) for n in row]
         cells += [Cell("")] * (classes - len(row))
-        rows.append((Cell(str(client), client), *cells, Cell(f"{size:,}", size)))
+        called = plain(names[client]) if client < len(names) else str(client)
+        first = Cell(called, None if names else client)
+        rows.append((first, *cells, Cell(f"{size:,}", size)))
     count = total if type(total) is int and total < 1 << 53 else len(sizes)
     note = f"{len(rows)} of {count:,} clients." if count > len(rows) else ""
-    head = ("Client", *map(str, range(classes)), "All")
+    labels = partition.get("labels")
+    if not isinstance(labels, list) or len(labels) < classes:
+        labels = [*range(classes)]
+    head = ("Client", *map(plain, labels[:classes]), "All")
     title = "Examples of each class" if classes else "Examples"
     return Table(title, head, tuple(rows), note)
+
+
+def client_accuracies(runs: Sequence[Run]) -> Table | None:
+    """Returns the clients in each tenth of accuracy in the end; None without any.
+
+    Args:
+      runs: a row each, those that evaluated their clients.
+    """
+    rows = []
+    for run in runs:
+        summary = run.summary or {}
+        tenths = _counts([summary.get(f"{TENTH}{n}") for n in range(1, 11)])
+        if tenths is None:
+            continue
+        most = max(tenths) or 1
+        cells = [Cell(f"{n:,}", n, n / most if n else None) for n in tenths]
+        rows.append((Cell(run.name), *cells))
+    if not rows:
+        return None
+    head = ("Run", *(f"{10 * n} to {10 * n + 10} %" for n in range(10)))
+    note = "Clients by the accuracy of the last model on their test examples."
+    return Table("Accuracies of clients", head, tuple(rows), note)
 
 
 def _counts(row: Any) -> list[int] | None:

@@ -14,7 +14,7 @@ from fedsparsify_jax.metrics.communication import FORMULAS
 from fedsparsify_jax.runner.options import schema
 from fedsparsify_jax.runner.options.rules import BELOW_ONE, Choice, above, at_least
 
-# Shape of an example and number of classes in the paper's (or the authors') data.
+# Shape of an example and number of classes where the literature has the network.
 _INPUTS: dict[str, tuple[tuple[int, ...], int]] = {
     "mlp": ((28, 28), 10),
     "cnn": ((32, 32, 3), 10),
@@ -22,6 +22,12 @@ _INPUTS: dict[str, tuple[tuple[int, ...], int]] = {
     "resnet56": ((32, 32, 3), 10),
     "brain_age_cnn": ((91, 109, 91), 1),
     "lstm": ((200,), 1),
+    "lenet5": ((28, 28), 10),
+    "femnist_cnn": ((28, 28), 62),
+    "cnn_pfl": ((32, 32, 3), 10),
+    "resnet18_gn": ((24, 24, 3), 100),
+    "vit_tiny": ((32, 32, 3), 10),
+    "transformer": ((200,), 2),
 }
 
 _TITLES = {
@@ -42,7 +48,7 @@ class CostsConfig:
     """
 
     model: Annotated[str, Choice(models.NAMES)] = "mlp"
-    """Network, on inputs of the shape that it has in the paper."""
+    """Network, on inputs of the shape that it has in the literature."""
     rounds: Annotated[int, _COUNT] = 200
     """Federation rounds T."""
     num_clients: Annotated[int, _COUNT] = 10

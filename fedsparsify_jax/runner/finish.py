@@ -9,6 +9,7 @@ import numpy as np
 
 from fedsparsify_jax import masks, trees
 from fedsparsify_jax.client_map import chunked
+from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.metrics import inference_flops, layer_flops, training_flops
 from fedsparsify_jax.runner.display.summary import (
     Record,
@@ -19,7 +20,8 @@ from fedsparsify_jax.runner.display.summary import (
 )
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import prunable, takes
-from fedsparsify_jax.runner.programs.federation import Federation
+from fedsparsify_jax.runner.programs import linear_evaluation
+from fedsparsify_jax.runner.programs.federation import Federation, network_options
 from fedsparsify_jax.runner.programs.program import (
     Evaluations,
     EvaluationSets,
@@ -47,7 +49,19 @@ def _model_description(
         "algorithm": config.algorithm,
         f"test_{federation.task.metric}": summary[f"test_{federation.task.metric}"],
         "sparsity": summary["sparsity"],
-    }
+    } | _meanings(config, dataset)
+
+
+def _meanings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Returns what classes and numbers of the inputs stand for, where that is known."""
+    found: dict[str, Any] = {}
+    if dataset.labels is not None:
+        found["labels"] = list(dataset.labels)
+    if dataset.characters is not None:
+        found["characters"] = dataset.characters
+    if options := network_options(config, dataset):
+        found["options"] = options
+    return found
 
 
 def _flops(
@@ -88,14 +102,14 @@ def _evaluation(federation: Federation) -> Evaluate:
 
 def _post_trained(
     config: TrainConfig,
-    federation: Federation,
+    model: Variables,
     state: State,
     evaluate: Evaluate,
     may_go: Prunable | None,
 ) -> Record:
-    """Returns the fields of a record that post-training changed."""
+    """Returns the fields of a record that what came after the rounds changed."""
     kept = {name: int(count) for name, count in masks.kept(state.masks).items()}
-    fields = evaluate(federation.algorithm.model(state))
+    fields = evaluate(model)
     fields |= {
         "sparsity": float(masks.sparsity(state.masks, may_go)),
         "kept": kept,
@@ -106,11 +120,11 @@ def _post_trained(
 
 
 def _variants(
-    federation: Federation, state: State, evaluate: Evaluate, may_go: Prunable | None
+    models: dict[str, Variables], evaluate: Evaluate, may_go: Prunable | None
 ) -> dict[str, tuple[Variables, Record]]:
     """Returns models that were trained at once, and what there is to say of each."""
     rows = {}
-    for name, variables in federation.algorithm.variants(state).items():
+    for name, variables in models.items():
         counted = masks.prunable_only(variables, may_go)
         kept, total = int(trees.nonzeros(counted)), trees.size(counted)
         sizes = {"sparsity": 1 - kept / total, "parameters_kept": kept}
@@ -142,8 +156,12 @@ def write(
     # Some algorithms have more in their state than in the model.
     counted = masks.prunable_only(trees.restricted(state.masks, model), may_go)
     finished, evaluate = None, _evaluation(federation)
-    if federation.algorithm.finish is not nothing_more:
-        finished = _post_trained(config, federation, state, evaluate, may_go)
+    variants = federation.algorithm.variants(state)
+    if without_labels := linear_evaluation.wanted(config):
+        fit = linear_evaluation.classifier_of(federation.model, federation.dataset)
+        model, variants = fit(model), {name: fit(v) for name, v in variants.items()}
+    if federation.algorithm.finish is not nothing_more or without_labels:
+        finished = _post_trained(config, model, state, evaluate, may_go)
     summary = summarize(
         records,
         parameters=trees.size(counted),
@@ -152,6 +170,8 @@ def write(
         compression=config.upload_compression,
         finished=finished,
     )
+    if without_labels:  # the rounds' answers are of no classes
+        summary.pop("before_post_training")
     summary |= _flops(federation, state, (finished or records[-1])["kept"])
     summary |= more or {}
     if federation.compact:
@@ -161,9 +181,9 @@ def write(
     if warning := doubt(summary, records, chance + (2 if is_class else -2) * error):
         summary["warning"] = warning
     models = {directory.model: (model, summary)}
-    if variants := _variants(federation, state, evaluate, may_go):
-        summary["levels"] = {name: row for name, (_, row) in variants.items()}
-        models |= {directory.level(name): pair for name, pair in variants.items()}
+    if levels := _variants(variants, evaluate, may_go):
+        summary["levels"] = {name: row for name, (_, row) in levels.items()}
+        models |= {directory.level(name): pair for name, pair in levels.items()}
     with directory.writing():
         for path, (each, row) in models.items():
             save_model(path, each, _model_description(config, federation, row))

@@ -30,17 +30,19 @@ from fedsparsify_jax.runner.options import sweep_grid
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.sweep_config import values
-from fedsparsify_jax.runner.options.sweep_grid import Trial
+from fedsparsify_jax.runner.options.sweep_grid import Trial, chooses_examples
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.runner.programs.federation import (
+    OF_LOADERS,
     Federation,
     Keys,
     algorithm_of,
     assemble,
     load,
 )
+from fedsparsify_jax.runner.programs.natural import origin
 from fedsparsify_jax.runner.programs.sweep_program import (
     AT_MOST,
     GroupProgram,
@@ -71,9 +73,11 @@ _load = functools.lru_cache(maxsize=2)(load)
 
 def _dataset(config: TrainConfig) -> data.Dataset:
     """Returns the data set; from memory if the group before had the same."""
-    decisive = ["dataset", "data_dir", "train_subset"]
-    decisive += ["seed"] if config.train_subset is not None else []
-    return _load(TrainConfig(**{name: getattr(config, name) for name in decisive}))
+    decisive = {"dataset", "data_dir", *OF_LOADERS} - {"seed"}
+    decisive |= {"seed"} if chooses_examples(config) else set()
+    return _load(
+        TrainConfig(**{name: getattr(config, name) for name in sorted(decisive)})
+    )
 
 
 def _next_rounds(state: State, completed: int, seconds: float) -> int:
@@ -84,7 +88,10 @@ def _next_rounds(state: State, completed: int, seconds: float) -> int:
 def _with_algorithm(federation: Federation, trial: Trial) -> Federation:
     """Returns the federation of a group with the algorithm of one of its trials."""
     model, dataset = federation.model, federation.dataset
-    algorithm = algorithm_of(trial.config, model, dataset, vmapped())
+    clients = len(federation.parts)
+    algorithm = algorithm_of(
+        trial.config, model, dataset, vmapped(), num_clients=clients
+    )
     return federation._replace(algorithm=algorithm)
 
 
@@ -161,7 +168,7 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
 def _check(sweep: _Sweep, group: Sequence[Trial]) -> None:
     """Refuses what can be wrong with the trials of a group."""
     federation = sweep.assemble(group[0])
-    partitions(group, federation.dataset.train.y)
+    partitions(group, federation.dataset)
     for trial in group:
         _with_algorithm(federation, trial)
 
@@ -236,13 +243,14 @@ def _begin(
     records: Sequence[list[Record]],
 ) -> list[loop.Run]:
     """Makes run directories what the checkpoint of their group has reached."""
-    targets, runs = federation.dataset.train.y, []
-    parts = partitions(group, targets)
+    dataset, runs = federation.dataset, list[loop.Run]()
+    parts = partitions(group, dataset)
     for trial, rows in zip(group, records, strict=True):
         config, run = directory.config(trial), directory.run(trial)
         new = resume.from_round_1(config, versions=versions(), name=random_name())
         run.carry_out(dataclasses.replace(new, records=rows))
-        run.write_partition(targets, parts[trial.config.seed])
+        divided = parts[trial.config.seed]
+        run.write_partition(dataset.train.y, divided, origin(config, dataset))
         runs.append(loop.Run(run, rows))
     return runs
 

@@ -24,6 +24,7 @@ from fedsparsify_jax.runner.process import compilation_cache, distributed
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
+from fedsparsify_jax.runner.programs.natural import origin, said
 from fedsparsify_jax.runner.programs.program import Report, RoundProgram
 from fedsparsify_jax.runner.programs.sources import DataSource, InMemory, OnDisk, Read
 from fedsparsify_jax.runner.storage import resume, run_directory
@@ -105,7 +106,7 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
     with contextlib.ExitStack() as stack:
         distributed.first_decides(lambda: stack.enter_context(locked(directory.path)))
         plan = _planned(config, fingerprints)
-        _begin(plan, directory, federation, console)
+        _begin(config, plan, directory, federation, console)
         run = loop.Run(directory, list(plan.records))
         state = _run(
             config,
@@ -303,13 +304,21 @@ def _save(
 
 
 def _begin(
-    plan: resume.Plan, directory: RunDirectory, federation: Federation, console: Console
+    config: TrainConfig,
+    plan: resume.Plan,
+    directory: RunDirectory,
+    federation: Federation,
+    console: Console,
 ) -> None:
     """Writes the first files, and says from where the run goes on."""
 
     def write() -> None:
         directory.carry_out(plan)
-        directory.write_partition(federation.dataset.train.y, federation.parts)
+        directory.write_partition(
+            federation.dataset.train.y,
+            federation.parts,
+            origin(config, federation.dataset),
+        )
 
     distributed.first_decides(write)
     for warning in plan.warnings:
@@ -338,6 +347,7 @@ def _described(config: TrainConfig, federation: Federation) -> Iterator[Any]:
     )
     if config.dataset == "npz":
         yield _understood(federation.dataset)
+    yield from said(config, federation.dataset)
     untouched = dataclasses.asdict(resolve(TrainConfig(dataset=config.dataset)))
     for field in unused(dataclasses.asdict(config), untouched):
         yield f"note: {config.algorithm} has no use for {flag(field)}"

@@ -187,6 +187,51 @@ def test_one_level_is_fedsparsify(clients):
     assert list(slim.variants(states[-1])) == ["0.6"]
 
 
+def test_the_contrastive_loss_of_all_levels_is_numpys():
+    """Without augmentation: both views of an example are the example."""
+    rng = np.random.default_rng(1)
+    w, x = rng.normal(size=(6, 4)), rng.normal(size=(3, 6))
+    levels, b, c, tau = (0.25, 0.5, 0.75), 0.3, 2.0, 0.5
+    model = linear(jnp.asarray(w, jnp.float32))
+    algorithm = algorithms.slimmable(
+        model.apply,
+        levels=levels,
+        slow_start=1,
+        temperature=c,
+        distillation=b,
+        loss="contrastive",
+        similarity_temperature=tau,
+        rounds=3,
+        **(ENGINE | {"local_epochs": 1}),
+    )
+    state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
+    # The fourth row is padding, and labels are not looked at.
+    padded = jnp.asarray(np.concatenate([x, x[:1]])[None], jnp.float32)
+    clients = ClientData(padded, jnp.full((1, 4), 99), jnp.array([3], jnp.int32))
+    step = jax.jit(algorithm.step)
+    states, infos = run_rounds(step, state, clients, round_keys(3))
+    for t, (before, info) in enumerate(zip(states[:-1], infos, strict=True), start=1):
+        rows = []
+        for variables in algorithm.variants(before).values():
+            z = np.concatenate([x, x]) @ np.asarray(variables["params"]["w"])
+            unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+            s = unit @ unit.T / tau
+            rows.append([np.delete(row, i) for i, row in enumerate(s)])
+        # The view itself is not there: its partner is one place before its own.
+        own = [np.mean([-np.log(softmax(row)[n + 2 if n < 3 else n - 3])
+                        for n, row in enumerate(of_level)])
+               for of_level in rows]  # fmt: skip
+        expected = own[0]
+        if t > 1:
+            expected = own[0] * (1 + (0.5 + 0.25) / 0.75)
+            for of_level, loss in zip(rows[1:], own[1:], strict=True):
+                p = [softmax(row / c) for row in rows[0]]
+                q = [softmax(row / c) for row in of_level]
+                kl = [np.sum(a * np.log(a / e)) for a, e in zip(p, q, strict=True)]
+                expected += (1 - b) * loss + b * np.mean(kl)
+        assert float(info.loss) == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -195,6 +240,7 @@ def test_one_level_is_fedsparsify(clients):
         ({"levels": (0.9, 0.9)}, "they must rise"),
         ({"levels": (0.9, 1.0)}, "below 1"),
         ({"distillation": 1.5}, "distillation is 1.5"),
+        ({"loss": "views"}, "loss is 'views': it must be one of supervised, contr"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedsparsify_jax.data.augment import crop_and_flip, random_crop, random_flip
+from fedsparsify_jax.data.augment import (
+    crop_and_flip,
+    random_crop,
+    random_flip,
+    random_view,
+    random_zoom,
+)
+from fedsparsify_jax.errors import InputError
 
 
 def images(n: int = 3, dtype: str = "uint8") -> jax.Array:
@@ -85,3 +92,28 @@ def test_inside_vmap_and_scan(key: jax.Array) -> None:
         jax.random.split(key, 3), x
     )
     assert (out.shape, out.dtype) == ((3, *x.shape), jnp.uint8)
+
+
+def test_a_zoom_is_a_straight_line_of_a_part_of_the_image(key: jax.Array) -> None:
+    """Of pixels that are their column's number: steps of the side, within bounds."""
+    ramp = jnp.broadcast_to(jnp.arange(16.0)[:, None], (5, 16, 16, 1))
+    zoomed = np.asarray(random_zoom(key, ramp, least=0.25))
+    across, down = zoomed[:, 0, :, 0], zoomed[:, :, 3, 0]
+    np.testing.assert_allclose(down, np.broadcast_to(down[:, :1], down.shape), 1e-5)
+    sides = across[:, 9] - across[:, 8]
+    assert ((sides > 0.5) & (sides < 1)).all() and np.ptp(sides) > 0.01
+    assert (across >= 0).all() and (across <= 15).all()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3)])
+def test_two_views_of_an_image_differ(key: jax.Array, shape: tuple[int, ...]) -> None:
+    image = np.arange(np.prod(shape)).reshape(shape) % 256
+    x = jnp.asarray(np.stack([image, image]).astype("uint8"))
+    views = random_view(key, x)
+    assert views.shape == x.shape and views.dtype == x.dtype
+    assert float(jnp.mean(views[0] != views[1])) > 0.5
+
+
+def test_views_of_what_is_no_image_are_refused(key: jax.Array) -> None:
+    with pytest.raises(InputError, match=r"views are of images .* shape \(5,\)"):
+        random_view(key, jnp.ones((2, 5)))

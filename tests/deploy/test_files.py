@@ -90,14 +90,31 @@ def test_a_program_names_no_paths_of_the_machine_that_made_it():
     assert b".py" not in content
 
 
-def test_text_models_have_all_forms_but_onnx(tmp_path):
-    case = Case("lstm", (7,), "int32", 2, {"vocabulary": 20, "units": [3]})
-    saved, x = pruned(case, 0.3), np.arange(14, dtype=np.int32).reshape(2, 7)
+TINY_BLOCKS = {"width": 4, "layers": 1, "heads": 2, "hidden": 5}
+NO_GRAPHS = [
+    Case("lstm", (7,), "int32", 2, {"vocabulary": 20, "units": [3]}),
+    Case("transformer", (7,), "int32", 2, {"vocabulary": 20, **TINY_BLOCKS}),
+    Case("vit_tiny", (4, 8), "float32", 2, TINY_BLOCKS),
+    Case(
+        "resnet18_gn",
+        (4, 4),
+        "float32",
+        2,
+        {"widths": [4], "blocks": [1], "strides": [1]},
+    ),
+]
+
+
+@pytest.mark.parametrize("case", NO_GRAPHS, ids=lambda case: case.name)
+def test_models_of_other_layers_have_all_forms_but_onnx(case, tmp_path):
+    saved = pruned(case, 0.3)
+    x = np.arange(2 * np.prod(case.input_shape)).reshape(2, *case.input_shape)
+    x = x.astype(case.input_dtype) % 20
     for format in ("safetensors", "npz", "stablehlo"):
         model = deploy.runnable(deploy.save(tmp_path / f"model.{format}", saved))
         np.testing.assert_allclose(model.run(x), outputs(saved, x), atol=1e-5)
     for path, compact in (("a.onnx", False), ("a.npz", True)):
-        with pytest.raises(InputError, match="'lstm' has no form"):
+        with pytest.raises(InputError, match=f"'{case.name}' has no form"):
             deploy.save(tmp_path / path, saved, compact=compact)
         assert not (tmp_path / path).exists()
 

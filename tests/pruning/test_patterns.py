@@ -108,7 +108,10 @@ def channel_oracle(scores, sparsity, scope, spared, biases, alive):
             for layer in group
         }
         living = [u for u in units if alive[u[0]][u[1]]]
-        order = sorted(living, key=lambda u: (u not in best, -sums[u[0]][u[1]]))
+        norms = {n: np.linalg.norm(sums[n][np.array(alive[n])]) for n in group}
+        order = sorted(
+            living, key=lambda u: (u not in best, -sums[u[0]][u[1]] / norms[u[0]])
+        )
         count = max(len(units) - math.floor(sparsity * len(units)), len(best))
         for layer in group:
             kept[layer] = [(layer, i) in order[:count] for i in range(len(sums[layer]))]
@@ -148,6 +151,29 @@ def test_channels_are_those_of_sums_over_units(seed, scope, sparsity, spared, bi
             alive[layer] = stay
         assert kept["batch_stats"]["mean"].all()
         within = kept
+
+
+def test_layers_of_small_weights_keep_their_share():
+    """The second layer is the first with a millionth of its scores."""
+    scores = jnp.arange(1.0, 13.0).reshape(2, 6)
+    tree = {"a": {"kernel": scores}, "b": {"kernel": 1e-6 * scores}}
+    kept = pruning.channels(tree, 0.5)
+    for layer in ("a", "b"):
+        assert kept[layer]["kernel"][0].tolist() == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])
+def test_channels_of_all_magnitudes_can_be_compared(scale):
+    tree = {"a": {"kernel": jnp.full((2, 4), scale)}, "b": {"kernel": jnp.eye(2)}}
+    kept = pruning.channels(tree, 0.5)
+    assert sum(int(layer["kernel"].any(0).sum()) for layer in kept.values()) == 3
+
+
+def test_a_nan_goes_first_and_alone_and_infinity_last():
+    kernel = jnp.array([[3.0, jnp.nan, 4.0, jnp.inf, 5.0]])
+    with jax.debug_nans(False):
+        kept = pruning.channels({"a": {"kernel": kernel}}, 0.4)["a"]["kernel"]
+    assert kept.tolist() == [[False, False, True, True, True]]
 
 
 def test_squares_order_channels_by_their_l2_norm():

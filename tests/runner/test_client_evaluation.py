@@ -56,6 +56,8 @@ def test_what_is_recorded_is_what_the_saved_model_reaches(run):
     last = records(run)[-1]
     assert last["client_accuracy_mean"] == pytest.approx(np.mean(each), abs=1e-6)
     assert last["client_accuracy_worst_decile"] == pytest.approx(min(each), abs=1e-6)
+    found = [last[f"client_accuracy_tenth_{n}"] for n in range(1, 11)]
+    assert found == np.histogram(each, np.linspace(0, 1, 11))[0].tolist()
 
 
 def test_rounds_without_an_evaluation_have_none(run):
@@ -70,6 +72,7 @@ def test_the_report_has_the_clients_columns(run, tmp_path):
     assert main(["report", str(run), "--out", str(out)]) == 0
     page = out.read_text()
     assert "Worst tenth" in page and "accuracy over rounds" in page
+    assert "Accuracies of clients" in page and "90 to 100 %" in page
 
 
 def test_it_is_off_by_default(tmp_path):

@@ -73,8 +73,8 @@ def stages_of(
     if not parts:
         raise ValueError(
             f"stages is {number or 'a block each'}: the model does not offer its first "
-            "blocks as networks of their own (mlp, cnn, vgg16_bn and resnet56 do), so "
-            "it must be 1"
+            "blocks as networks of their own (mlp, cnn, vgg16_bn, resnet56 and "
+            "resnet18_gn do), so it must be 1"
         )
     blocks = len(parts)
     number = blocks if number is None else number

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -125,9 +125,91 @@ def _decoded(
             position += 1
 
 
+def values_column(where: str, table: Any, name: str) -> list[Any]:
+    """Returns a column as Python values.
+
+    Raises:
+      InputError: if it is missing or cannot be read.
+    """
+    return _values(where, table, name)
+
+
+def target_column(where: str, table: Any, name: str) -> np.ndarray:
+    """Returns what is to be learnt: names, whole numbers, or numbers of a regression.
+
+    Args:
+      where: the table, for errors.
+      table: a ``datasets.Dataset``.
+      name: its column.
+
+    Returns:
+      ``[rows]`` strings, int64 or float64; class numbers of a ClassLabel column.
+
+    Raises:
+      InputError: if the column is missing, or an entry is nothing of the kind.
+    """
+    values = _values(where, table, name)
+    if type(table.features[name]).__name__ == "ClassLabel":
+        return label_column(where, table, name)
+    kinds = {type(value) for value in values}
+    for kind in (str, bool, int, float):
+        if kinds == {kind}:
+            return np.array(values, {bool: int, int: np.int64}.get(kind, kind))
+    if kinds == {int, float}:
+        return np.array(values, float)
+    for row, value in enumerate(values):
+        if value is None:
+            raise InputError(f"{where}, row {row}: no {name}")
+        if not isinstance(value, str | int | float):
+            raise InputError(
+                f"{where}, row {row}: {name} is {shown(value)}, expected a name or a "
+                "number"
+            )
+    raise InputError(f"{where}: {name} holds names and numbers")
+
+
+def number_column(where: str, table: Any, name: str) -> np.ndarray:
+    """Returns numbers of a table: ``[rows]``, or of lists of one shape ``[rows, ...]``.
+
+    Raises:
+      InputError: naming the row, for one without a number, or lists of several lengths.
+    """
+    require_column(where, table, name)
+    values = np.asarray(table.with_format("numpy")[name][:])
+    if values.dtype.kind == "O":
+        lengths = [np.shape(value) for value in values]
+        row = next((r for r, one in enumerate(lengths) if one != lengths[0]), 0)
+        raise InputError(
+            f"{where}, row {row}: {name} has shape {lengths[row]}, row 0 has "
+            f"{lengths[0]}: expected numbers"
+        )
+    if values.dtype.kind not in "iufb":
+        raise InputError(f"{where}: {name} is {values.dtype}, expected numbers")
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if not finite.all():
+            row = int(np.flatnonzero(~finite)[0])
+            raise InputError(f"{where}, row {row}: no number as {name}")
+    return values
+
+
+class Images(NamedTuple):
+    """Decoded images, and how many of them were gray among coloured ones."""
+
+    pixels: np.ndarray
+    gray: int
+
+
 def image_column(
     where: str, table: Any, name: str, rows: np.ndarray | None = None
 ) -> np.ndarray:
+    """Decodes images, see `decoded_images`, whose `Images.pixels` it returns."""
+    return decoded_images(where, table, name, rows).pixels
+
+
+def decoded_images(
+    where: str, table: Any, name: str, rows: np.ndarray | None = None
+) -> Images:
     """Decodes the images of a table, or of some of its rows.
 
     Args:
@@ -137,7 +219,8 @@ def image_column(
       rows: row numbers, ascending; all rows if None.
 
     Returns:
-      uint8 ``[n, H, W]`` if all images are gray, else ``[n, H, W, 3]``.
+      uint8 ``[n, H, W]`` if all images are gray, else ``[n, H, W, 3]``, and the number
+      of those that were gray then.
 
     Raises:
       InputError: if the column is missing or holds no images, one is damaged, or they
@@ -157,9 +240,11 @@ def image_column(
                 f"{where}, row {row}: the image has size {image.shape[:2]}, row "
                 f"{rows[0]} has {images[0].shape[:2]}: resize them to one size first"
             )
-    if len({image.ndim for image in images}) > 1:
-        images = [i if i.ndim == 3 else as_colour(i) for i in images]
-    return np.stack(images)
+    gray = sum(image.ndim == 2 for image in images)
+    if gray in (0, len(images)):
+        return Images(np.stack(images), 0)
+    coloured = [i if i.ndim == 3 else as_colour(i) for i in images]
+    return Images(np.stack(coloured), gray)
 
 
 def as_colour(gray: np.ndarray) -> np.ndarray:

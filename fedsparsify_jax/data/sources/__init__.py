@@ -14,6 +14,7 @@ from fedsparsify_jax.data.sources.fashion_mnist import load_fashion_mnist
 from fedsparsify_jax.data.sources.hub import PREFIX, load_hub, parse_hub_name
 from fedsparsify_jax.data.sources.imdb import load_imdb
 from fedsparsify_jax.data.sources.npz import load_npz
+from fedsparsify_jax.data.sources.table import load_table
 from fedsparsify_jax.data.store.reading import load_store
 from fedsparsify_jax.errors import InputError, unknown
 
@@ -26,6 +27,7 @@ _LOADERS: dict[str, Callable[..., Dataset]] = {
     "imdb": load_imdb,
     "npz": load_npz,
     "store": load_store,
+    "table": load_table,
 }
 
 NAMES = tuple(_LOADERS)

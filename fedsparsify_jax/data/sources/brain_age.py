@@ -18,11 +18,13 @@ import numpy as np
 from fedsparsify_jax.data.dataset import Dataset, from_arrays
 from fedsparsify_jax.data.formats.limits import check_size
 from fedsparsify_jax.data.formats.tables import first_line
+from fedsparsify_jax.data.owners import Owners, owners_of
 from fedsparsify_jax.data.subset import random_rows
 from fedsparsify_jax.errors import InputError
 
 STORAGE = ("float32", "float16")
 _SUFFIXES = (".nii", ".nii.gz")
+_SITE = "site"
 
 
 class Scans(NamedTuple):
@@ -210,17 +212,18 @@ def load_brain_age(
     data_dir: Path | None = None,
     *,
     storage: str = "float32",
+    client_column: str | None = None,
     train_subset: int | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Loads scans and ages from ``train.csv`` and ``test.csv``; a regression task.
 
-    Every scan is standardised by its own mean and deviation. To divide the training
-    scans by site, pass ``read_scan_table(...).sites`` to `partitions.by_group`.
+    Every scan is standardised by its own mean and deviation.
 
     Args:
       data_dir: directory with both tables; see `read_scan_table`.
       storage: dtype of the volumes in memory, ``"float32"`` or ``"float16"``.
+      client_column: ``"site"``, to make natural clients of the sites.
       train_subset: read only so many training scans, drawn uniformly.
       seed: which ones.
 
@@ -243,7 +246,8 @@ def load_brain_age(
     test = read_scan_table(data_dir / "test.csv")
     if train_subset is not None:
         train = train.take(random_rows(len(train.paths), train_subset, seed))
-    return from_arrays(
+    owners = None if client_column is None else _owners(client_column, train, test)
+    dataset = from_arrays(
         "brain_age",
         read_volumes(train, storage),
         train.ages,
@@ -251,3 +255,18 @@ def load_brain_age(
         test.ages,
         task="regression",
     )
+    return dataset._replace(owners=owners)
+
+
+def _owners(column: str, train: Scans, test: Scans) -> Owners:
+    """Returns the sites that scans come from; of the test set if it names them."""
+    if column != _SITE:
+        raise InputError(f"--client-column is {column}: scans have {_SITE}")
+    for row, name in enumerate(train.sites or [""]):
+        if not name:
+            raise InputError(f"{train.where(row)}: no {_SITE}")
+    known = test.sites is not None and all(test.sites)
+    sites = [*(train.sites or []), *((test.sites or []) if known else [])]
+    names, owners = owners_of(str(train.table), {_SITE: sites})
+    of_train, of_test = np.split(owners, [len(train.paths)])
+    return Owners(names, of_train, of_test if known else None)

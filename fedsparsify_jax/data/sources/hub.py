@@ -1,23 +1,19 @@
-"""Any image classification data set of the Hugging Face hub, by its name there."""
+"""Any classification data set of the Hugging Face hub, by its name there."""
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from fedsparsify_jax.data.dataset import Dataset, from_arrays
-from fedsparsify_jax.data.formats.columns import as_colour, image_column, label_column
+from fedsparsify_jax.data.dataset import Dataset
 from fedsparsify_jax.data.formats.tables import (
     Splits,
     local_files,
     open_files,
     open_hub,
-    require_column,
-    require_split,
 )
-from fedsparsify_jax.data.normalization import channel_normalization
-from fedsparsify_jax.data.subset import subset_rows
+from fedsparsify_jax.data.owners import names_of
+from fedsparsify_jax.data.sources.table import Wanted, from_tables
+from fedsparsify_jax.data.splits import SplitBy
 from fedsparsify_jax.errors import InputError, shown, unknown
 
 PREFIX = "hf:"
@@ -59,41 +55,6 @@ def parse_hub_name(text: str) -> HubName:
     return HubName(name.removeprefix(PREFIX), **chosen)
 
 
-def find_column(where: str, table: Any, kind: str, option: str) -> str:
-    """Finds the only column of a kind.
-
-    Args:
-      where: the table, for errors.
-      table: a ``datasets.Dataset``.
-      kind: of its feature, ``"Image"`` or ``"ClassLabel"``.
-      option: how the user names the column instead, for errors.
-
-    Raises:
-      InputError: if there is none, or more than one.
-    """
-    names = [
-        name
-        for name, feature in table.features.items()
-        if type(feature).__name__ == kind
-    ]
-    if len(names) == 1:
-        return names[0]
-    if names:
-        raise InputError(
-            f"{where} has several {kind} columns ({', '.join(names)}): choose one with "
-            f"hf:owner/name,{option}=COLUMN"
-        )
-    raise InputError(
-        f"{where} has no {kind} column: it has "
-        + ", ".join(f"{name} ({kind_of(f)})" for name, f in table.features.items())
-    )
-
-
-def kind_of(feature: Any) -> str:
-    """Returns ``int64`` for a plain column, else the name of its feature class."""
-    return str(getattr(feature, "dtype", None) or type(feature).__name__)
-
-
 def open_splits(
     what: str, name: str, data_dir: Path | None, config: str | None = None
 ) -> Splits:
@@ -114,21 +75,32 @@ def load_hub(
     name: str,
     data_dir: Path | None = None,
     *,
+    input_columns: str | None = None,
+    label_column: str | None = None,
+    client_column: str | None = None,
+    split_by: SplitBy | None = None,
+    test_fraction: float = 0.2,
     train_subset: int | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """Loads an image data set of the hub with a train and a test or validation split.
+    """Loads a data set of the hub: images, numbers or texts, with a label a row.
 
     The image column and the ClassLabel column are found by their types. Coloured images
     are standardised by the training images' channel statistics, gray ones divided by
-    255. If any image is coloured, gray ones are given three channels.
+    255. If any image is coloured, gray ones are given three channels. For numbers and
+    texts see `table.from_tables`.
 
     Args:
       name: ``hf:owner/name``; after commas ``image=``, ``label=`` and ``config=``
         choose among several columns or configurations.
       data_dir: directory with the parquet files of the data set; nothing is downloaded
         then.
-      train_subset: take (and decode) only so many training images, class-balanced.
+      input_columns: see `table.load_table`, as are the arguments up to the fraction.
+      label_column: in place of ``label=``.
+      client_column: such as ``writer_id``.
+      split_by: for data sets with one split.
+      test_fraction: of that for testing.
+      train_subset: take (and decode) only so many training examples, class-balanced.
       seed: which ones.
 
     Raises:
@@ -136,37 +108,14 @@ def load_hub(
     """
     parsed = parse_hub_name(name)
     what = parsed.name if data_dir is None else str(data_dir)
-    splits = open_splits(parsed.name, parsed.name, data_dir, parsed.config)
-    train = require_split(what, splits, "train")
-    test = require_split(what, splits, "test", "validation")
-    where = f"the train split of {what}"
-    # The columns, by name or by the only one of its type.
-    image = parsed.image or find_column(where, train, "Image", "image")
-    label = parsed.label or find_column(where, train, "ClassLabel", "label")
-    require_column(where, train, label)
-    labels = label_column(where, train, label)
-    # Labels first, so that only the images of the subset are decoded.
-    rows = subset_rows(labels, train_subset, seed)
-    where_test = f"the {test.split} split of {what}"
-    y_test = label_column(where_test, test, label)
-    x_train = image_column(where, train, image, rows)
-    x_test = image_column(where_test, test, image)
-    if x_train.ndim != x_test.ndim:
-        x_train, x_test = (
-            x if x.ndim == 4 else as_colour(x) for x in (x_train, x_test)
-        )
-    names = getattr(train.features[label], "names", None)
-    return from_arrays(
-        parsed.name,
-        x_train,
-        labels[rows],
-        x_test,
-        y_test,
-        normalization=channel_normalization(x_train) if x_train.ndim == 4 else None,
-        num_classes=_num_classes(names, labels, y_test),
+    wanted = Wanted(
+        inputs=names_of(input_columns or parsed.image),
+        label=label_column or parsed.label,
+        clients=names_of(client_column),
+        split_by=split_by,
+        test_fraction=test_fraction,
+        train_subset=train_subset,
+        seed=seed,
     )
-
-
-def _num_classes(names: list[str] | None, train: np.ndarray, test: np.ndarray) -> int:
-    """Returns as many as are declared, or as occur before a subset leaves some out."""
-    return len(names) if names else int(max(train.max(), test.max())) + 1
+    splits = open_splits(parsed.name, parsed.name, data_dir, parsed.config)
+    return from_tables(parsed.name, what, splits, wanted)

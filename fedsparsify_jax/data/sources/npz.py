@@ -1,6 +1,7 @@
 """The user's own arrays from a NumPy ``.npz`` file."""
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,24 +11,32 @@ from fedsparsify_jax.data.dataset import Dataset, Task, from_arrays
 from fedsparsify_jax.data.formats.limits import check_size
 from fedsparsify_jax.data.formats.npy import read_array
 from fedsparsify_jax.data.formats.tables import first_line
+from fedsparsify_jax.data.labels import numbered
 from fedsparsify_jax.data.normalization import Normalization
+from fedsparsify_jax.data.owners import Owners, names_of, owners_of
 from fedsparsify_jax.errors import InputError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_TARGETS = ("y_train", "y_test")
 _CHUNK = 4096  # examples checked at once
 _SCALED = 16  # the largest of numbers whose deviation is 1, and more
 
 
-def load_npz(data_dir: Path | None = None) -> Dataset:
+def load_npz(
+    data_dir: Path | None = None, *, client_column: str | None = None
+) -> Dataset:
     """Loads ``x_train``, ``y_train``, ``x_test`` and ``y_test`` from an npz file.
 
     Write one with ``numpy.savez("mine.npz", x_train=..., y_train=..., ...)``; for
     what the arrays must be, see `dataset.from_arrays`. Targets that are floats make it
     a regression. Inputs from 0 to 255 are divided by 255 in whatever dtype they are
-    (`pixel_scale`). Pickled contents are refused.
+    (`pixel_scale`). Names as targets, and whole numbers with gaps, become classes from
+    0. Pickled contents are refused.
 
     Args:
       data_dir: the file, or a directory that holds exactly one.
+      client_column: NAME of two further arrays, ``NAME_train`` and perhaps
+        ``NAME_test``, with the client of every example; several with commas.
 
     Raises:
       InputError: if the file is missing, damaged, or lacks an array.
@@ -39,21 +48,57 @@ def load_npz(data_dir: Path | None = None) -> Dataset:
         raise InputError(f"no file {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = _read(path, archive)
+            arrays = _read(path, archive, ARRAYS)
+            owners = _owners(path, archive, names_of(client_column), arrays)
     except InputError:
         raise
     except Exception as error:  # damage shows as many kinds, even NotImplementedError
         raise InputError(
             f"{path} is not a readable npz file ({first_line(error)})"
         ) from error
-    floats = all(arrays[name].dtype.kind == "f" for name in ("y_train", "y_test"))
+    labels = None
+    if all(arrays[name].dtype.kind in "iuU" for name in _TARGETS):
+        targets, labels = numbered([arrays[name] for name in _TARGETS])
+        arrays |= dict(zip(_TARGETS, targets, strict=True))
+    floats = all(arrays[name].dtype.kind == "f" for name in _TARGETS)
     try:
         task: Task = "regression" if floats else "classification"
         dataset = from_arrays(path.stem, **arrays, task=task)
         scale = pixel_scale(dataset.train.x, dataset.test.x)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    return dataset._replace(normalization=Normalization(0.0, scale))
+    return dataset._replace(
+        normalization=Normalization(0.0, scale), owners=owners, labels=labels
+    )
+
+
+def _owners(
+    path: Path,
+    archive: zipfile.ZipFile,
+    columns: tuple[str, ...],
+    arrays: dict[str, Any],
+) -> Owners | None:
+    """Reads the clients that arrays name; None without any."""
+    if not columns:
+        return None
+    there = {info.filename for info in archive.infolist()}
+    splits = ["train"]
+    if all(f"{column}_test.npy" in there for column in columns):
+        splits.append("test")
+    found = {}
+    for column in columns:
+        names = [f"{column}_{split}" for split in splits]
+        read = _read(path, archive, names)
+        for name, split in zip(names, splits, strict=True):
+            if read[name].shape != arrays[f"y_{split}"].shape:
+                raise InputError(
+                    f"{path}: {name} has shape {read[name].shape}, y_{split} "
+                    f"{arrays[f'y_{split}'].shape}"
+                )
+        found[column] = np.concatenate([read[name] for name in names])
+    clients, owners = owners_of(str(path), found)
+    train, test = np.split(owners, [len(arrays["y_train"])])
+    return Owners(clients, train, test if len(splits) > 1 else None)
 
 
 class _Span(NamedTuple):
@@ -123,17 +168,20 @@ def pixel_scale(train: np.ndarray, test: np.ndarray) -> float:
     return 255.0 if raw else 1.0
 
 
-def _read(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
-    """Reads the four arrays, none of them larger than the file can hold."""
+def _read(path: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> dict[str, Any]:
+    """Reads arrays, none of them larger than the file can hold."""
     members = {info.filename: info for info in archive.infolist()}
-    missing = [name for name in ARRAYS if f"{name}.npy" not in members]
+    missing = [name for name in names if f"{name}.npy" not in members]
+    if missing and list(names) != list(ARRAYS):
+        has = ", ".join(name.removesuffix(".npy") for name in members)
+        raise InputError(f"{path} has no array {missing[0]}: it has {has}")
     if missing:
         raise InputError(
             f"{path} lacks {', '.join(missing)}: an npz data set holds "
             f"{', '.join(ARRAYS)}"
         )
     arrays = {}
-    for name in ARRAYS:
+    for name in names:
         member = members[f"{name}.npy"]
         packed = member.compress_type == zipfile.ZIP_DEFLATED
         if not packed and member.compress_type != zipfile.ZIP_STORED:

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models.ops.batch_norm import BatchNorm
 from fedsparsify_jax.types import ApplyFn, Variables
 
@@ -79,6 +80,38 @@ def layers_of(apply_fn: ApplyFn, variables: Variables, x: Any) -> tuple[Layer, .
     return tuple(layers)
 
 
+def features_of(
+    apply_fn: ApplyFn, variables: Variables, x: Any
+) -> tuple[tuple[str, ...], ApplyFn]:
+    """Returns the path of the last layer, and the forward pass up to its inputs.
+
+    Args:
+      apply_fn: the model's forward pass, which must end with a dense layer.
+      variables: its variables, or their shapes.
+      x: raw inputs ``[B, ...]``, or their shape and dtype.
+
+    Raises:
+      InputError: if it ends otherwise, or is no linen network.
+
+    Example:
+      >>> from fedsparsify_jax import models
+      >>> model = models.build("mlp", input_shape=(4,), num_classes=2, hidden=(3,))
+      >>> variables = model.init(jax.random.key(0))
+      >>> path, features = features_of(model.apply, variables, jnp.zeros((1, 4)))
+      >>> path, features(variables, jnp.zeros((5, 4)))[0].shape
+      (('Dense_1',), (5, 3))
+    """
+    layers = [n for n in layers_of(apply_fn, variables, x) if n.kind != "Dropout"]
+    last = layers[-1] if layers else None
+    if last is not None and last.kind == "Dense":
+        features = replaced(apply_fn, {last.path: lambda params, x, call: x})
+        answers = jax.eval_shape(lambda v, x: apply_fn(v, x)[0], variables, x)
+        inputs = jax.eval_shape(lambda v, x: features(v, x)[0], variables, x)
+        if (answers.shape[1:], inputs.shape[1:]) == ((last.outputs,), (last.inputs,)):
+            return last.path, features
+    raise InputError("the network does not end with a dense layer of its features")
+
+
 def replaced(
     apply_fn: ApplyFn,
     replacements: Mapping[tuple[str, ...], Replacement],
@@ -133,7 +166,7 @@ def replaced(
 
 
 def _norm_of(
-    module: nn.Module, channels: jax.Array, x: jax.Array, **flags: Any
+    module: nn.Module, channels: jax.Array, x: jax.Array, *args: Any, **flags: Any
 ) -> jax.Array:
     """Runs a batch norm on some of its channels, with the statistics of all of them."""
     layer, name = module.clone(parent=None), "batch_stats"
@@ -141,7 +174,7 @@ def _norm_of(
 
     def run(x: jax.Array, params: Any, statistics: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, name: statistics}
-        y, changed = layer.apply(variables, x, mutable=[name], **flags)
+        y, changed = layer.apply(variables, x, *args, mutable=[name], **flags)
         return y, changed[name]
 
     picked = {key: jnp.take(v, channels, mode="clip") for key, v in running.items()}
@@ -165,8 +198,23 @@ def _kind(module: nn.Module) -> str:
         return "Conv"
     if isinstance(module, nn.Dropout):
         return "Dropout"
-    if isinstance(module, BatchNorm):
+    if isinstance(module, BatchNorm) or _is_usual(module):
         return "BatchNorm"
     params = module.variables.get("params", {})
     leaves = [value for value in params.values() if not isinstance(value, Mapping)]
     return "Other" if leaves else ""
+
+
+def _is_usual(module: nn.Module) -> bool:
+    """Tells whether a module is Flax's batch norm, as it is by default.
+
+    That is with scale and shift, over the last axis, and by one device's statistics.
+    """
+    return (
+        isinstance(module, nn.BatchNorm)
+        and module.axis == -1
+        and module.dtype is None
+        and module.axis_name is None
+        and module.use_scale
+        and module.use_bias
+    )

@@ -32,6 +32,7 @@ from fedsparsify_jax.models.adapters.model import (
     checked_outputs,
     prepare,
 )
+from fedsparsify_jax.models.adapters.precision import lowered, raised
 from fedsparsify_jax.types import Key, Variables
 
 
@@ -42,6 +43,7 @@ def from_linen(
     preprocess: Preprocess | None = None,
     augment: Augment | None = None,
     input_dtype: DTypeLike = jnp.float32,
+    compute_dtype: DTypeLike | None = None,
 ) -> Model:
     """Wraps a Flax linen module.
 
@@ -62,6 +64,9 @@ def from_linen(
         ``input_dtype``.
       augment: ``(key, x) -> x`` on raw inputs, in training steps only.
       input_dtype: of the network's inputs; an integer for tokens.
+      compute_dtype: of the forward pass and its derivative, ``jnp.bfloat16`` for
+        instance; parameters, batch statistics, gradients and outputs stay float32.
+        None computes in the dtypes of parameters and inputs.
 
     Raises:
       InputError: if the module is no unbound linen module, needs an argument of another
@@ -106,6 +111,7 @@ def from_linen(
             augment=augment,
             dtype=input_dtype,
         )
+        variables, x = lowered(variables, x, compute_dtype)
         # Batch statistics change in training only.
         mutable = [name for name in variables if name != "params"] if train else []
         rngs = None if key is None else {"dropout": key}
@@ -119,13 +125,20 @@ def from_linen(
                 train=train,
                 valid=valid,
             )
-        return checked_outputs(outputs, rows, owner), dict(changed)
+        outputs = checked_outputs(outputs, rows, owner)
+        return raised(outputs, compute_dtype), raised(dict(changed), compute_dtype)
 
     sequential = getattr(module, "sequential", False)
     model = Model(init=init, apply=apply, sequential=sequential)
-    options: dict[str, Any] = {"preprocess": preprocess, "augment": augment}
     parts = [
-        from_linen(part, input_shape, input_dtype=input_dtype, **options)
+        from_linen(
+            part,
+            input_shape,
+            preprocess=preprocess,
+            augment=augment,
+            input_dtype=input_dtype,
+            compute_dtype=compute_dtype,
+        )
         for part in _smaller(module)
     ]
     return model._replace(parts=(*parts, model)) if parts else model

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.typing import DTypeLike
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.models.adapters.flags import (
@@ -25,6 +26,7 @@ from fedsparsify_jax.models.adapters.nnx_structure import (
     maker,
     structure_of,
 )
+from fedsparsify_jax.models.adapters.precision import lowered, raised
 from fedsparsify_jax.types import Key, Variables
 
 
@@ -33,6 +35,7 @@ def from_nnx(
     *,
     preprocess: Preprocess | None = None,
     augment: Augment | None = None,
+    compute_dtype: DTypeLike | None = None,
 ) -> Model:
     """Wraps a Flax NNX module.
 
@@ -49,6 +52,7 @@ def from_nnx(
       preprocess: raw inputs to the network's; by default a conversion to
         float32.
       augment: ``(key, x) -> x`` on raw inputs, in training steps only.
+      compute_dtype: of the forward pass and its derivative, see `from_linen`.
 
     Raises:
       InputError: if the module has no parameters, variables of another kind, or needs
@@ -91,6 +95,8 @@ def from_nnx(
         rows = x
         x, key = prepare(x, key, train=train, preprocess=preprocess, augment=augment)
 
+        variables, x = lowered(variables, x, compute_dtype)
+
         def attempt(flags: Mapping[str, Any]) -> Any:
             call = functools.partial(structure.evaluate, **flags)
             return jax.eval_shape(call, variables, x)
@@ -100,7 +106,8 @@ def from_nnx(
         outputs = module(x, **takes.values(train, valid=valid))
         structure.check_constants(module)
         changed = structure.collected(module, {"batch_stats"}) if train else {}
-        return checked_outputs(outputs, rows, owner), changed
+        outputs = checked_outputs(outputs, rows, owner)
+        return raised(outputs, compute_dtype), raised(changed, compute_dtype)
 
     return Model(init=init, apply=apply)
 

@@ -13,12 +13,18 @@ from jax import lax
 from fedsparsify_jax.models.ops.convolution import implementation
 
 GLOROT = nn.initializers.glorot_uniform()
-"""Initialisation of every kernel: the authors' models and Keras' default."""
+"""Initialisation of kernels: that of the authors' models, and Keras' default."""
 
 
-def dense(width: int) -> nn.Dense:
-    """Builds a dense layer with Glorot-uniform kernel and zero bias."""
-    return nn.Dense(width, kernel_init=GLOROT)
+def dense(width: int, *, init: Any = GLOROT, name: str | None = None) -> nn.Dense:
+    """Builds a dense layer with zero bias.
+
+    Args:
+      width: of its outputs.
+      init: initialiser of the kernel.
+      name: of the layer, by default its class with a number.
+    """
+    return nn.Dense(width, kernel_init=init, name=name)
 
 
 def conv(
@@ -29,8 +35,10 @@ def conv(
     strides: int = 1,
     use_bias: bool = True,
     bias: float = 0.0,
+    padding: str = "SAME",
+    init: Any = GLOROT,
 ) -> nn.Conv:
-    """Builds a "same" convolution with Glorot-uniform kernel and constant bias.
+    """Builds a convolution with constant bias.
 
     Args:
       features: O, channels of the output.
@@ -39,14 +47,16 @@ def conv(
       strides: along every axis of space.
       use_bias: whether a bias is added.
       bias: its initial value.
+      padding: ``"SAME"`` or ``"VALID"``.
+      init: initialiser of the kernel.
     """
     return nn.Conv(
         features,
         tuple(window),
         strides=strides,
-        padding="SAME",
+        padding=padding,
         use_bias=use_bias,
-        kernel_init=GLOROT,
+        kernel_init=init,
         bias_init=nn.initializers.constant(bias),
         conv_general_dilated=implementation(method),
     )
@@ -113,6 +123,29 @@ def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
            [13., 15.]], dtype=float32)
     """
     return _pool(x, [size] * (x.ndim - 2), jnp.maximum)
+
+
+def overlapping_max_pool(x: jax.Array, size: int = 3, stride: int = 2) -> jax.Array:
+    """Takes maxima of windows that begin every ``stride`` entries, padded ("same").
+
+    In slices, as `max_pool`: the derivative of XLA's windows is slow on CPU.
+
+    >>> overlapping_max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0]
+    Array([[10., 11.],
+           [14., 15.]], dtype=float32)
+    """
+    for axis in range(1, x.ndim - 1):
+        length = x.shape[axis]
+        (ends,) = lax.padtype_to_pads((length,), (size,), (stride,), "SAME")
+        pads = [ends if other == axis else (0, 0) for other in range(x.ndim)]
+        padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+        reach = (-(-length // stride) - 1) * stride + 1
+        parts = [
+            lax.slice_in_dim(padded, start, start + reach, stride=stride, axis=axis)
+            for start in range(size)
+        ]
+        x = functools.reduce(jnp.maximum, parts)
+    return x
 
 
 def mean_pool(x: jax.Array, window: Sequence[int]) -> jax.Array:

@@ -56,13 +56,14 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         running = _running(self, channels)
+        dtype, x = x.dtype, _at_least_32_bits(x)
         mean, var = (_aligned(old.value, x) for old in running)
         if train:
             rows = _rows(x, valid)
             mean, var = _moments(x, tuple(range(x.ndim - 1)), rows)
             _update(running, (mean, var), rows, self.momentum)
         factor = lax.rsqrt(var + self.epsilon) * _aligned(scale, x)
-        return (x - mean) * factor + _aligned(bias, x)
+        return ((x - mean) * factor + _aligned(bias, x)).astype(dtype)
 
 
 class InstanceNorm(nn.Module):
@@ -101,6 +102,7 @@ class InstanceNorm(nn.Module):
     ) -> jax.Array:
         """Normalises inputs ``[B, *space, C]``; valid bool ``[B]``."""
         running = _running(self, x.shape[-1:])
+        dtype, x = x.dtype, _at_least_32_bits(x)
         if self.frozen and not train:
             mean, var = (_aligned(old.value, x) for old in running)
         else:
@@ -109,7 +111,7 @@ class InstanceNorm(nn.Module):
             rows = _rows(x, valid)
             batch = (_mean(mean, (0,), rows), _mean(var, (0,), rows))
             _update(running, batch, rows, self.momentum)
-        return (x - mean) * lax.rsqrt(var + self.epsilon)
+        return ((x - mean) * lax.rsqrt(var + self.epsilon)).astype(dtype)
 
 
 def _running(
@@ -132,6 +134,11 @@ def _update(
     for old, new in zip(running, batch, strict=True):
         moved = momentum * old.value + (1 - momentum) * new.ravel()
         old.value = jnp.where(any_valid, moved, old.value)
+
+
+def _at_least_32_bits(x: jax.Array) -> jax.Array:
+    """Returns inputs in a dtype in which sums over a batch keep their digits."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _aligned(vector: jax.Array, x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from fedsparsify_jax.metrics.per_client import spread
+from fedsparsify_jax.metrics.per_client import spread, tenths
 from fedsparsify_jax.runner.display.progress import FAILED, duration, failures, measured
 from fedsparsify_jax.runner.programs.program import Evaluations, Report
 
@@ -27,6 +27,10 @@ COUNTED = ("merged", *FAILED)
 
 def _total(*messages: jax.Array) -> int:
     return sum(int(np.sum(sizes, dtype=np.int64)) for sizes in messages)
+
+
+TENTH = "client_accuracy_tenth_"
+"""Fields of a histogram: clients whose accuracy is in that tenth, counted from 1."""
 
 
 def _number(value: Any) -> float | None:
@@ -55,6 +59,11 @@ def round_record(
             f"client_{metric}_{name}": _number(value) if due else None
             for name, value in each.items()
         }
+        if metric == "accuracy":
+            measured |= {
+                f"{TENTH}{number}": clients if due else None
+                for number, clients in enumerate(tenths(report.clients), 1)
+            }
     return {
         "round": int(info.round),
         **measured,

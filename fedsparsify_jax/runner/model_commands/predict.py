@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,12 @@ import numpy as np
 
 from fedsparsify_jax.deploy import files, running
 from fedsparsify_jax.deploy.formats.npz import read_arrays
-from fedsparsify_jax.errors import InputError, counted
+from fedsparsify_jax.errors import InputError, counted, shown
 from fedsparsify_jax.runner.model_commands.source import only, runnable
 from fedsparsify_jax.runner.options.rules import at_least
 from fedsparsify_jax.runner.options.schema import POSITIONAL, Shown, check
 
+_MOST, _QUOTES = 10, "'\""  # labels that are counted aloud, without the quotes
 INPUTS = "x"
 """The array of examples in a file of data."""
 
@@ -23,7 +25,7 @@ class PredictConfig:
     """Run a model on new examples and write its predictions.
 
     The result is an npz file: outputs, one row an example, and for a classification
-    classes, the largest output of each.
+    classes, the largest output of each, and labels, what the data called them.
     """
 
     file: Annotated[
@@ -63,11 +65,26 @@ def predict(config: PredictConfig) -> Path:
     is_class = model.about.get("task", "classification") == "classification"
     if is_class and model.outputs > 1:
         result["classes"] = outputs.argmax(axis=-1).astype(np.int32)
+        if names := model.about.get("labels"):
+            result["labels"] = np.array(names)[result["classes"]]
     file = io.BytesIO()
     np.savez(file, **result)  # type: ignore[arg-type]
     files.write(config.out, file.getvalue())
     print(f"predictions of {counted(len(x), 'example')}: {config.out}")
+    if "labels" in result:
+        print(_tally(result["labels"]))
     return config.out
+
+
+def _tally(labels: np.ndarray) -> str:
+    """Returns how often labels were predicted, the most frequent first.
+
+    >>> _tally(np.array(["flu", "cold", "flu"]))
+    'flu 2, cold 1'
+    """
+    found = Counter(labels.tolist()).most_common(_MOST + 1)
+    words = [f"{shown(label).strip(_QUOTES)} {times:,}" for label, times in found]
+    return ", ".join(words[:_MOST] + ["..."] * (len(words) > _MOST))
 
 
 def _examples(path: Path) -> np.ndarray:

@@ -21,6 +21,7 @@ from fedsparsify_jax.runner.options.grammars import (
     FAULTS,
 )
 from fedsparsify_jax.runner.options.method_options import MethodOptions
+from fedsparsify_jax.runner.options.model_options import ModelOptions
 from fedsparsify_jax.runner.options.past import Past
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
@@ -47,6 +48,7 @@ from fedsparsify_jax.runner.options.schema import (
     Keyword,
     Shown,
 )
+from fedsparsify_jax.runner.options.tables import Tables
 from fedsparsify_jax.types import (
     OptimizerState,
     PowerpropAverage,
@@ -56,7 +58,17 @@ from fedsparsify_jax.types import (
     WireValues,
 )
 
-PARTITIONS = ("iid", "label-shards", "dirichlet", "quantity-skew", "value-skew")
+PARTITIONS = (
+    "iid",
+    "label-shards",
+    "dirichlet",
+    "quantity-skew",
+    "value-skew",
+    "natural",
+)
+
+NATURAL = "natural"
+"""The partition that columns of the data name the clients of."""
 
 STORED = "stored"
 """The partition of the data set ``store``, which comes with its clients."""
@@ -65,7 +77,7 @@ Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(MethodOptions, ClientSteps, Past):
+class TrainConfig(ModelOptions, MethodOptions, ClientSteps, Tables, Past):
     """Train a federated model and write a run directory.
 
     Without options: FedSparsify-Global on the embedded digits, 10 clients,
@@ -74,10 +86,10 @@ class TrainConfig(MethodOptions, ClientSteps, Past):
     """
 
     dataset: Annotated[str, Heading("Data and model"), DATA_SET] = "digits"
-    """Data set. digits is embedded; npz is your own arrays; store is clients on disk;
-    hf: any image set."""
+    """Data set. digits is embedded; npz is your own arrays, table your own parquet, CSV
+    or JSON lines; store is clients on disk; hf: any of the hub."""
     data_dir: Annotated[Path | None, CHANGEABLE, WITH_COMMAS] = None
-    """Where the data set's files are, or your npz or store."""
+    """Where the data set's files are, or your npz, table or store."""
     train_subset: Annotated[int | None, at_least(1)] = None
     """Use only so many training examples, the same number of each class."""
     validation_fraction: Annotated[float, BELOW_ONE] = 0.0
@@ -97,7 +109,8 @@ class TrainConfig(MethodOptions, ClientSteps, Past):
     participation: Annotated[float, SHARE, Keyword(), CHANGEABLE] = 1.0
     """Share of the clients that takes part in a round."""
     partition: Annotated[str, Choice(PARTITIONS, (STORED,))] = "iid"
-    """How the training examples are divided among the clients."""
+    """How the training examples are divided among the clients; natural: by
+    --client-column."""
     classes_per_client: Annotated[int, at_least(1)] = 2
     """Classes each client holds, for label-shards."""
     alpha: Annotated[float, above(0)] = 0.5

@@ -13,7 +13,8 @@ def having(trait: Trait) -> tuple[str, ...]:
     """Returns the names of the options that have a trait.
 
     >>> having(schema.WITH_COMMAS)
-    ('data_dir', 'client_sizes', 'spare', 'faults', 'widths', 'levels')
+    ('data_dir', 'client_sizes', 'spare', 'faults', 'widths', 'levels',
+     'client_column', 'input_columns')
     """
     options = schema.read(TrainConfig).items()
     return tuple(field for field, option in options if trait in option.traits)

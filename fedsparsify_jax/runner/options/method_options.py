@@ -35,6 +35,7 @@ from fedsparsify_jax.types import (
     ServerOptimizer,
     Source,
     StageTwo,
+    TrainingLoss,
     Variant,
 )
 
@@ -162,3 +163,10 @@ class MethodOptions:
     """Sparsities of the models to train at once; the last is the schedule's end."""
     slow_start: Annotated[int | None, at_least(0), Keyword(), TRACED] = None
     """Rounds that train the densest of them alone; default: half of all."""
+    loss: Annotated[TrainingLoss | None, Keyword()] = None
+    """What they learn from: labels, or two views of each example, without labels; a
+    linear classifier of their features, fitted at the end, is then evaluated."""
+    similarity_temperature: Annotated[
+        float | None, above(0), Keyword(), TRACED, CHANGEABLE
+    ] = None
+    """Divisor of the views' similarities."""

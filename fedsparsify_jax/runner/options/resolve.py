@@ -12,19 +12,30 @@ from fedsparsify_jax.engine.wrappers.attacks import SCALED
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.pruning.patterns import UNSTRUCTURED, groups_of
 from fedsparsify_jax.runner.options import defaults, schema
-from fedsparsify_jax.runner.options.config import STORED, TrainConfig
+from fedsparsify_jax.runner.options.config import NATURAL, STORED, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
 from fedsparsify_jax.runner.options.registry import takes
 from fedsparsify_jax.runner.options.rules import flag, in_options
 from fedsparsify_jax.runner.process import distributed
 
 
-def _check_together(config: TrainConfig) -> None:
+def check_cohort(config: TrainConfig) -> None:
+    """Refuses a share of the clients that is none of them.
+
+    Raises:
+      InputError: naming the options.
+    """
     assert config.num_clients is not None
     try:
         cohort_size(config.num_clients, config.participation)
     except ValueError as error:
         raise InputError(in_options(str(error))) from error
+
+
+def _check_together(config: TrainConfig) -> None:
+    if config.partition != NATURAL:  # whose clients are not counted yet
+        check_cohort(config)
+    _check_columns(config)
     _check_schedule(config)
     if config.coordinator is not None and config.out is None:
         raise InputError(
@@ -39,6 +50,7 @@ def _check_together(config: TrainConfig) -> None:
     distributed.check(config.coordinator, config.num_processes, config.process_id)
     _check_hostile(config)
     _check_past(config)
+    _check_model(config)
     compression(config)
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
@@ -56,6 +68,44 @@ def _check_together(config: TrainConfig) -> None:
         raise InputError(
             f"--client-sizes goes with the partitions iid and value-skew, not with "
             f"{config.partition}"
+        )
+
+
+def _check_columns(config: TrainConfig) -> None:
+    """Refuses columns where there are none, and natural clients without a column."""
+    takes_these = data.loader_options(config.dataset)
+    for field in ("client_column", "label_column", "input_columns", "split_by"):
+        if getattr(config, field) is not None and field not in takes_these:
+            raise InputError(
+                f"{flag(field)} does not go with --dataset {config.dataset}, which has "
+                "no such columns"
+            )
+    is_natural = config.partition == NATURAL
+    if is_natural and config.client_column is None:
+        raise InputError(
+            "--partition natural needs --client-column NAME: whose an example is"
+        )
+    if config.client_column is not None and not (is_natural or config.split_by):
+        raise InputError(
+            f"--client-column does not go with --partition {config.partition}: it "
+            "divides the examples already (leave --partition out, or name natural)"
+        )
+    for field in ("min_client_examples", "max_clients"):
+        if getattr(config, field) is not None and not is_natural:
+            raise InputError(f"{flag(field)} goes with --partition natural")
+    if is_natural and config.num_clients is not None:
+        raise InputError(
+            f"--num-clients is {config.num_clients}: the data say who the clients are "
+            "(--max-clients draws some of them)"
+        )
+
+
+def _check_model(config: TrainConfig) -> None:
+    """Checks what is asked of the model's numbers."""
+    if config.precision != "float32" and config.sparse_training != "off":
+        raise InputError(
+            "--sparse-training auto goes with --precision float32: its forms are "
+            "chosen by costs that were measured in that"
         )
 
 
@@ -171,6 +221,14 @@ def _of_pattern(options: dict[str, Any]) -> dict[str, Any]:
     return {"final_sparsity": groups.sparsity}
 
 
+def _of_loss(options: dict[str, Any]) -> dict[str, Any]:
+    """Spares the layer that becomes a classifier after rounds without labels."""
+    contrastive = options["loss"] == "contrastive"
+    if not contrastive or not takes(options["algorithm"], "loss"):
+        return {}
+    return {"spare": options["spare"] or "last"}
+
+
 def resolve(config: TrainConfig) -> TrainConfig:
     """Fills in the defaults that depend on the data set and checks every value.
 
@@ -187,10 +245,16 @@ def resolve(config: TrainConfig) -> TrainConfig:
         changes["num_clients"] = len(client_sizes(sizes))
     if dataset == "store":
         changes |= _of_store(dataclasses.replace(config, **changes))
+    if changes["client_column"] is not None and changes["partition"] == "iid":
+        changes["partition"] = NATURAL
+    if dataset == "store" and changes["partition"] == NATURAL:
+        changes["partition"] = STORED
     changes |= _of_pattern(changes)
     for field, value in defaults.of(dataset, changes["algorithm"]).items():
-        if changes[field] is None:
+        counts_itself = field == "num_clients" and changes["partition"] == NATURAL
+        if changes[field] is None and not counts_itself:
             changes[field] = value
+    changes |= _of_loss(changes)
     resolved = dataclasses.replace(config, **changes)
     _check_together(resolved)
     return resolved

@@ -91,8 +91,10 @@ def trials(axes: Mapping[str, Sequence[Any]]) -> list[Trial]:
     return list(by_identity.values())
 
 
-def _examples_by_seed(config: TrainConfig) -> bool:
+def chooses_examples(config: TrainConfig) -> bool:
     """Returns whether the seed decides which examples are there to be divided."""
+    if config.split_by is not None:
+        return True
     return config.train_subset is not None or config.validation_fraction > 0
 
 
@@ -104,7 +106,7 @@ def _program(config: TrainConfig) -> tuple[Any, ...]:
         if field in traced:
             absent = field in absent_at_zero and value == 0
             parts.append((field, value is None or absent))
-        elif field != "seed" or _examples_by_seed(config):
+        elif field != "seed" or chooses_examples(config):
             parts.append((field, value))
     return tuple(parts)
 

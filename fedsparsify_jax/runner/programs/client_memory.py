@@ -74,17 +74,19 @@ def client_bytes(
         )
 
     variables = jax.eval_shape(model.init, jax.random.key(0))
-    batch = Batch(
-        x=jax.ShapeDtypeStruct((batch_size, *sample.shape[1:]), sample.dtype),
-        y=jax.ShapeDtypeStruct((batch_size,), dataset.train.y.dtype),
-        valid=jax.ShapeDtypeStruct((batch_size,), bool),
+    batch = jax.eval_shape(
+        lambda: Batch(
+            x=jnp.zeros((batch_size, *sample.shape[1:]), sample.dtype),
+            y=jnp.zeros((batch_size,), dataset.train.y.dtype),
+            valid=jnp.zeros((batch_size,), bool),
+        )
     )
     velocity = variables["params"] if with_momentum else ()
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = on_device((variables, velocity, batch, key))
     # As in a loop over steps, new weights may take the place of the old.
     lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*shapes)
-    said = lowered.compile().memory_analysis()
+    said: Any = lowered.compile().memory_analysis()
     of_step = (
         said.argument_size_in_bytes
         + said.output_size_in_bytes

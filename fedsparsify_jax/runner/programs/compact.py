@@ -31,6 +31,8 @@ FEWER = 0.95
 """Share of what was kept at the last choice that may be kept for another one."""
 COMPILATION = 4.0
 """Seconds that another form takes to be compiled, which it must save."""
+BACKWARD = 3.0
+"""How often as long a step takes as a forward pass alone."""
 GAIN = 0.95
 """Share of the present cost of a step that another form may have at most."""
 
@@ -43,6 +45,7 @@ class CompactTraining:
       model: what is trained.
       x: raw examples ``[n, ...]``, or their shape and dtype.
       client_steps: steps of 32 examples that a device makes in a round.
+      tests: batches of 32 examples that a device evaluates in a round, on average.
       platform: of the devices.
       rounds: of the run.
       sparsity: round to the sparsity after it, to foresee later masks; None if it is
@@ -51,6 +54,8 @@ class CompactTraining:
     Attributes:
       algorithm: what runs the next rounds.
       form: the compact form of it, None for the full one.
+      evaluation: the form that the model is evaluated in: as `form`, but dense, for
+        lists gain nothing over large batches; None where it would gain little.
       changes: the rounds after which there was another form, with the share of a
         step's cost that it has.
       note: why there will be no compact form, for people; "" if there may be.
@@ -63,6 +68,7 @@ class CompactTraining:
         x: Any,
         *,
         client_steps: float,
+        tests: float = 0.0,
         platform: str,
         rounds: int,
         sparsity: Callable[[int], float] | None = None,
@@ -71,6 +77,8 @@ class CompactTraining:
         self.changes: list[tuple[int, float]] = []
         self._rounds, self._sparsity = rounds, sparsity
         self.form: CompactForm | None = None
+        self.evaluation: CompactForm | None = None
+        self._tests = tests
         self.note = ""
         self._build, self._model, self._client_steps = build, model, client_steps
         self._kept: int | None = None
@@ -111,6 +119,7 @@ class CompactTraining:
         if form is None or not self._pays(variables, masks, completed):
             return False
         self.algorithm, self.form = self._build(form), form
+        self.evaluation = self._to_evaluate(form, masks, completed)
         full, small = self._cost(masks), self._cost(masks, form.plan)
         self.changes.append((completed, small / full))
         return True
@@ -137,6 +146,17 @@ class CompactTraining:
     def _cost(self, masks: Masks, plan: Plan | None = None) -> float:
         """Returns the seconds that a round's steps take."""
         return step_cost(self._stages, masks, plan) * 1e-9 * self._client_steps
+
+    def _to_evaluate(
+        self, form: CompactForm, masks: Masks, completed: int
+    ) -> CompactForm | None:
+        """Returns the form to evaluate in, if that is worth its compilation."""
+        plan = form.plan._replace(lists=(None,) * len(self._stages))
+        costs = [step_cost(self._stages, masks, p) for p in (None, plan)]
+        passes = self._tests * (self._rounds - completed) / BACKWARD
+        if (costs[0] - costs[1]) * 1e-9 * passes < COMPILATION / BACKWARD:
+            return None
+        return CompactForm(form.apply_fn, form.stages, plan)
 
     def _pays(self, variables: Variables, masks: Masks, completed: int) -> bool:
         """Returns whether to compile the form for these masks, or to wait."""

@@ -5,15 +5,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedsparsify_jax import data, models
 from fedsparsify_jax.client_map import ClientMap
+from fedsparsify_jax.data.sources.inputs import FIRST
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.errors import InputError, counted
-from fedsparsify_jax.models import Model
+from fedsparsify_jax.models import Augment, Model
 from fedsparsify_jax.pruning import patterns
-from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.config import NATURAL, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
 from fedsparsify_jax.runner.options.registry import (
     KEYWORDS,
@@ -22,11 +24,15 @@ from fedsparsify_jax.runner.options.registry import (
     prunable,
     takes,
 )
+from fedsparsify_jax.runner.options.resolve import check_cohort
 from fedsparsify_jax.runner.options.rules import in_options
+from fedsparsify_jax.runner.options.sweep_grid import chooses_examples
+from fedsparsify_jax.runner.programs import linear_evaluation
 from fedsparsify_jax.runner.programs.client_memory import client_bytes
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
 from fedsparsify_jax.runner.programs.memory import check_memory
+from fedsparsify_jax.runner.programs.natural import natural_clients
 from fedsparsify_jax.runner.programs.placement import ClientBytes, cohort_map
 from fedsparsify_jax.runner.programs.spared import shapes_of, spared_layers
 from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
@@ -59,6 +65,18 @@ def round_key(key: Key, completed: jax.Array) -> Key:
     return jax.random.fold_in(key, completed + 1)
 
 
+OF_LOADERS = (
+    "client_column",
+    "label_column",
+    "input_columns",
+    "split_by",
+    "test_fraction",
+    "train_subset",
+    "seed",
+)
+"""Options that are keywords of some loaders of data sets."""
+
+
 class Federation(NamedTuple):
     """A federation ready to train."""
 
@@ -88,12 +106,22 @@ def _sizes(config: TrainConfig, examples: int) -> list[int]:
     return data.proportional_sizes(examples, shares)
 
 
-def partition(config: TrainConfig, targets: np.ndarray) -> list[np.ndarray]:
+def partition(
+    config: TrainConfig, targets: np.ndarray, owners: data.Owners | None = None
+) -> list[np.ndarray]:
     """Returns one index array a client, as the configuration says.
+
+    Args:
+      config: resolved.
+      targets: of the training examples.
+      owners: of the examples, for the partition natural.
 
     Raises:
       InputError: if the partition cannot be made of these targets.
     """
+    if config.partition == NATURAL:
+        assert owners is not None
+        return natural_clients(config, owners).parts
     clients, seed = config.num_clients, config.seed
     assert clients is not None
     needs_classes = config.partition in ("label-shards", "dirichlet")
@@ -120,18 +148,15 @@ def partition(config: TrainConfig, targets: np.ndarray) -> list[np.ndarray]:
 
 def load(config: TrainConfig) -> data.Dataset:
     """Returns the configured data set, cut down to the subset that it asks for."""
-    subset = config.train_subset
-    if subset is None:
-        return data.load(config.dataset, config.data_dir)
     options = data.loader_options(config.dataset)
-    if "train_subset" in options:  # reads no more than the subset
-        return data.load(
-            config.dataset, config.data_dir, train_subset=subset, seed=config.seed
-        )
-    dataset = data.load(config.dataset, config.data_dir)
-    return dataset._replace(
-        train=data.balanced_subset(dataset.train, subset, config.seed)
-    )
+    given = {name: getattr(config, name) for name in options if name in OF_LOADERS}
+    if "seed" in given and not chooses_examples(config):
+        del given["seed"]
+    dataset = data.load(config.dataset, config.data_dir, **given)
+    if config.train_subset is None or "train_subset" in given:
+        return dataset
+    rows = data.balanced_rows(dataset.train.y, config.train_subset, config.seed)
+    return data.with_rows(dataset, rows)
 
 
 def _check_fit(name: str, model: Model, dataset: data.Dataset) -> None:
@@ -154,17 +179,35 @@ def _check_fit(name: str, model: Model, dataset: data.Dataset) -> None:
         )
 
 
+def _augmentation(config: TrainConfig, dataset: data.Dataset) -> Augment | None:
+    if config.augmentation == "off":
+        return None
+    if linear_evaluation.wanted(config):
+        return data.random_view
+    return dataset.augment
+
+
 def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
     assert config.model is not None
     # Without a normalization the model takes raw numbers as it likes (tokens, say).
-    plain = dataset.normalization == data.Normalization() or config.model == "lstm"
+    tokens = models.reads_tokens(config.model)
+    plain = tokens or dataset.normalization == data.Normalization()
     return models.build(
         config.model,
         input_shape=dataset.train.x.shape[1:],
         num_classes=dataset.num_classes,
         preprocess=None if plain else dataset.normalization,
-        augment=dataset.augment if config.augmentation == "on" else None,
+        augment=_augmentation(config, dataset),
+        compute_dtype=jnp.bfloat16 if config.precision == "bf16" else None,
+        **network_options(config, dataset),
     )
+
+
+def network_options(config: TrainConfig, dataset: data.Dataset) -> dict[str, Any]:
+    """Returns attributes of the network that the data settle."""
+    if config.model == "lstm" and dataset.characters is not None:
+        return {"vocabulary": FIRST + len(dataset.characters)}
+    return {}
 
 
 def algorithm_of(
@@ -244,11 +287,15 @@ def assemble(
         dataset = load(config) if dataset is None else dataset
         dataset = data.hold_out(dataset, config.validation_fraction, config.seed)
         try:
-            parts = partition(config, dataset.train.y)
+            parts = partition(config, dataset.train.y, dataset.owners)
         except InputError as error:
             raise InputError(in_options(str(error))) from None
+    if config.num_clients is None:
+        config = dataclasses.replace(config, num_clients=len(parts))
+        check_cohort(config)
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)
+    linear_evaluation.check(config, model, dataset)
     devices = jax.local_devices() if devices is None else devices
     on_disk = config.client_data == "disk"
     batch_size = min(config.batch_size or 1, max(map(len, parts)))
@@ -278,13 +325,28 @@ def assemble(
         population=population,
     )
     if evaluates_clients(config, federation):
-        tests = data.client_tests(
-            dataset.train.y, parts, dataset.test.y, seed=config.seed
-        )
+        tests = tests_of(config, dataset, parts)
         federation = federation._replace(tests=tests)
     if config.sparse_training == "off":
         return federation
     return federation._replace(compact=_compact(config, federation, build))
+
+
+def tests_of(
+    config: TrainConfig, dataset: data.Dataset, parts: list[np.ndarray]
+) -> ClientRows:
+    """Returns the test examples of every client: its own, or of its classes.
+
+    Args:
+      config: resolved.
+      dataset: that is divided.
+      parts: its partition.
+    """
+    owners = dataset.owners
+    if config.partition == NATURAL and owners is not None and owners.test is not None:
+        kept = natural_clients(config, owners).kept
+        return data.own_tests(owners.test, kept, seed=config.seed)
+    return data.client_tests(dataset.train.y, parts, dataset.test.y, seed=config.seed)
 
 
 def evaluates_clients(config: TrainConfig, federation: Federation) -> bool:
@@ -320,6 +382,8 @@ def _compact(
         federation.model,
         federation.dataset.train.x,
         client_steps=cohort * batches * batch_size / 32 / devices.size,
+        tests=len(federation.dataset.test.y)
+        / (32 * devices.size * config.evaluate_every),
         platform=devices.flat[0].platform,
         rounds=config.rounds or 0,
         sparsity=expected_sparsity(dataclasses.asdict(config)),

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from fedsparsify_jax import models
 from fedsparsify_jax.client_map import ClientMap, chunked, device_mesh, sharded, vmapped
 from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.models import Model
@@ -13,7 +14,7 @@ from fedsparsify_jax.runner.programs.client_memory import SERVER_COPIES
 from fedsparsify_jax.trees import size
 
 # One client's activations fill a device already, and batched kernels gain nothing.
-_ONE_BY_ONE = ("cnn", "vgg16_bn", "resnet56", "brain_age_cnn")
+_ONE_BY_ONE = tuple(n for n in models.NAMES if "conv" in models.options_of(n))
 
 ClientBytes = Callable[[Any], int]
 """A device to the bytes that one client in training takes there, see

@@ -7,17 +7,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedsparsify_jax import masks
 from fedsparsify_jax.client_map import ClientMap, chunked, sharded
 from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.metrics import Evaluation, evaluate, evaluate_clients
 from fedsparsify_jax.runner.programs.federation import Federation, round_key
 from fedsparsify_jax.runner.programs.sources import DataSource, RoundData, run_round
+from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientRows,
     Examples,
     FederatedAlgorithm,
     Key,
+    Masks,
     PyTree,
     RoundInfo,
     State,
@@ -76,6 +79,28 @@ def evaluate_sets(
         )
         for name, examples in sets.items()
     }
+
+
+def evaluate_compact(
+    federation: Federation,
+    form: Form,
+    kept: Masks,
+    network: tuple[ApplyFn, Variables],
+    sets: EvaluationSets,
+    batches: ClientMap,
+) -> Evaluations:
+    """Evaluates on a compact form if masks and model fit it, in full otherwise.
+
+    A model that is averaged, or pruned later than its masks, may have more weights.
+    """
+    apply_fn, variables = network
+    index = form.index(kept)
+    small = (form.apply(index), form.compact(index, variables))
+    return jax.lax.cond(
+        index.fits & masks.holds(kept, variables),
+        lambda: evaluate_sets(federation, small, sets, batches),
+        lambda: evaluate_sets(federation, (apply_fn, variables), sets, batches),
+    )
 
 
 def evaluate_each(
@@ -196,7 +221,7 @@ class RoundProgram:
                 state, infos = jax.lax.scan(run, state, data.cohorts, length=rounds)
             (sets, tests), batches = evaluated, self._batches
             network = network_of(self._federation, algorithm, state)
-            evaluations = evaluate_sets(self._federation, network, sets, batches)
+            evaluations = self._evaluate(algorithm, network, state.masks, sets)
             each = evaluate_each(
                 self._federation, algorithm, state, sets["test"], tests, batches
             )
@@ -232,6 +257,20 @@ class RoundProgram:
             Report(info=info, evaluations=evaluations, clients=clients)
             for info in unstack(infos, rounds)
         ]
+
+    def _evaluate(
+        self,
+        algorithm: FederatedAlgorithm,
+        network: tuple[ApplyFn, Variables],
+        masks: Masks,
+        sets: EvaluationSets,
+    ) -> Evaluations:
+        """Evaluates a network, on a compact form if there is one for it."""
+        federation, batches = self._federation, self._batches
+        form = federation.compact.evaluation if federation.compact else None
+        if form is None or algorithm.evaluated is not None:
+            return evaluate_sets(federation, network, sets, batches)
+        return evaluate_compact(federation, form, masks, network, sets, batches)
 
     def _variant(self, rounds: int) -> tuple[int, Any]:
         """Returns what distinguishes the programs of a run."""

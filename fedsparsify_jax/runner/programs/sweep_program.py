@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fedsparsify_jax import client_map, trees
 from fedsparsify_jax.algorithms.registry import ALGORITHMS
-from fedsparsify_jax.data import client_tests
+from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.engine import sweeps
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.sweep_grid import Trial, traced
@@ -23,6 +23,7 @@ from fedsparsify_jax.runner.programs.federation import (
     memory_of_clients,
     partition,
     round_key,
+    tests_of,
 )
 from fedsparsify_jax.runner.programs.placement import (
     client_map_of_trial,
@@ -72,16 +73,17 @@ class Shared(NamedTuple):
     sets: EvaluationSets
 
 
-def partitions(
-    group: Sequence[Trial], targets: np.ndarray
-) -> dict[int, list[np.ndarray]]:
+def partitions(group: Sequence[Trial], dataset: Dataset) -> dict[int, list[np.ndarray]]:
     """Returns the partition of every seed; within a group it depends on nothing else.
 
     Raises:
       InputError: if one cannot be made.
     """
     configs = {trial.config.seed: trial.config for trial in group}
-    return {seed: partition(config, targets) for seed, config in configs.items()}
+    return {
+        seed: partition(config, dataset.train.y, dataset.owners)
+        for seed, config in configs.items()
+    }
 
 
 def _trial_data(federation: Federation, group: Sequence[Trial]) -> TrialData:
@@ -90,7 +92,7 @@ def _trial_data(federation: Federation, group: Sequence[Trial]) -> TrialData:
     Clients are as long as the longest of all trials; what a client draws does not
     depend on its padding.
     """
-    parts_by_seed = partitions(group, federation.dataset.train.y)
+    parts_by_seed = partitions(group, federation.dataset)
     length = max(len(part) for parts in parts_by_seed.values() for part in parts)
     clients = len(parts_by_seed[group[0].config.seed])
     rows = np.zeros((len(group), clients, length), np.int32)
@@ -117,9 +119,9 @@ def _tests(
     """Returns the test rows of all trials' clients, as long as the longest."""
     if federation.tests is None:
         return None
-    train, test = federation.dataset.train.y, federation.dataset.test.y
+    configs = {trial.config.seed: trial.config for trial in group}
     by_seed = {
-        seed: client_tests(train, parts, test, seed=seed)
+        seed: tests_of(configs[seed], federation.dataset, parts)
         for seed, parts in parts_by_seed.items()
     }
     length = max(tests.rows.shape[1] for tests in by_seed.values())
@@ -153,6 +155,12 @@ class GroupProgram:
         devices: list[Any],
         inner: client_map.ClientMap | None = None,
     ):
+        # Natural clients are counted once the data are there.
+        count: dict[str, Any] = {"num_clients": len(federation.parts)}
+        group = [
+            trial._replace(config=dataclasses.replace(trial.config, **count))
+            for trial in group
+        ]
         # Who shares the hardware how.
         config, mesh = group[0].config, client_map.device_mesh(devices)
         options = dataclasses.asdict(config)

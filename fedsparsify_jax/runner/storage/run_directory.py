@@ -2,7 +2,8 @@
 
 config.json     the resolved options, the versions they ran with, fingerprints of the
                 data, and changes that a resumed run was allowed
-partition.json  sizes and classes of the clients' examples, see `write_partition`
+partition.json  sizes and classes of the clients' examples, see `write_partition`; the
+                names of natural ones and of labels, and how tables were read
 metrics.jsonl   one JSON object a round
 summary.json    written at the end
 checkpoints/    see `checkpoint_files`
@@ -219,9 +220,14 @@ class RunDirectory:
                 "the same command with --resume goes on from the last checkpoint"
             ) from error
 
-    def write_partition(self, targets: np.ndarray, parts: Sequence[np.ndarray]) -> None:
+    def write_partition(
+        self,
+        targets: np.ndarray,
+        parts: Sequence[np.ndarray],
+        origin: dict[str, Any] | None = None,
+    ) -> None:
         """Writes ``partition.json``, on one line: it is a table."""
-        content = json.dumps(described(targets, parts)) + "\n"
+        content = json.dumps(described(targets, parts) | (origin or {})) + "\n"
         with self.writing():
             write_whole(self.path / "partition.json", content)
 

@@ -17,6 +17,12 @@ PAPER = {
     "resnet56": ((32, 32, 3), 10, 853_018, 4_064),
     "brain_age_cnn": ((91, 109, 91, 1), 1, 2_948_801, 1_600),
     "lstm": ((200,), 1, 3_397_761, 0),
+    "lenet5": ((28, 28), 10, 61_706, 0),
+    "femnist_cnn": ((28, 28), 62, 1_206_590, 0),
+    "cnn_pfl": ((32, 32, 3), 10, 1_626_442, 0),
+    "resnet18_gn": ((24, 24, 3), 100, 11_227_812, 0),
+    "vit_tiny": ((32, 32, 3), 10, 5_362_762, 0),
+    "transformer": ((200,), 2, 4_019_202, 0),
 }
 
 TINY: dict[str, dict[str, Any]] = {
@@ -26,6 +32,15 @@ TINY: dict[str, dict[str, Any]] = {
     "resnet56": {"input_shape": (7, 8, 3), "widths": (2, 5), "blocks": 1},
     "brain_age_cnn": {"input_shape": (5, 4, 6), "widths": (2, 3), "hidden": 4},
     "lstm": {"input_shape": (6,), "vocabulary": 9, "embedding": 4, "units": (3, 2)},
+    "lenet5": {"input_shape": (12, 12), "widths": (2, 3), "hidden": (5,)},
+    "femnist_cnn": {"input_shape": (7, 8), "widths": (2, 3), "hidden": 5},
+    "cnn_pfl": {"input_shape": (6, 6, 3), "widths": (2,), "hidden": 5},
+    "resnet18_gn": {"input_shape": (8, 9), "widths": (2, 4), "blocks": (1, 1)}
+    | {"strides": (1, 2)},
+    "vit_tiny": {"input_shape": (8, 4), "width": 8, "layers": 1, "heads": 2}
+    | {"hidden": 6},
+    "transformer": {"input_shape": (6,), "vocabulary": 9, "width": 4, "layers": 1}
+    | {"heads": 2, "hidden": 6},
 }
 
 
@@ -40,7 +55,7 @@ def answer(model: models.Model, variables: Any, x: jax.Array) -> jax.Array:
 def inputs(name: str, batch: int = 3) -> jax.Array:
     shape = (batch, *TINY[name]["input_shape"])
     rng = np.random.default_rng(0)
-    if name == "lstm":
+    if models.reads_tokens(name):
         return jnp.asarray(rng.integers(0, 9, shape), jnp.int32)
     return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
@@ -129,7 +144,9 @@ def test_the_age_starts_at_the_mean_of_the_population(key: jax.Array) -> None:
     np.testing.assert_array_equal(params["Conv_1"]["bias"], np.float32(62.68))
 
 
-@pytest.mark.parametrize("name", ["cnn", "brain_age_cnn", "resnet56"])
+@pytest.mark.parametrize(
+    "name", ["cnn", "brain_age_cnn", "resnet56", "resnet18_gn", "vit_tiny"]
+)
 def test_both_convolutions_give_the_same_answer(name: str, made_up: Any) -> None:
     variables = made_up(tiny(name).init)
     answers = [
@@ -173,6 +190,7 @@ def test_dropout_differs_by_key_and_is_off_in_evaluation(made_up: Any) -> None:
         ("mlp", {"input_shape": (0,)}, r"got \(0,\)"),
         ("mlp", {"input_shape": (4,), "num_classes": 0}, "num_classes is 0"),
         ("cnn", {"input_shape": (8, 8), "width": 3}, "did you mean 'widths'"),
+        ("transformer", {"input_shape": (8, 8)}, r"shape \[L\], tokens: got"),
     ],
 )
 def test_refuses_what_cannot_be(
@@ -180,3 +198,14 @@ def test_refuses_what_cannot_be(
 ) -> None:
     with pytest.raises(InputError, match=message):
         models.build(name, **({"num_classes": 2} | arguments))
+
+
+@pytest.mark.parametrize("name", ["resnet18_gn"])
+def test_first_blocks_have_the_layers_of_the_whole_and_a_head(
+    name: str, key: jax.Array
+) -> None:
+    model = tiny(name)
+    part, whole = (jax.eval_shape(m.init, key)["params"] for m in model.parts)
+    heads = {layer for layer in part if layer.startswith("head_")}
+    assert heads == {"head_1"} and set(part) - heads < set(whole)
+    assert all(part[layer] == whole[layer] for layer in set(part) - heads)

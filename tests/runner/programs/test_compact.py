@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,13 @@ import pytest
 from rich.console import Console
 
 from fedsparsify_jax import algorithms, models
+from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.programs import compact
+from fedsparsify_jax.runner.programs.program import evaluate_compact, evaluate_sets
 from fedsparsify_jax.runner.train import train
+from fedsparsify_jax.training.losses import TASKS
+from fedsparsify_jax.types import Examples
 
 MLP = models.build("mlp", input_shape=(300,), num_classes=10, hidden=(128,))
 
@@ -124,12 +129,13 @@ def run(out, **changes):
 
 
 def test_a_run_goes_over_to_smaller_forms_with_the_same_results(tmp_path, monkeypatch):
-    forms = []
+    forms, chosen = [], []
     original = compact.CompactTraining.update
 
     def watched(self, variables, masks, completed):
         changed = original(self, variables, masks, completed)
         forms.append(self.form)
+        chosen.append(self)
         return changed
 
     monkeypatch.setattr(compact, "COMPILATION", 0.0)
@@ -141,11 +147,52 @@ def test_a_run_goes_over_to_smaller_forms_with_the_same_results(tmp_path, monkey
     )
     assert forms[0] is None
     assert forms[-1] is not None
+    assert chosen[-1].evaluation is not None
     assert "in full" not in said and "smaller forms" in said
     for a, b in zip(found, expected, strict=True):
         assert a["kept"] == b["kept"]
         for name in ("train_loss", "test_loss", "test_accuracy"):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_what_is_evaluated_is_the_model_whether_it_fits_its_form_or_not(fits):
+    """A weight outside the masks, as an average may have one, is in the results."""
+    masks = masks_of(1.0)
+    first = masks["params"]["Dense_0"]["kernel"]
+    first[:, 20:] = False
+    masks["params"]["Dense_0"]["bias"][20:] = False
+    chosen = chooser(tests=1e6)
+    assert chosen.update(masks, masks, 0)
+    form = chosen.evaluation
+    assert form.plan.units[1] < 128 and not any(form.plan.lists)
+
+    weights = MLP.init(jax.random.key(0))
+    weights = jax.tree.map(lambda leaf, mask: np.array(leaf) * mask, weights, masks)
+    if not fits:
+        weights["params"]["Dense_0"]["kernel"][:, 127] = 1.0
+    rng = np.random.default_rng(0)
+    x, y = rng.random((50, 300), np.float32), rng.integers(0, 10, 50)
+    sets = {"test": Examples(x, y)}
+    federation = SimpleNamespace(model=MLP, task=TASKS["classification"])
+    full = evaluate_sets(federation, (MLP.apply, weights), sets, chunked(1))
+    small = evaluate_compact(
+        federation, form, masks, (MLP.apply, weights), sets, chunked(1)
+    )
+    np.testing.assert_allclose(small["test"], full["test"], rtol=1e-5)
+    alone = evaluate_sets(
+        federation,
+        (form.apply(form.index(masks)), form.compact(form.index(masks), weights)),
+        sets,
+        chunked(1),
+    )
+    assert (abs(alone["test"].loss - full["test"].loss) < 1e-4) == fits
+
+
+def test_forms_that_save_little_are_not_compiled_for_evaluation():
+    chosen = chooser(tests=1e-3)
+    assert update(chosen, 0.01) and chosen.form is not None
+    assert chosen.evaluation is None
 
 
 def test_a_method_that_needs_full_shapes_is_named(tmp_path):

@@ -36,7 +36,10 @@ def test_stages_of_a_cnn():
 
 @pytest.mark.parametrize(
     ("name", "sequential"),
-    [("mlp", True), ("cnn", True), ("vgg16_bn", True), ("resnet56", False)],
+    {
+        **dict.fromkeys(["mlp", "cnn", "vgg16_bn", "lenet5", "femnist_cnn"], True),
+        **dict.fromkeys(["resnet56", "resnet18_gn", "vit_tiny"], False),
+    }.items(),
 )
 def test_who_says_to_be_sequential(name, sequential):
     model = models.build(name, input_shape=(32, 32, 3), num_classes=3)
