@@ -186,6 +186,7 @@ def write(
         models |= {directory.level(name): pair for name, pair in levels.items()}
     with directory.writing():
         for path, (each, row) in models.items():
-            save_model(path, each, _model_description(config, federation, row))
+            whole = federation.start.whole(each) if federation.start else each
+            save_model(path, whole, _model_description(config, federation, row))
     directory.write_summary(summary)
     return summary
