@@ -144,7 +144,8 @@ def _check_dicts(params: PyTree) -> None:
     copy: dict[str, Any] = {}
     for path, leaf in trees.named_leaves(params):
         _put(copy, path, leaf)
-    if jax.tree.structure(copy) != jax.tree.structure(params):
+    plain: Any = jax.tree.structure(copy)
+    if plain != jax.tree.structure(params):
         raise InputError(
             "adapters are for parameters in nested dicts, as Flax has them"
         )
