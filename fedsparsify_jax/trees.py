@@ -149,6 +149,31 @@ def named_leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
         yield "/".join(_name(entry) for entry in path), leaf
 
 
+def first_difference(wanted: PyTree, given: PyTree) -> tuple[str, Any, Any] | None:
+    """Returns the first leaf that two trees have in different shapes, or one lacks.
+
+    Args:
+      wanted: arrays, or their shapes.
+      given: the same.
+
+    Returns:
+      Its path and both shapes, None where there is no such leaf; None if all are alike.
+
+    Example:
+      >>> first_difference({"w": jnp.ones(2), "b": jnp.ones(1)}, {"b": jnp.ones(1)})
+      ('w', (2,), None)
+    """
+    shapes = [
+        {name: tuple(leaf.shape) for name, leaf in named_leaves(tree)}
+        for tree in (wanted, given)
+    ]
+    for name in dict.fromkeys(name for tree in shapes for name in tree):
+        one, other = (tree.get(name) for tree in shapes)
+        if one != other:
+            return name, one, other
+    return None
+
+
 def map_with_name(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
     """Maps like ``jax.tree.map``, with the path of the leaf as first argument."""
 

@@ -274,12 +274,10 @@ def _check_variables(model: Model, variables: Variables) -> None:
         expected = jax.eval_shape(model.init, jax.random.key(0))
     except Exception as error:  # of shapes and options that no network can have
         raise InputError(f"the description fits no network ({error})") from error
-    wanted = {name: leaf.shape for name, leaf in trees.named_leaves(expected)}
-    given = {name: leaf.shape for name, leaf in trees.named_leaves(variables)}
-    if wanted != given:
-        names = [*wanted, *given]
-        name = next(n for n in names if wanted.get(n) != given.get(n))
+    difference = trees.first_difference(expected, variables)
+    if difference is not None:
+        name, wanted, given = difference
         raise InputError(
-            f"{name} has shape {given.get(name, 'none')}, in the network that the "
-            f"description names {wanted.get(name, 'none')}"
+            f"{name} has shape {given or 'none'}, in the network that the description "
+            f"names {wanted or 'none'}"
         )

@@ -2,6 +2,8 @@
 
 from fedsparsify_jax.models.adapters.functions import from_functions
 from fedsparsify_jax.models.adapters.linen import from_linen
+from fedsparsify_jax.models.adapters.lora import lora
+from fedsparsify_jax.models.adapters.lora import merged as merge_lora
 from fedsparsify_jax.models.adapters.model import Augment, Model, Preprocess
 from fedsparsify_jax.models.adapters.nnx import from_nnx
 from fedsparsify_jax.models.networks import NAMES, build, options_of, reads_tokens
@@ -37,6 +39,8 @@ __all__ = [
     "from_functions",
     "from_linen",
     "from_nnx",
+    "lora",
+    "merge_lora",
     "options_of",
     "reads_tokens",
 ]

@@ -247,7 +247,12 @@ def _begin(
     parts = partitions(group, dataset)
     for trial, rows in zip(group, records, strict=True):
         config, run = directory.config(trial), directory.run(trial)
-        new = resume.from_round_1(config, versions=versions(), name=random_name())
+        new = resume.from_round_1(
+            config,
+            resume.fingerprint_of_start(federation),
+            versions=versions(),
+            name=random_name(),
+        )
         run.carry_out(dataclasses.replace(new, records=rows))
         divided = parts[trial.config.seed]
         run.write_partition(dataset.train.y, divided, origin(config, dataset))

@@ -107,6 +107,10 @@ def _check_model(config: TrainConfig) -> None:
             "--sparse-training auto goes with --precision float32: its forms are "
             "chosen by costs that were measured in that"
         )
+    if config.lora_rank is not None and config.init is None:
+        raise InputError("--lora-rank needs --init: the model that is to be adapted")
+    if config.lora_alpha is not None and config.lora_rank is None:
+        raise InputError("--lora-alpha needs --lora-rank: adapters of which rank?")
 
 
 def _check_schedule(config: TrainConfig) -> None:

@@ -35,6 +35,7 @@ from fedsparsify_jax.runner.programs.memory import check_memory
 from fedsparsify_jax.runner.programs.natural import natural_clients
 from fedsparsify_jax.runner.programs.placement import ClientBytes, cohort_map
 from fedsparsify_jax.runner.programs.spared import shapes_of, spared_layers
+from fedsparsify_jax.runner.programs.start import Start, started
 from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
 from fedsparsify_jax.training.losses import TASKS, Task
 from fedsparsify_jax.types import ClientData, ClientRows, FederatedAlgorithm, Key
@@ -90,6 +91,7 @@ class Federation(NamedTuple):
     population: data.Population | None = None  # the store that the data come from
     compact: CompactTraining | None = None  # if clients may train on compact forms
     tests: ClientRows | None = None  # of every client, if each is evaluated
+    start: Start | None = None  # the weights of a file that it starts from
 
 
 def _sizes(config: TrainConfig, examples: int) -> list[int]:
@@ -296,6 +298,7 @@ def assemble(
     model = _build_model(config, dataset)
     _check_fit(str(config.model), model, dataset)
     linear_evaluation.check(config, model, dataset)
+    model, start = started(config, model)
     devices = jax.local_devices() if devices is None else devices
     on_disk = config.client_data == "disk"
     batch_size = min(config.batch_size or 1, max(map(len, parts)))
@@ -323,6 +326,7 @@ def assemble(
         algorithm=build(),
         placement=placement,
         population=population,
+        start=start,
     )
     if evaluates_clients(config, federation):
         tests = tests_of(config, dataset, parts)
@@ -376,7 +380,7 @@ def _compact(
     cohort = cohort_size(len(federation.parts), config.participation)
     longest = max(map(len, federation.parts))
     batch_size = min(config.batch_size or 1, longest)
-    batches = -(-longest // batch_size) * config.local_epochs
+    batches = config.local_steps or -(-longest // batch_size) * config.local_epochs
     return CompactTraining(
         build,
         federation.model,

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fedsparsify_jax import trees
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.listing import NOT_COMPARED, having, to_json
@@ -300,4 +301,13 @@ def fingerprints(federation: Federation, keys: Iterable[jax.Array]) -> Fingerpri
         "data set": digest([*dataset.train, *dataset.test]),
         "partition": digest(divided),
         "random keys": digest(np.asarray(bits(key)) for key in keys),
+        **fingerprint_of_start(federation),
     }
+
+
+def fingerprint_of_start(federation: Federation) -> Fingerprints:
+    """Returns the digest of the weights that ``--init`` names; none without that."""
+    if federation.start is None:
+        return {}
+    leaves = (leaf for _, leaf in trees.named_leaves(federation.start.variables))
+    return {"initial model": digest(leaves)}
