@@ -1,7 +1,8 @@
 """The memory that `--cohort auto` predicts against the compiler's own analysis.
 
-Claim: the predicted peak of a round is within 25 % of what the compiler says, for every
-number of clients at once. The prediction compiles one step of one client and adds up
+Goal: the predicted peak of a round is within 25 % of what the compiler says, for every
+number of clients at once. It holds on the CPU; for TPUs it is missed, see the README.
+The prediction compiles one step of one client and adds up
 (`runner/programs/client_memory.py`); the analysis is of the whole round, compiled for
 one device with two chunks of clients. Nothing is run.
 
@@ -9,10 +10,7 @@ one device with two chunks of clients. Nothing is run.
     python benchmarks/memory_model.py --target v5e:2x2    # libtpu: see compile_for.py
     python benchmarks/memory_model.py --table             # of the README
 
-On a TPU the first 128 MB or so of a round lie in the chip's own vector memory and are
-not in the analysis, so small rounds take less than is predicted: the claim is about
-rounds as large as ``auto`` makes them. Results are written case by case to ``--out``;
-those that are there are not done again.
+Results are written case by case to ``--out``; those that are there are not done again.
 """
 
 import argparse

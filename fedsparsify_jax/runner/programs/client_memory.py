@@ -3,7 +3,9 @@
 No formula knows what a compiler keeps of activations, in which order it computes and
 how it pads arrays, so one step of one client is compiled and asked. That takes seconds,
 and the round's own program has a cache. `benchmarks/memory_model.py` holds the sum of
-`round_bytes` against whole rounds.
+`round_bytes` against whole rounds: on a CPU they agree within 2 %, for TPUs it was
+between half and 1.7 times of what the compiler says. The budget, a quarter of the
+memory, leaves room for that.
 """
 
 import math
