@@ -84,6 +84,7 @@ def test_a_run_starts_where_another_ended(base, tmp_path):
         ("--lora-rank 2", "--lora-rank needs --init: the model"),
         ("--lora-alpha 2", "--lora-alpha needs --lora-rank: adapters"),
         ("--init BASE --lora-rank 0", "--lora-rank is 0: it must be at least 1"),
+        ("--init BASE --lora-rank 2 --loss contrastive", "not go with --loss contra"),
         ("--precision bf16 --sparse-training auto", "goes with --precision float32"),
         ("--precision half", "unknown precision 'half'"),
     ],

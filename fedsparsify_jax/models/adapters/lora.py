@@ -144,8 +144,8 @@ def _check_dicts(params: PyTree) -> None:
     copy: dict[str, Any] = {}
     for path, leaf in trees.named_leaves(params):
         _put(copy, path, leaf)
-    plain: Any = jax.tree.structure(copy)
-    if plain != jax.tree.structure(params):
+    copied, given = (repr(jax.tree.structure(tree)) for tree in (copy, params))
+    if copied != given:
         raise InputError(
             "adapters are for parameters in nested dicts, as Flax has them"
         )

@@ -109,6 +109,11 @@ def _check_model(config: TrainConfig) -> None:
         )
     if config.lora_rank is not None and config.init is None:
         raise InputError("--lora-rank needs --init: the model that is to be adapted")
+    if config.lora_rank is not None and config.loss == "contrastive":
+        raise InputError(
+            "--lora-rank does not go with --loss contrastive: that replaces the last "
+            "layer, which is a part of the fixed model"
+        )
     if config.lora_alpha is not None and config.lora_rank is None:
         raise InputError("--lora-alpha needs --lora-rank: adapters of which rank?")
 

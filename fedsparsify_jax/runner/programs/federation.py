@@ -212,6 +212,16 @@ def network_options(config: TrainConfig, dataset: data.Dataset) -> dict[str, Any
     return {}
 
 
+def _checked_model(
+    config: TrainConfig, dataset: data.Dataset
+) -> tuple[Model, Start | None]:
+    """Returns the model that is trained, and the weights that it starts from."""
+    model = _build_model(config, dataset)
+    _check_fit(str(config.model), model, dataset)
+    linear_evaluation.check(config, model, dataset)
+    return started(config, model)
+
+
 def algorithm_of(
     config: TrainConfig,
     model: Model,
@@ -295,10 +305,7 @@ def assemble(
     if config.num_clients is None:
         config = dataclasses.replace(config, num_clients=len(parts))
         check_cohort(config)
-    model = _build_model(config, dataset)
-    _check_fit(str(config.model), model, dataset)
-    linear_evaluation.check(config, model, dataset)
-    model, start = started(config, model)
+    model, start = _checked_model(config, dataset)
     devices = jax.local_devices() if devices is None else devices
     on_disk = config.client_data == "disk"
     batch_size = min(config.batch_size or 1, max(map(len, parts)))
