@@ -41,6 +41,15 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
     path.write_text(json.dumps({**result, **provenance()}, indent=2) + "\n")
 
 
+def put_table(name: str, text: str) -> None:
+    """Puts a table between ``<!-- name -->`` and ``<!-- end of name -->``."""
+    page = ROOT / "benchmarks" / "README.md"
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    after = rest.split(end)[1]
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
 def isolated(name: str, requirements: Sequence[str]) -> Path:
     """The Python of an environment of its own with these requirements, made once.
 

@@ -11,7 +11,7 @@ results have already is not run again, so an interrupted command is started once
     python3.11 -m venv /tmp/tpu
     /tmp/tpu/bin/pip install -c requirements.txt . libtpu
     /tmp/tpu/bin/python benchmarks/compile_for.py --models mlp,cnn --targets v5e:2x2
-    python benchmarks/compile_for.py --table    # prints the tables of the README
+    python benchmarks/compile_for.py --table    # of the README
 
 (``libtpu`` is best the one that ``jax[tpu]`` of that version names.) Clients: four on
 every chip, with the examples, batches and epochs of the paper. Targets are ``cuda``,
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import provenance
+from common import provenance, put_table
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results-compile_for.json"
@@ -121,13 +121,16 @@ def main() -> None:
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=float, default=1800, help="seconds a case")
-    parser.add_argument("--table", action="store_true", help="print the tables only")
+    parser.add_argument(
+        "--table", action="store_true", help="print them, and put them into README.md"
+    )
     arguments = parser.parse_args()
     out, results = arguments.out, {"cases": {}}
     if out.exists():
         results = json.loads(out.read_text())
     if arguments.table:
         print(table(results))
+        put_table("compile_for", table(results))
         return
     for target in arguments.targets.split(","):
         for model in arguments.models.split(","):

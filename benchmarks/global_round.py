@@ -36,8 +36,10 @@ class Lowered(NamedTuple):
 def tpu_devices(topology: str) -> list[Any]:
     """The devices of a TPU topology such as ``v5e:2x2``, which need not be there.
 
-    Before libtpu is loaded it is told what machine this is, or it would ask a cloud.
+    Before libtpu is loaded it is told what machine this is, or it would ask a cloud,
+    and that other processes may have it too, for none of them has a TPU.
     """
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

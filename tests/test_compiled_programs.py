@@ -34,6 +34,8 @@ def test_only_sums_of_one_model_travel_between_devices(bench):
         work, jax.devices()[:2], client_map.chunked(2)
     )
     found = bench("compiled").collectives(lowered.program.compile().as_text())
+    # Gathered is at most a number a client, of its key.
+    assert found.pop("all-gather", found["all-reduce"]._replace(bytes=0)).bytes <= 64
     assert set(found) == {"all-reduce"}
     model = bench("paper_rounds").bytes_of(lowered.variables)
     # Beside the model there are sums of weights and losses, a few numbers.
@@ -58,9 +60,8 @@ ENTRY %main (a: f32[4]) -> f32[4] {
     assert len(found) == 2
 
 
-@pytest.mark.usefixtures("optimized")
 def test_the_predicted_memory_is_that_of_the_compiler(bench):
-    work = small(bench("paper_rounds"), shape=(12, 12), clients=16)
+    work = small(bench("paper_rounds"), shape=(28, 28), clients=16)
     device = jax.devices()[0]
     client = bench("global_round").memory_of_client(work, device)
     lowered = bench("global_round").lower(work, [device], client_map.chunked(8))
@@ -127,3 +128,31 @@ def test_the_tables_are_those_of_the_results(bench, name):
     assert results["cases"]
     found = page.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
     assert found.strip() == bench(name).table(results).strip()
+
+
+def test_the_command_for_accelerators_runs_here(bench, monkeypatch, tmp_path, capsys):
+    accelerator, out = bench("accelerator"), tmp_path / "results.json"
+    monkeypatch.setattr(
+        accelerator, "STRATEGIES", {"map": accelerator.STRATEGIES["map"]}
+    )
+    monkeypatch.setattr(accelerator, "precisions", lambda: ["float32"])
+    arguments = ["", "--smoke", "--models", "mlp", "--peak", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    accelerator.main()
+    results = json.loads(out.read_text())
+    names = ["mlp map float32", "mlp 2 cells float32", "pfl-cifar10, mlp float32"]
+    assert list(results["cases"]) == names
+    for case in results["cases"].values():
+        assert case["median_s"] > 0
+        share = case["tflops"] / jax.local_device_count()
+        assert case["utilisation"] == pytest.approx(share)
+    # Two cells train twice as much as one.
+    single, double = (results["cases"][name]["flops"] for name in names[:2])
+    assert double == 2 * single
+    assert "synthetic" in capsys.readouterr().out
+
+
+def test_models_that_are_not_registered_are_named(bench):
+    rounds = bench("paper_rounds")
+    works = {"a": small(rounds), "b": small(rounds, model="nobody")}
+    assert bench("accelerator").known(works) == ({"a": works["a"]}, ["nobody"])

@@ -111,7 +111,7 @@ def feddst(
     adjustment.check_name("variant", variant, get_args(Variant))
     adjustment.check_name("first_masks", first_masks, get_args(FirstMasks))
     resolved, as_authors = resolve(options), variant == "authors"
-    epochs = resolved.local_epochs
+    epochs = adjustment.whole_epochs(resolved.local_epochs)
     if adjust_after is None:
         adjust_after = epochs if as_authors else epochs // 2
     adjustment.check_timing(interval, adjust_after, epochs)

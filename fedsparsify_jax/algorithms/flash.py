@@ -49,7 +49,11 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import schedules, trees
 from fedsparsify_jax.aggregation import means
 from fedsparsify_jax.aggregation.streaming import aggregate
-from fedsparsify_jax.algorithms._shared.adjustment import check_name, check_timing
+from fedsparsify_jax.algorithms._shared.adjustment import (
+    check_name,
+    check_timing,
+    whole_epochs,
+)
 from fedsparsify_jax.engine import EngineOptions, engine, resolve
 from fedsparsify_jax.engine.sampling import sample_cohort
 from fedsparsify_jax.engine.tuning import optimizer_of
@@ -326,7 +330,7 @@ def flash(
       0.5
     """
     resolved, moves = resolve(options), stage_two == "jmwst"
-    epochs = resolved.local_epochs
+    epochs = whole_epochs(resolved.local_epochs)
     _check(stage_two, setup_share, setup_epochs, adjust_after)
     if adjust_after is None:
         adjust_after = epochs // 2 if moves else epochs

@@ -145,7 +145,8 @@ def rigl(
       0.5
     """
     resolved = resolve(options)
-    epochs, on_server = resolved.local_epochs, adjusted_by == "server"
+    epochs = adjustment.whole_epochs(resolved.local_epochs)
+    on_server = adjusted_by == "server"
     _check(growth, adjusted_by, first_masks, growth_momentum, adjust_after)
     if adjust_after is None:
         adjust_after = epochs if on_server else epochs // 2

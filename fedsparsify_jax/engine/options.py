@@ -37,7 +37,8 @@ class EngineOptions(TypedDict, total=False):
     optimizer_state: OptimizerState
     num_clients: int | None
     loss_fn: LossFn
-    local_epochs: int
+    local_epochs: float
+    local_steps: int | None
     batch_size: int
     participation: float
     client_map: ClientMap | None
@@ -77,7 +78,9 @@ class Options(NamedTuple):
         Keras models do. The same thing for SGD without momentum.
       num_clients: N; needed for whatever is kept for each client.
       loss_fn: outputs and targets of a batch to one loss an example.
-      local_epochs: E, passes over its data that a client makes in a round.
+      local_epochs: E, passes over its data that a client makes in a round; 0.5 is
+        half of the steps of one.
+      local_steps: steps of every client in a round, in place of epochs.
       batch_size: B.
       participation: share of the clients that takes part in a round, drawn without
         replacement; ``floor(participation * N)`` clients.
@@ -123,7 +126,8 @@ class Options(NamedTuple):
     optimizer_state: OptimizerState = "fresh"
     num_clients: int | None = None
     loss_fn: LossFn = cross_entropy
-    local_epochs: int = 4
+    local_epochs: float = 4
+    local_steps: int | None = None
     batch_size: int = 32
     participation: float = 1.0
     client_map: ClientMap | None = None

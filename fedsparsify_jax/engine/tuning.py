@@ -93,8 +93,13 @@ def _check_epochs(method: Method, o: Options) -> None:
         raise ValueError(
             f"fine_tune_epochs is {method.fine_tune_epochs}: it must be at least 0"
         )
-    if o.local_epochs + method.fine_tune_epochs < 1:
-        raise ValueError(f"local_epochs is {o.local_epochs}: it must be at least 1")
+    if o.local_epochs + method.fine_tune_epochs <= 0:
+        raise ValueError(f"local_epochs is {o.local_epochs}: it must be above 0")
+    if o.local_steps is not None and method.fine_tune_epochs:
+        raise ValueError(
+            "local_steps does not go with epochs after a client's own purge or change "
+            "of masks: use local_epochs"
+        )
 
 
 def _check_form(method: Method, o: Options) -> None:
@@ -115,13 +120,14 @@ def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
     _check_epochs(method, o)
     transform = optimizer_of(o)
 
-    def training(epochs: int, apply_fn: ApplyFn = apply_fn) -> TrainFn:
+    def training(epochs: float, apply_fn: ApplyFn = apply_fn) -> TrainFn:
         return local_training(
             batch_loss(apply_fn, o.loss_fn),
             transform,
             method,
             epochs=epochs,
             batch_size=o.batch_size,
+            steps=o.local_steps,
         )
 
     def new_optimizer(variables: Variables) -> optax.OptState:

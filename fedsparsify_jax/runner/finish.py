@@ -10,7 +10,6 @@ import numpy as np
 from fedsparsify_jax import masks, trees
 from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.data import Dataset
-from fedsparsify_jax.metrics import inference_flops, layer_flops, training_flops
 from fedsparsify_jax.runner.display.summary import (
     Record,
     blind,
@@ -18,6 +17,7 @@ from fedsparsify_jax.runner.display.summary import (
     evaluated,
     summarize,
 )
+from fedsparsify_jax.runner.flops import flops_of
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import prunable, takes
 from fedsparsify_jax.runner.programs import linear_evaluation
@@ -62,23 +62,6 @@ def _meanings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     if options := network_options(config, dataset):
         found["options"] = options
     return found
-
-
-def _flops(
-    federation: Federation, state: State, kept: dict[str, int]
-) -> dict[str, int]:
-    """Counts the FLOPs of one example, dense and at the final masks."""
-    x = federation.dataset.test.x[:1]
-    try:
-        layers = layer_flops(federation.model.apply, state.variables, x.shape, x.dtype)
-    except ValueError:  # a loop of unknown length, say
-        return {}
-    return {
-        "inference_flops_dense": inference_flops(layers),
-        "inference_flops": inference_flops(layers, kept=kept),
-        "training_flops_dense": training_flops(layers),
-        "training_flops": training_flops(layers, kept=kept),
-    }
 
 
 Evaluate = Callable[[Variables], Record]
@@ -172,7 +155,8 @@ def write(
     )
     if without_labels:  # the rounds' answers are of no classes
         summary.pop("before_post_training")
-    summary |= _flops(federation, state, (finished or records[-1])["kept"])
+    kept = (finished or records[-1])["kept"]
+    summary |= flops_of(config, federation, state.variables, records, kept)
     summary |= more or {}
     if federation.compact:
         summary["sparse_training"] = federation.compact.summary()

@@ -6,6 +6,7 @@ one run out of batches: their remaining steps change nothing, neither weights no
 momentum.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -61,7 +62,7 @@ class TrainFn(Protocol):
     ) -> Trained: ...
 
 
-def continued(first: Trained, second: Trained, epochs: tuple[int, int]) -> Trained:
+def continued(first: Trained, second: Trained, epochs: tuple[float, float]) -> Trained:
     """Joins two trainings of one client in a row, given the epochs of each."""
     share = epochs[1] / sum(epochs)
     return second._replace(loss=(1 - share) * first.loss + share * second.loss)
@@ -217,6 +218,38 @@ def _epoch(
     return jax.lax.scan(step, carry, slots)[0]
 
 
+def _steps(
+    update: _Update,
+    data: ClientData,
+    batch_size: int,
+    steps: int,
+    limit: jax.Array | None,
+    carry: _Carry,
+    epoch_key: Key,
+) -> _Carry:
+    """Runs so many steps, epoch after epoch of the client's own length.
+
+    Orders and keys are those of `_epoch`. Clients differ in the steps of an epoch, so
+    every step draws its epoch's order anew: a sort of the numbers of its examples.
+    """
+    length = data.y.shape[0]
+    in_epoch = jnp.maximum(-(-data.sizes // batch_size), 1)
+    slots = jnp.arange(batch_size)
+
+    def step(carry: _Carry, number: jax.Array) -> tuple[_Carry, None]:
+        order_key, step_key = epoch_keys(epoch_key, number // in_epoch)
+        order = epoch_order(order_key, data.sizes, length)
+        slot = number % in_epoch * batch_size + slots
+        valid = slot < data.sizes
+        index = order[jnp.where(valid, slot, 0)]
+        batch = Batch(data.x[index], data.y[index], valid)
+        key = jax.random.fold_in(step_key, slot[0])
+        made = True if limit is None else number < limit
+        return update(carry, batch, key, made), None
+
+    return jax.lax.scan(step, carry, jnp.arange(steps))[0]
+
+
 def _examples_seen(
     size: jax.Array, epochs: int, batch_size: int, limit: jax.Array | None
 ) -> jax.Array:
@@ -235,8 +268,9 @@ def local_training(
     optimizer: optax.GradientTransformation,
     method: Method,
     *,
-    epochs: int,
+    epochs: float,
     batch_size: int,
+    steps: int | None = None,
 ) -> TrainFn:
     """Builds the local training of one client.
 
@@ -246,20 +280,34 @@ def local_training(
         that of the tree ``variables["params"]``. The other collections change only
         through what the forward pass returns.
       method: its hooks ``objective``, ``gradient`` and ``project`` are used here.
-      epochs: E, passes over the client's examples.
+      epochs: E, passes over the client's examples; of a fraction of one, so many of
+        its steps, rounded down, but at least one of all.
       batch_size: B.
+      steps: of every client, whatever it holds, in place of E epochs: as many epochs
+        as they make, and the beginning of another.
 
     Returns:
       ``(key, variables, masks, optimizer_state, data, context) -> Trained``.
 
     Raises:
-      ValueError: for a negative number of epochs, or an empty batch.
+      ValueError: for a negative number of epochs or steps, or an empty batch.
     """
     if epochs < 0:
         raise ValueError(f"epochs is {epochs}: it must be at least 0")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+    if steps is not None and steps < 1:
+        raise ValueError(f"local_steps is {steps}: it must be at least 1")
+    whole = math.ceil(epochs)
     step_on = _step_on(loss, optimizer, method)
+
+    def limit_of(size: jax.Array, effort: jax.Array | None) -> jax.Array | None:
+        """Returns the number of steps that are made; None for all there are."""
+        total = jnp.int32(steps) if steps else -(-size // batch_size) * whole
+        limit = None
+        if steps is None and epochs != whole:
+            limit = total = step_limit(jnp.float32(epochs / whole), total)
+        return limit if effort is None else step_limit(effort, total)
 
     def train(
         key: Key,
@@ -271,9 +319,7 @@ def local_training(
         memory: PyTree | None = None,
         effort: jax.Array | None = None,
     ) -> Trained:
-        limit = None
-        if effort is not None:
-            limit = step_limit(effort, -(-data.sizes // batch_size) * epochs)
+        limit = limit_of(data.sizes, effort)
         update = step_on(masks, context)
 
         def epoch(carry: _Carry, number: jax.Array) -> tuple[_Carry, None]:
@@ -283,8 +329,12 @@ def local_training(
         start = method.project(masks, variables)
         memory = method.gradient.init(start) if memory is None else memory
         carry = _Carry(start, optimizer_state, memory, jnp.float32(0))
-        carry, _ = jax.lax.scan(epoch, carry, jnp.arange(epochs))
-        seen = _examples_seen(data.sizes, epochs, batch_size, limit)
+        if steps is None:
+            carry, _ = jax.lax.scan(epoch, carry, jnp.arange(whole))
+        else:
+            carry = _steps(update, data, batch_size, steps, limit, carry, key)
+            limit = jnp.int32(steps) if limit is None else limit
+        seen = _examples_seen(data.sizes, whole, batch_size, limit)
         return Trained(
             variables=carry.variables,
             optimizer=carry.optimizer,

@@ -85,8 +85,34 @@ def test_a_run_goes_on_into_the_next_stage(tmp_path, capsys):
     assert records[0] == records[1]
     kept = [record["kept"]["params/head_1/kernel"] for record in records[0]]
     assert kept == [1280, 0, 0, 0]
+    # Two FLOPs a weight, three passes, but none to the inputs of the first layer.
+    steps = [
+        4 * counts["params/Dense_0/kernel"]
+        + 6 * counts["params/head_1/kernel"]
+        + 6 * counts["params/Dense_1/kernel"]
+        + 6 * counts["params/Dense_2/kernel"]
+        for counts in (record["kept"] for record in records[0])
+    ]
+    assert steps[0] == 4 * 64 * 128 + 6 * 1280
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert summary["training_flops_mean"] == pytest.approx(sum(steps) / 4, abs=1)
+    assert summary["training_flops"] == pytest.approx(steps[-1], abs=3)
     sizes = read_run(tmp_path / "whole").sizes
     assert sizes["params/Dense_1/kernel"] == 128 * 128
+
+
+def test_clients_of_half_the_width_count_as_such(tmp_path):
+    """Three clients, of which the second has half of the units between layers."""
+    out = tmp_path / "run"
+    options = ["train", "--rounds", "1", "--num-clients", "3", "--widths", "1,0.5"]
+    options += ["--local-epochs", "1", "--compilation-cache", "off"]
+    assert main([*options, "--algorithm", "fedrolex", "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    whole = 4 * 64 * 128 + 6 * (128 * 128 + 128 * 10)
+    half = 4 * 64 * 64 + 6 * (64 * 64 + 64 * 10)
+    assert summary["training_flops_by_width"] == {"1": whole, "0.5": half}
+    assert summary["training_flops"] == whole
+    assert summary["training_flops_mean"] == round((2 * whole + half) / 3)
 
 
 def test_a_model_without_blocks_of_its_own_cannot_grow(tmp_path, capsys):

@@ -23,7 +23,9 @@ def half_square(outputs, y):
     return 0.5 * (outputs - y) ** 2
 
 
-def train_one(x, y, count, *, epochs=1, batch_size=2, optimizer=None, apply=None):
+def train_one(
+    x, y, count, *, epochs=1, steps=None, batch_size=2, optimizer=None, apply=None
+):
     """Trains w from 0 on one client; returns the result."""
     optimizer = optimizer or optax.sgd(0.1)
     train = local_training(
@@ -31,6 +33,7 @@ def train_one(x, y, count, *, epochs=1, batch_size=2, optimizer=None, apply=None
         optimizer,
         METHOD,
         epochs=epochs,
+        steps=steps,
         batch_size=batch_size,
     )
     variables = {"params": {"w": jnp.float32(0)}}
@@ -174,3 +177,33 @@ def test_bad_states_and_data_are_refused(clients):
     bad = clients._replace(y=clients.y[:, :-1])
     with pytest.raises(ValueError, match="client 0 has 7 examples in a row of 6"):
         algorithms.fedavg(scalar_model).step(jax.random.key(1), state, bad)
+
+
+RAGGED = np.arange(1.0, 8), np.arange(2.0, 9)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 7])
+def test_as_many_steps_as_epochs_have_give_the_same_bits(count):
+    momentum = optax.sgd(0.01, momentum=0.9)
+    by_epochs = train_one(*RAGGED, count, epochs=3, optimizer=momentum)
+    steps = 3 * -(-count // 2)
+    by_steps = train_one(*RAGGED, count, steps=steps, optimizer=momentum)
+    for one, other in zip(*map(jax.tree.leaves, (by_epochs, by_steps)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_short_clients_make_as_many_steps_as_others():
+    """One example, x = y = 1: w goes from 0 to 1 - 0.9^n in n steps."""
+    trained = train_one([1.0, 0, 0], [1.0, 0, 0], 1, steps=5)
+    assert float(trained.variables["params"]["w"]) == pytest.approx(1 - 0.9**5)
+    losses = [0.5 * 0.9 ** (2 * n) for n in range(5)]
+    assert float(trained.loss) == pytest.approx(np.mean(losses))
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.5, 2), (0.3, 1), (0.1, 1), (1.5, 6)])
+def test_half_an_epoch_is_half_of_its_steps(epochs, steps):
+    """Seven examples in batches of two: four steps an epoch."""
+    by_epochs = train_one(*RAGGED, 7, epochs=epochs)
+    by_steps = train_one(*RAGGED, 7, steps=steps)
+    assert by_epochs.variables["params"]["w"] == by_steps.variables["params"]["w"]
+    assert by_epochs.loss == by_steps.loss

@@ -186,6 +186,17 @@ def check_name(argument: str, name: str, names: tuple[str, ...]) -> None:
         raise ValueError(f"unknown {argument} {name!r}: {quoted}")
 
 
+def whole_epochs(epochs: float) -> int:
+    """Returns the local epochs of an algorithm that changes masks between them.
+
+    Raises:
+      ValueError: for a fraction of one.
+    """
+    if epochs != int(epochs):
+        raise ValueError(f"local_epochs is {epochs}: it must be a whole number")
+    return int(epochs)
+
+
 def check_timing(interval: int, adjust_after: int, epochs: int) -> None:
     """Refuses an interval of no rounds, and epochs that a client does not make.
 

@@ -57,8 +57,9 @@ def load_npz(
             f"{path} is not a readable npz file ({first_line(error)})"
         ) from error
     labels = None
-    if all(arrays[name].dtype.kind in "iuU" for name in _TARGETS):
-        targets, labels = numbered([arrays[name] for name in _TARGETS])
+    found = [arrays[name] for name in _TARGETS]
+    if all(one.dtype.kind in "iuU" and one.ndim == 1 for one in found):
+        targets, labels = numbered(found)
         arrays |= dict(zip(_TARGETS, targets, strict=True))
     floats = all(arrays[name].dtype.kind == "f" for name in _TARGETS)
     try:

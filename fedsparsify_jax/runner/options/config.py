@@ -18,6 +18,7 @@ from fedsparsify_jax.runner.options.client_steps import ClientSteps
 from fedsparsify_jax.runner.options.grammars import (
     CLIENT_SIZES,
     DATA_SET,
+    EPOCHS,
     FAULTS,
 )
 from fedsparsify_jax.runner.options.method_options import MethodOptions
@@ -128,8 +129,17 @@ class TrainConfig(ModelOptions, MethodOptions, ClientSteps, Tables, Past):
         int | None, Heading("Training"), at_least(1), Keyword(), BY_DATASET, CHANGEABLE
     ] = None
     """Federation rounds T; the final sparsity is reached in the last one."""
-    local_epochs: Annotated[int, at_least(1), Keyword(), CHANGEABLE] = 4
-    """Passes over its data that a client makes in a round."""
+    local_epochs: Annotated[float, above(0), EPOCHS, Keyword(), CHANGEABLE] = 4
+    """Passes over its data that a client makes in a round; 0.5 is half of the steps of
+    one."""
+    local_steps: Annotated[
+        int | None,
+        at_least(1),
+        Keyword(),
+        Shown(hint="default: by the epochs"),
+        CHANGEABLE,
+    ] = None
+    """Steps of every client in a round, in place of epochs."""
     batch_size: Annotated[
         int | None, at_least(1), Keyword(), BY_DATASET, CHANGEABLE
     ] = None

@@ -1,6 +1,7 @@
 """Options whose values are texts of some form."""
 
 import re
+from typing import Any
 
 from fedsparsify_jax import data
 from fedsparsify_jax.data.sources.hub import PREFIX
@@ -196,6 +197,18 @@ def pattern(text: str) -> str:
 
 
 DATA_SET = Grammar(data_set, "|".join([*data.NAMES, "hf:OWNER/NAME"]))
+
+
+def _epochs(number: float) -> float:
+    """Returns whole numbers as such, as they were before there were others.
+
+    >>> _epochs(4.0), _epochs(0.5)
+    (4, 0.5)
+    """
+    return int(number) if number == int(number) else number
+
+
+EPOCHS: Any = Grammar(_epochs, "FLOAT")  # type: ignore[arg-type]
 CLIENT_SIZES = Grammar(_sizes, "|".join(["INT,INT,...", *sorted(data.BRAIN_AGE_SIZES)]))
 WIDTHS = Grammar(_widths, "SHARE,SHARE,...")
 FAULTS = Grammar(_faults, _FAULTS)

@@ -12,9 +12,8 @@ from fedsparsify_jax.runner.options.schema import NEUTRAL, Trait
 def having(trait: Trait) -> tuple[str, ...]:
     """Returns the names of the options that have a trait.
 
-    >>> having(schema.WITH_COMMAS)
-    ('data_dir', 'client_sizes', 'spare', 'faults', 'widths', 'levels',
-     'client_column', 'input_columns')
+    >>> having(schema.WITH_COMMAS)[:4]
+    ('data_dir', 'client_sizes', 'spare', 'faults')
     """
     options = schema.read(TrainConfig).items()
     return tuple(field for field, option in options if trait in option.traits)

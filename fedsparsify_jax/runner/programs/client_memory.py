@@ -3,7 +3,9 @@
 No formula knows what a compiler keeps of activations, in which order it computes and
 how it pads arrays, so one step of one client is compiled and asked. That takes seconds,
 and the round's own program has a cache. `benchmarks/memory_model.py` holds the sum of
-`round_bytes` against whole rounds.
+`round_bytes` against whole rounds: on a CPU they agree within 2 %, for TPUs it was
+between half and 1.7 times of what the compiler says. The budget, a quarter of the
+memory, leaves room for that.
 """
 
 import math
@@ -36,8 +38,8 @@ def client_bytes(
 ) -> int:
     """Returns the bytes that one client in training takes on a device.
 
-    They are those of a step of SGD, weights before and after it, momentum and batch
-    included, and of a copy of the client's examples.
+    They are those of a step of SGD, with weights, momentum and batch, and of a copy of
+    the client's examples.
 
     Args:
       options: all options of a run, resolved; the batch no longer than a client.
@@ -84,10 +86,13 @@ def client_bytes(
     velocity = variables["params"] if with_momentum else ()
     key = jax.eval_shape(lambda: jax.random.key(0))
     shapes = on_device((variables, velocity, batch, key))
-    said: Any = jax.jit(step).lower(*shapes).compile().memory_analysis()
+    # As in a loop over steps, new weights may take the place of the old.
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*shapes)
+    said: Any = lowered.compile().memory_analysis()
     of_step = (
         said.argument_size_in_bytes
         + said.output_size_in_bytes
+        - said.alias_size_in_bytes
         + said.temp_size_in_bytes
     )
     example = sample.dtype.itemsize * math.prod(sample.shape[1:])

@@ -386,7 +386,7 @@ def _compact(
     cohort = cohort_size(len(federation.parts), config.participation)
     longest = max(map(len, federation.parts))
     batch_size = min(config.batch_size or 1, longest)
-    batches = -(-longest // batch_size) * config.local_epochs
+    batches = config.local_steps or -(-longest // batch_size) * config.local_epochs
     return CompactTraining(
         build,
         federation.model,
