@@ -107,7 +107,7 @@ ROWS = {
         long=False,
     ),
     "prunefl, free": Row(
-        {"interval": 2, "initial_adjustments": 2}, final=None, long=False, **PRUNEFL
+        {"interval": 2, "initial_adjustments": 2}, final=None, **PRUNEFL
     ),
     "feddst": Row({"interval": 1, "adjust_until": 3}, as_fedavg=False, **FEDDST),
     "feddst, authors": Row(
@@ -197,9 +197,7 @@ ROWS = {
     "fedtiny": Row(FEDTINY, **GROWN),
     "fedrts": Row({"interval": 1, "alpha": 0.5, "adjust_until": 4}, **GROWN),
     # The chosen candidate starts with the statistics that it was chosen by.
-    "fedtiny, candidates": Row(
-        FEDTINY | {"candidates": 3}, as_fedavg=False, long=False, **GROWN
-    ),
+    "fedtiny, candidates": Row(FEDTINY | {"candidates": 3}, as_fedavg=False, **GROWN),
     # Its rounds are FedAvg's; for what follows them see test_unipts.
     "unipts": Row(final=None, long=False),
     # Statistics of the second level are sent too.

@@ -56,33 +56,22 @@ SHARDED = client_map.sharded(
 )
 
 LONG = [name for name, row in ROWS.items() if row.long]
-
-
-def entry(name) -> registry.Row:
-    """The algorithm of a row, which the variant follows after a comma."""
-    return registry.ALGORITHMS[name.split(", ")[0]]
-
-
-def first_rows(names) -> list[str]:
-    """The first row of every algorithm among some rows."""
-    return list({entry(name).name: name for name in reversed(names)}.values())
-
-
 # A client that is drawn by its number is another one elsewhere. The variants without
 # one have more of the properties, and each takes a program or two.
 NO_DRAW = [name for name, row in ROWS.items() if not row.drawn_client]
 SPARSE = [name for name in NO_DRAW if ROWS[name].final is not None]
 AS_FEDAVG = [name for name in SPARSE if ROWS[name].as_fedavg]
-FIRST = first_rows(list(ROWS))
 # Strategies are the engine's: on more of its options with the methods of this paper.
 PAPER = ("fedavg", "fedsparsify-global", "fedsparsify-local")
 ENGINE = [name for name in ROWS if name.startswith(PAPER)]
-# What takes a program of its own: every algorithm, and the engine's options.
-WITHOUT_DRAW_FIRST = first_rows(NO_DRAW)
-WITHOUT_DRAW = [n for n in NO_DRAW if n in WITHOUT_DRAW_FIRST or n in ENGINE]
 every_row = pytest.mark.parametrize("name", ROWS)
 every_row_without_draw = pytest.mark.parametrize("name", NO_DRAW)
-once_without_draw = pytest.mark.parametrize("name", WITHOUT_DRAW)
+every_sparse_row = pytest.mark.parametrize("name", SPARSE)
+
+
+def entry(name) -> registry.Row:
+    """The algorithm of a row, which the variant follows after a comma."""
+    return registry.ALGORITHMS[name.split(", ")[0]]
 
 
 def _keywords(algorithm):
@@ -112,33 +101,11 @@ def build(name, *, final=FINAL, model=MODEL, **options):
     return algorithm.build(model.apply, **settings | options)
 
 
-@functools.lru_cache(maxsize=8)  # rows follow one another, see conftest
+@functools.cache
 def compiled(name, **options):
-    """The algorithm and its step, which is compiled once for all tests of a row.
-
-    The step takes the buffers of the state that it is passed, unless it has options.
-    """
+    """The algorithm and its step, which is compiled once for all tests."""
     algorithm = build(name, **options)
-    if options:
-        return algorithm, jax.jit(algorithm.step)
-    return algorithm, donating(algorithm.step)
-
-
-def donating(step):
-    """Compiles a step that takes the state's buffers; what it returns is finite.
-
-    JAX donates nothing while it looks for NaN by itself.
-    """
-    compiled_step = jax.jit(step, donate_argnums=1)
-
-    @functools.wraps(step)
-    def run_step(key, state, clients):
-        with jax.debug_nans(False):
-            new, info = compiled_step(key, state, clients)
-        chex.assert_tree_all_finite((new, info))
-        return new, info
-
-    return run_step
+    return algorithm, jax.jit(algorithm.step)
 
 
 def start(algorithm) -> State:
@@ -179,20 +146,24 @@ def test_one_trace_carries_out_all_rounds_and_may_donate_the_state(name, clients
     state = algorithm.init(jax.random.key(1), variables)
     assert isinstance(state, State)
     chex.clear_trace_counter()  # it goes by the name of the function
-    step = donating(chex.assert_max_traces(algorithm.step, n=1))
+    step = chex.assert_max_traces(algorithm.step, n=1)
+    step = jax.jit(step, donate_argnums=1)
     for t, key in enumerate(round_keys(ROUNDS), start=1):
-        new, info = step(key, state, clients)
+        with jax.debug_nans(False):  # under which nothing is donated
+            new, info = step(key, state, clients)
         assert isinstance(info, RoundInfo)
         chex.assert_trees_all_equal_structs(new, state)
         chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
         assert not any(leaf.weak_type for leaf in jax.tree.leaves(new))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.variables))
         assert int(new.round) == int(info.round) == t
+        chex.assert_tree_all_finite((new, info))
         state = new
     chex.assert_trees_all_equal_shapes(state.masks, state.variables)
     assert all(leaf.dtype == bool for leaf in jax.tree.leaves(state.masks))
+    assert step._cache_size() == 1
     chex.assert_trees_all_equal(variables, before)  # the caller's own
-    # Built and traced a second time, it has the same numbers.
+    # Built and compiled a second time, it has the same numbers.
     states, infos = run(name, clients)
     chex.assert_trees_all_equal((states[-1], infos[-1]), (state, info))
 
@@ -203,32 +174,19 @@ def in_bits(tree, dtype):
     return jax.tree.map(lambda a: a.astype(dtype) if floating(a) else a, tree)
 
 
-# A dtype that leaks shows beside one that is smaller, and one that is written down
-# beside one that is larger: variants take these two, algorithms the others too.
-BITS = [
-    (name, bits, data)
-    for name in ROWS
-    for bits, data in (
-        ("float64", "float32"),
-        ("float16", "float64"),
-        ("float32", "float32"),
-        ("float32", "float64"),
-        ("bfloat16", "float32"),
-    )[: 5 if name in FIRST else 2]
-]
-
-
-@pytest.mark.parametrize(("name", "bits", "data"), BITS)
-def test_64_bits_and_16_change_no_dtype_of_the_state(name, bits, data, clients):
+@every_row
+@pytest.mark.parametrize("bits", ["float32", "float64", "float16", "bfloat16"])
+def test_64_bits_and_16_change_no_dtype_of_the_state(name, bits, clients):
     with jax.enable_x64(True):
         algorithm = build(name)
         variables = in_bits(MODEL.init(jax.random.key(2)), bits)
-        state = jax.eval_shape(algorithm.init, jax.random.key(1), variables)
-        clients = in_bits(clients, data)
-        new, info = jax.eval_shape(algorithm.step, jax.random.key(3), state, clients)
-        chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
-        kinds = {leaf.dtype.name for leaf in jax.tree.leaves(info)}
-        assert kinds == {"int32", "uint32", "float32"}
+        state = algorithm.init(jax.random.key(1), variables)
+        for data in (clients, in_bits(clients, jnp.float64)):
+            key = jax.random.key(3)
+            new, info = jax.eval_shape(algorithm.step, key, state, data)
+            chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
+            kinds = {leaf.dtype.name for leaf in jax.tree.leaves(info)}
+            assert kinds == {"int32", "uint32", "float32"}
 
 
 @every_row
@@ -269,83 +227,53 @@ def test_the_order_of_the_clients_does_not_matter(name, clients):
         np.testing.assert_array_equal(a.bytes_up[order], b.bytes_up)
 
 
-def seeds():
-    return jax.random.split(jax.random.key(7), 3)
+@pytest.mark.parametrize(
+    ("name", "over"),
+    [(name, "one device") for name in ENGINE] + [(name, "mesh") for name in LONG],
+)
+def test_vmap_over_seeds_equals_a_loop(name, over, clients):
+    together = build(name, **({"client_map": SHARDED} if over == "mesh" else {}))
+    alone, step = compiled(name)
 
+    def seeds():
+        return jax.random.split(jax.random.key(7), 3)
 
-def begin(algorithm, seed):
-    """A state to begin with and the key of its rounds."""
-    init_key, model_key, round_key = jax.random.split(seed, 3)
-    return algorithm.init(init_key, MODEL.init(model_key)), round_key
-
-
-def run_seed(name, seed, clients):
-    """The last state, and the infos stacked: round by round on one device."""
-    algorithm, step = compiled(name)
-    state, round_key = begin(algorithm, seed)
-    keys = [jax.random.fold_in(round_key, t) for t in range(ROUNDS)]
-    (*_, last), infos = run_rounds(step, state, clients, keys)
-    return last, jax.tree.map(lambda *rows: np.stack(rows), *infos)
-
-
-@pytest.mark.parametrize("name", LONG)
-def test_vmap_over_seeds_and_a_mesh_equals_a_loop(name, clients):
-    algorithm = build(name, client_map=SHARDED)
+    def begin(algorithm, seed):
+        init_key, model_key, round_key = jax.random.split(seed, 3)
+        return algorithm.init(init_key, MODEL.init(model_key)), round_key
 
     @jax.jit
     @jax.vmap
     def train(seed):
-        state, round_key = begin(algorithm, seed)
-        return scan_rounds(algorithm, round_key, state, clients)
+        state, round_key = begin(together, seed)
+        return scan_rounds(together, round_key, state, clients)
 
     # The reuse checker mistakes batched keys that are scanned over for a reuse.
-    with jax.debug_key_reuse(False):
+    with jax.debug_key_reuse(over != "mesh"):
         scanned = train(seeds())
     for number, seed in enumerate(seeds()):
-        expected = run_seed(name, seed, clients)
+        state, round_key = begin(alone, seed)
+        keys = [jax.random.fold_in(round_key, t) for t in range(ROUNDS)]
+        (*_, last), infos = run_rounds(step, state, clients, keys)
+        expected = last, jax.tree.map(lambda *rows: np.stack(rows), *infos)
         chex.assert_trees_all_close(trees.take(scanned, number), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", list(dict.fromkeys([*WITHOUT_DRAW, *ENGINE])))
-def test_vmap_over_seeds_and_traced_numbers_equals_a_loop(name, clients):
-    """All rounds scanned; the run between the two that are compared prunes nothing."""
-
-    @jax.jit
-    @jax.vmap
-    def train(seed, final, rate):
-        algorithm = build(name, final=final, learning_rate=rate)
-        state, round_key = begin(algorithm, seed)
-        return scan_rounds(algorithm, round_key, state, clients)
-
-    finals, rates = jnp.array([FINAL, 0.0, FINAL]), jnp.array([0.3, 0.1, 0.3])
-    scanned = train(seeds(), finals, rates)
-    assert scanned[1].round.tolist() == [[1, 2, 3]] * 3
-    for number in (0, 2):
-        expected = run_seed(name, seeds()[number], clients)
-        chex.assert_trees_all_close(trees.take(scanned, number), expected, atol=1e-6)
-    if ROWS[name].final is not None:
-        between = scanned[1].target_sparsity[1].tolist()
-        assert between == [0.0] * ROUNDS
 
 
 @every_row
 def test_all_strategies_agree(name, clients):
-    # The engine's rows go on with three clients of four: chunks of two and two devices
-    # both have one left over. So have chunks of three of all four; that takes a second
-    # program for the one, and variants go without. On devices see the test of the mesh.
-    some = {"participation": 0.75} if name in ENGINE else {}
-    chunked = client_map.chunked(3) if name in FIRST else CHUNKED
-    (*_, expected), infos = run(name, clients, **some)
-    for strategy in (CHUNKED, SHARDED) if some else (chunked,):
-        (*_, state), found = run(name, clients, client_map=strategy, **some)
+    # Three clients of four: chunks of two and two devices both have one left over.
+    # Other rows are sharded by the test before this one.
+    (*_, expected), infos = run(name, clients, participation=0.75)
+    for strategy in (CHUNKED, SHARDED) if name in ENGINE else (CHUNKED,):
+        (*_, state), found = run(name, clients, participation=0.75, client_map=strategy)
         found, expected_infos = jax.tree.map(np.asarray, (found, infos))
         chex.assert_trees_all_close(state, expected, atol=1e-5)
         chex.assert_trees_all_close(found, expected_infos, atol=1e-5)
 
 
 @functools.cache
-def last_of_fedavg(_optimized, **options):
-    """The last state, of a program compiled as the caller has set."""
+def fedavg_optimized(**options):
+    """FedAvg as users compile it."""
     algorithm = build("fedavg", **options)
     return run_rounds(
         jax.jit(algorithm.step), start(algorithm), make_clients(), round_keys(ROUNDS)
@@ -353,13 +281,11 @@ def last_of_fedavg(_optimized, **options):
 
 
 @pytest.mark.parametrize("name", AS_FEDAVG)
-def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, request):
-    row, as_users = ROWS[name], name in first_rows(AS_FEDAVG)
-    if as_users:  # every algorithm; its variants compile as other tests do
-        request.getfixturevalue("optimized")
+def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, optimized):
+    row = ROWS[name]
     options = {**_keywords(entry(name)), **row.options}
     shared = {k: v for k, v in options.items() if k in SHARED}
-    dense = last_of_fedavg(as_users, **shared)
+    dense = fedavg_optimized(**shared)
     algorithm = build(name, final=0.0)
     states, infos = run_rounds(
         jax.jit(algorithm.step), start(algorithm), clients, round_keys(ROUNDS)
@@ -431,17 +357,15 @@ def test_reported_sparsity_is_the_masks_and_the_target_where_exact(name, clients
 
 @every_row
 def test_bytes_are_the_authors_formula(name, clients):
-    some = {"participation": 0.75} if name in ENGINE else {}
-    states, infos = run(name, clients, **some)
-    sending = 3 if some else CLIENTS
+    states, infos = run(name, clients, participation=0.75)
     travels = ROWS[name].masks_travel
     leaves = jax.tree.leaves(states[-1].masks if travels else states[-1].variables)
     sent = sum(int((leaf != 0).sum()) for leaf in leaves)
     if ROWS[name].sent_the_same:
-        assert infos[-1].bytes_down.tolist() == [4 * sent] * sending
+        assert infos[-1].bytes_down.tolist() == [4 * sent] * 3
     else:
         assert (infos[-1].bytes_down > 0).all()
-    assert infos[-1].bytes_up.shape == (sending,)
+    assert infos[-1].bytes_up.shape == (3,)
     total = PARAMETERS + STATISTICS + ROWS[name].besides
     up = int(infos[-1].bytes_up.max())
     assert int(infos[0].bytes_up.max()) <= 4 * (total + ROWS[name].sends_more)
@@ -458,7 +382,7 @@ def test_a_client_with_one_example_trains_and_stays_finite(name):
     chex.assert_tree_all_finite((states[-1].variables, infos[-1].loss))
 
 
-@once_without_draw
+@every_row_without_draw
 def test_clients_of_one_example_and_a_cohort_of_one(name):
     states, infos = run(name, make_clients((1, 1, 1, 1)), participation=0.25)
     assert infos[-1].cohort.shape == (1,)
@@ -488,12 +412,26 @@ def test_save_restore_continue_equals_uninterrupted(name, clients, tmp_path):
         checkpoints.save(1, state)
     with Checkpoints(tmp_path) as checkpoints:
         state = checkpoints.restore(1, start(algorithm))
-    state = jax.tree.map(
-        np.array, state
-    )  # placed as before, so the program is the same
     for key in later:
         state, _ = step(key, state, clients)
     chex.assert_trees_all_equal(state, states[-1])
+
+
+@every_row_without_draw
+def test_numbers_may_be_traced_and_rounds_scanned(name, clients):
+    def train(final, rate):
+        algorithm = build(name, final=final, learning_rate=rate)
+        return scan_rounds(algorithm, jax.random.key(1), start(algorithm), clients)
+
+    finals, rates = jnp.array([0.0, FINAL]), jnp.array([0.1, 0.3])
+    together, alone = jax.jit(jax.vmap(train))(finals, rates), jax.jit(train)
+    for number in range(2):
+        expected = alone(finals[number], rates[number])
+        chex.assert_trees_all_close(trees.take(together, number), expected, atol=1e-5)
+    # The last of them has the numbers of `build`.
+    states, infos = run(name, clients)
+    chex.assert_trees_all_close(expected[0], states[-1], atol=1e-6)
+    assert expected[1].round.tolist() == [info.round for info in infos] == [1, 2, 3]
 
 
 def test_a_traced_sparsity_prunes_that_share(clients):
@@ -506,32 +444,26 @@ def test_a_traced_sparsity_prunes_that_share(clients):
     np.testing.assert_allclose(reported, [0.0, 21 / 43, 38 / 43], rtol=1e-6)
 
 
-@functools.cache
-def convolutional():
-    """Two blocks of two convolutions, and its variables."""
-    network = models.build(
-        "cnn", input_shape=(4, 4, 1), num_classes=3, widths=(2, 2), hidden=4
-    )
-    return network, network.init(jax.random.key(0))
-
-
 @pytest.mark.parametrize("name", LONG)
 def test_failing_clients_and_a_convolutional_network(name):
     """Batch statistics, dropout and convolutions under every method.
 
     Every round goes on without the third client and with half of the second's steps.
     """
-    network, variables = convolutional()
+    network = models.build(
+        "cnn", input_shape=(8, 8, 1), num_classes=3, widths=(2, 2, 2), hidden=4
+    )
     fails = Faults(dropout=jnp.array([0, 0, 1]), straggle=jnp.array([0, 1, 0]))
     options = {"num_clients": 3, "batch_size": 4, "local_epochs": 1}
     algorithm = build(name, model=network, faults=fails, learning_rate=0.01, **options)
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(3, 5, 4, 4, 1)).astype(np.float32)
+    images = rng.normal(size=(3, 5, 8, 8, 1)).astype(np.float32)
     clients = ClientData(
         jnp.asarray(images),
         jnp.asarray(rng.integers(0, 3, (3, 5)), jnp.int32),
         jnp.array([5, 2, 1], jnp.int32),
     )
+    variables = network.init(jax.random.key(0))
     state = algorithm.init(jax.random.key(1), variables)
     states, infos = run_rounds(
         jax.jit(algorithm.step), state, clients, round_keys(ROUNDS)

@@ -131,6 +131,12 @@ def _tests(
     return ClientRows(jnp.asarray(np.stack(rows)), jnp.asarray(sizes))
 
 
+def _counted(trial: Trial, clients: int) -> Trial:
+    """Returns a trial with its clients, which the data count if they are natural."""
+    count: dict[str, Any] = {"num_clients": clients}
+    return trial._replace(config=dataclasses.replace(trial.config, **count))
+
+
 class GroupProgram:
     """Up to `AT_MOST` rounds of every trial of a group, traced and compiled once.
 
@@ -155,12 +161,7 @@ class GroupProgram:
         devices: list[Any],
         inner: client_map.ClientMap | None = None,
     ):
-        # Natural clients are counted once the data are there.
-        count: dict[str, Any] = {"num_clients": len(federation.parts)}
-        group = [
-            trial._replace(config=dataclasses.replace(trial.config, **count))
-            for trial in group
-        ]
+        group = [_counted(trial, len(federation.parts)) for trial in group]
         # Who shares the hardware how.
         config, mesh = group[0].config, client_map.device_mesh(devices)
         options = dataclasses.asdict(config)
