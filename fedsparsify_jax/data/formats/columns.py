@@ -18,7 +18,7 @@ _BATCH = 1000  # rows fetched at once
 _GRAY, _COLOUR = ("1", "L"), ("RGB", "RGBA", "RGBX", "P", "PA", "LA", "CMYK", "YCbCr")
 
 
-def _values(where: str, table: Any, name: str) -> list[Any]:
+def values_column(where: str, table: Any, name: str) -> list[Any]:
     """Returns a column as Python values.
 
     Raises:
@@ -47,7 +47,7 @@ def label_column(where: str, table: Any, name: str) -> np.ndarray:
     Raises:
       InputError: if the column is missing, or an entry is no class number.
     """
-    values = _values(where, table, name)
+    values = values_column(where, table, name)
     for row, value in enumerate(values):
         # The hub marks test rows whose labels are kept secret with -1.
         if value is None or value == -1:
@@ -66,7 +66,7 @@ def text_column(where: str, table: Any, name: str) -> list[str]:
     Raises:
       InputError: if the column is missing, or an entry is no text.
     """
-    values = _values(where, table, name)
+    values = values_column(where, table, name)
     for row, value in enumerate(values):
         if not isinstance(value, str):
             raise InputError(
@@ -125,15 +125,6 @@ def _decoded(
             position += 1
 
 
-def values_column(where: str, table: Any, name: str) -> list[Any]:
-    """Returns a column as Python values.
-
-    Raises:
-      InputError: if it is missing or cannot be read.
-    """
-    return _values(where, table, name)
-
-
 def target_column(where: str, table: Any, name: str) -> np.ndarray:
     """Returns what is to be learnt: names, whole numbers, or numbers of a regression.
 
@@ -148,7 +139,7 @@ def target_column(where: str, table: Any, name: str) -> np.ndarray:
     Raises:
       InputError: if the column is missing, or an entry is nothing of the kind.
     """
-    values = _values(where, table, name)
+    values = values_column(where, table, name)
     if type(table.features[name]).__name__ == "ClassLabel":
         return label_column(where, table, name)
     kinds = {type(value) for value in values}
