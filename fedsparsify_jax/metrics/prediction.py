@@ -1,10 +1,25 @@
 """Outputs of a model, an example each, jittable and in batches."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from fedsparsify_jax.client_map import ClientMap, chunked
 from fedsparsify_jax.types import ApplyFn, Variables
+
+
+def examples_at_once(shape: tuple[int, ...]) -> int:
+    """Returns a batch size for passes without gradients: 1000, or 2^18 inputs.
+
+    Args:
+      shape: of an example.
+
+    Example:
+      >>> examples_at_once((28, 28)), examples_at_once((91, 109, 91))
+      (334, 1)
+    """
+    return max(1, min(1000, 2**18 // math.prod(shape)))
 
 
 def outputs_of(

@@ -5,7 +5,6 @@ In the run directory are, for every evaluated round, ``forgetting/round_000010.n
 (--fusion-every). A run that goes on reads those of the rounds before.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from fedsparsify_jax import trees
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.metrics import fusion, inference_flops, layer_flops
 from fedsparsify_jax.metrics.forgetting import change, is_right, is_right_of_clients
-from fedsparsify_jax.metrics.prediction import outputs_of
+from fedsparsify_jax.metrics.prediction import examples_at_once, outputs_of
 from fedsparsify_jax.runner.display.summary import Record
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.programs.federation import Federation
@@ -74,7 +73,7 @@ class History:
         self._config, self._federation = config, federation
         self._directory, self._clients = directory, clients
         self._sets = {"validation": validation, "test": federation.dataset.test}
-        self._batch_size = _batch_size(validation.x.shape[1:])
+        self._batch_size = examples_at_once(validation.x.shape[1:])
         self._right: dict[int, np.ndarray] = {}  # of the validation set, by round
         self._of_clients: dict[int, np.ndarray] = {}  # [N, M], by round
         self._next: tuple[int, State] | None = None
@@ -292,10 +291,6 @@ class History:
             return costs
         flops = sum(inference_flops(layers, kept=counts) for counts in kept)
         return costs | {"inference_flops": flops}
-
-
-def _batch_size(shape: tuple[int, ...]) -> int:
-    return max(1, min(1000, 2**18 // math.prod(shape)))
 
 
 def _mean_of(values: list[float]) -> float | None:

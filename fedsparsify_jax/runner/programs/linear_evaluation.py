@@ -1,6 +1,5 @@
 """Runs that learn without labels: what they may be, and how their models are judged."""
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 
 from fedsparsify_jax import data
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.metrics.prediction import outputs_of
+from fedsparsify_jax.metrics.prediction import examples_at_once, outputs_of
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.models.adapters.layers import features_of
 from fedsparsify_jax.runner.options.config import TrainConfig
@@ -75,7 +74,7 @@ def classifier_of(
     """
     path, features = _features(model, dataset)
     x, y = np.asarray(dataset.train.x), np.asarray(dataset.train.y)
-    batch_size = max(1, min(1000, 2**18 // math.prod(x.shape[1:])))
+    batch_size = examples_at_once(x.shape[1:])
 
     @jax.jit
     def fit(variables: Variables, x: jax.Array, y: jax.Array) -> Linear:

@@ -5,7 +5,7 @@ from typing import Any
 from fedsparsify_jax import data
 from fedsparsify_jax.data.owners import named
 from fedsparsify_jax.errors import counted
-from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.config import NATURAL, TrainConfig
 
 
 def natural_clients(config: TrainConfig, owners: data.Owners) -> data.Natural:
@@ -30,7 +30,7 @@ def said(config: TrainConfig, dataset: data.Dataset) -> list[str]:
       dataset: as it is divided.
     """
     lines = list(dataset.notes)
-    if config.partition != "natural" or dataset.owners is None:
+    if config.partition != NATURAL or dataset.owners is None:
         return lines
     owners = dataset.owners
     for why, who in natural_clients(config, owners).gone.items():
@@ -51,7 +51,7 @@ def origin(config: TrainConfig, dataset: data.Dataset) -> dict[str, Any]:
         found["notes"] = list(dataset.notes)
     if dataset.labels is not None:
         found["labels"] = list(dataset.labels)
-    if config.partition == "natural" and dataset.owners is not None:
+    if config.partition == NATURAL and dataset.owners is not None:
         names, made = dataset.owners.names, natural_clients(config, dataset.owners)
         found["names"] = [names[client] for client in made.kept]
         found["left_out"] = {

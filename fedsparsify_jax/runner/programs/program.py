@@ -1,6 +1,5 @@
 """The compiled program of a run: some rounds and the evaluation after them."""
 
-import math
 import time
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from fedsparsify_jax import masks
 from fedsparsify_jax.client_map import ClientMap, chunked, sharded
 from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.metrics import Evaluation, evaluate, evaluate_clients
+from fedsparsify_jax.metrics.prediction import examples_at_once
 from fedsparsify_jax.runner.programs.federation import Federation, round_key
 from fedsparsify_jax.runner.programs.sources import DataSource, RoundData, run_round
 from fedsparsify_jax.training.compact.wrapper import Form
@@ -74,7 +74,7 @@ def evaluate_sets(
             variables,
             examples,
             metric_fn=federation.task.metric_fn,
-            batch_size=max(1, min(1000, 2**18 // math.prod(examples.x.shape[1:]))),
+            batch_size=examples_at_once(examples.x.shape[1:]),
             batches=batches,
         )
         for name, examples in sets.items()
@@ -114,7 +114,6 @@ def evaluate_each(
     """Evaluates the model of every client on its test examples; None without any."""
     if tests is None:
         return None
-    inputs = math.prod(test.x.shape[1:])
     apply_fn, _ = network_of(federation, algorithm, state)
 
     def of_all(state: State, client: jax.Array) -> Variables:
@@ -127,7 +126,7 @@ def evaluate_each(
         test,
         tests,
         metric_fn=federation.task.metric_fn,
-        batch_size=max(1, min(1000, 2**18 // inputs)),
+        batch_size=examples_at_once(test.x.shape[1:]),
         clients=clients,
     )
 
