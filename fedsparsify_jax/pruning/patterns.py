@@ -257,7 +257,7 @@ def channels(
 
     best = {}
     for name, unit in units.items():
-        ranked = jnp.where(alive[name], unit, -jnp.inf)
+        ranked = jnp.where(alive[name] & ~jnp.isnan(unit), unit, -jnp.inf)
         best[name] = jnp.arange(len(unit)) == jnp.argmax(ranked)
         units[name] = jnp.where(best[name], jnp.inf, _comparable(unit, alive[name]))
     kept = prune(units, sparsity, scope=scope, within=alive) if units else {}
@@ -274,11 +274,10 @@ def channels(
 def _comparable(unit: jax.Array, alive: jax.Array) -> jax.Array:
     """Returns the sums of a layer's units over the l2 norm of the living ones.
 
-    Sums are divided by the largest first, so that no square is too large or small. A
-    NaN stays one, and does not count for the others.
+    Sums are divided by the largest first, so that no square is too large or small. NaN
+    and infinity stay what they are, and do not count for the others.
     """
-    most = jnp.finfo(unit.dtype).max
-    unit, alive = jnp.clip(unit, -most, most), alive & ~jnp.isnan(unit)
+    alive = alive & jnp.isfinite(unit)
     largest = jnp.max(jnp.where(alive, jnp.abs(unit), 0))
     unit = unit / jnp.where(largest > 0, largest, 1)
     norm = jnp.sqrt(jnp.sum(jnp.where(alive, jnp.square(unit), 0)))

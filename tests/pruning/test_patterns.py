@@ -170,8 +170,8 @@ def test_channels_of_all_magnitudes_can_be_compared(scale):
 
 
 def test_a_nan_goes_first_and_alone_and_infinity_last():
-    kernel = jnp.array([[3.0, jnp.nan, 4.0, jnp.inf, 5.0]])
     with jax.debug_nans(False):
+        kernel = jnp.array([[3.0, jnp.nan, 4.0, jnp.inf, 5.0]])
         kept = pruning.channels({"a": {"kernel": kernel}}, 0.4)["a"]["kernel"]
     assert kept.tolist() == [[False, False, True, True, True]]
 

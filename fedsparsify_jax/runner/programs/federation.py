@@ -32,7 +32,7 @@ from fedsparsify_jax.runner.programs.client_memory import client_bytes
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
 from fedsparsify_jax.runner.programs.memory import check_memory
-from fedsparsify_jax.runner.programs.natural import natural_clients
+from fedsparsify_jax.runner.programs.natural import natural_clients, tests_of
 from fedsparsify_jax.runner.programs.placement import ClientBytes, cohort_map
 from fedsparsify_jax.runner.programs.spared import shapes_of, spared_layers
 from fedsparsify_jax.runner.programs.start import Start, started
@@ -237,7 +237,8 @@ def algorithm_of(
       dataset: on what.
       clients: how the clients of a round are run.
       form: the compact form that they train on, where it fits.
-      **changed: options in place of the configuration's, traced numbers for instance.
+      **changed: options in place of the configuration's, such as traced numbers, and
+        the paths of spared layers where ``model`` does not take the examples.
 
     Raises:
       InputError: for options that do not go together.
@@ -246,9 +247,9 @@ def algorithm_of(
     options = dataclasses.asdict(config)
     # No client has more examples: one is left to each of the others.
     most = len(dataset.train.y) - (config.num_clients or 1) + 1
-    options["batch_size"] = min(config.batch_size or 1, most)
-    options["spare"] = spared_layers(config.spare, model, dataset)
-    options |= changed
+    options |= {"batch_size": min(config.batch_size or 1, most), **changed}
+    if "spare" not in changed:
+        options["spare"] = spared_layers(config.spare, model, dataset)
     task, classes = TASKS[dataset.task], dataset.num_classes
     try:
         if config.pattern is not None and takes(config.algorithm, "pattern"):
@@ -340,23 +341,6 @@ def assemble(
     if config.sparse_training == "off":
         return federation
     return federation._replace(compact=_compact(config, federation, build))
-
-
-def tests_of(
-    config: TrainConfig, dataset: data.Dataset, parts: list[np.ndarray]
-) -> ClientRows:
-    """Returns the test examples of every client: its own, or of its classes.
-
-    Args:
-      config: resolved.
-      dataset: that is divided.
-      parts: its partition.
-    """
-    owners = dataset.owners
-    if config.partition == NATURAL and owners is not None and owners.test is not None:
-        kept = natural_clients(config, owners).kept
-        return data.own_tests(owners.test, kept, seed=config.seed)
-    return data.client_tests(dataset.train.y, parts, dataset.test.y, seed=config.seed)
 
 
 def evaluates_clients(config: TrainConfig, federation: Federation) -> bool:

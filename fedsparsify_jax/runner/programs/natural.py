@@ -1,11 +1,14 @@
-"""Facts of the data that a run says and records: natural clients, labels, splits."""
+"""Clients that the data name: who they are, their tests, what a run records of them."""
 
 from typing import Any
+
+import numpy as np
 
 from fedsparsify_jax import data
 from fedsparsify_jax.data.owners import named
 from fedsparsify_jax.errors import counted
 from fedsparsify_jax.runner.options.config import NATURAL, TrainConfig
+from fedsparsify_jax.types import ClientRows
 
 
 def natural_clients(config: TrainConfig, owners: data.Owners) -> data.Natural:
@@ -20,6 +23,23 @@ def natural_clients(config: TrainConfig, owners: data.Owners) -> data.Natural:
         max_clients=config.max_clients,
         seed=config.seed,
     )
+
+
+def tests_of(
+    config: TrainConfig, dataset: data.Dataset, parts: list[np.ndarray]
+) -> ClientRows:
+    """Returns the test examples of every client: its own, or of its classes.
+
+    Args:
+      config: resolved.
+      dataset: that is divided.
+      parts: its partition.
+    """
+    owners = dataset.owners
+    if config.partition == NATURAL and owners is not None and owners.test is not None:
+        kept = natural_clients(config, owners).kept
+        return data.own_tests(owners.test, kept, seed=config.seed)
+    return data.client_tests(dataset.train.y, parts, dataset.test.y, seed=config.seed)
 
 
 def said(config: TrainConfig, dataset: data.Dataset) -> list[str]:

@@ -23,8 +23,8 @@ from fedsparsify_jax.runner.programs.federation import (
     memory_of_clients,
     partition,
     round_key,
-    tests_of,
 )
+from fedsparsify_jax.runner.programs.natural import tests_of
 from fedsparsify_jax.runner.programs.placement import (
     client_map_of_trial,
     cohort_map,
@@ -41,6 +41,7 @@ from fedsparsify_jax.runner.programs.program import (
     unstack,
     with_tests,
 )
+from fedsparsify_jax.runner.programs.spared import spared_layers
 from fedsparsify_jax.types import (
     ApplyFn,
     ClientData,
@@ -233,7 +234,9 @@ class GroupProgram:
     def _algorithm(
         self, trial: Trial, model: Model, **changed: Any
     ) -> FederatedAlgorithm:
-        dataset = self._federation.dataset
+        dataset, whole = self._federation.dataset, self._federation.model
+        # By the network that takes examples: `model` may take their rows.
+        changed["spare"] = spared_layers(trial.config.spare, whole, dataset)
         return algorithm_of(trial.config, model, dataset, self._clients, **changed)
 
     def _clients_of(

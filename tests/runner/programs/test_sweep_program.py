@@ -57,6 +57,7 @@ VALUES = {
     "individual_share": (0.5, 0.9),
     "evidence": (10.0, 1.0),
 }
+IMAGES = {"dataset": "digits", "data_dir": None, "batch_size": 64}
 # Two values of those that do not go with every algorithm, and the option they need.
 OF_SOME = {
     "powerprop": ((1.5, 2.0), {}),
@@ -68,6 +69,10 @@ OF_SOME = {
         {"algorithm": "rigl", "growth": "momentum", "interval": 1},
     ),
     "topk_fraction": ((0.3, 0.6), {"upload_compression": "topk"}),
+    "similarity_temperature": (
+        (0.2, 0.5),
+        {"algorithm": "slimmable", "loss": "contrastive", **IMAGES},
+    ),
 }
 OF_ALL = ("learning_rate", "momentum", "server_ema", "clip_norm")
 # These need an attack or a defence beside them; test_hostile_runs.py sweeps attackers.
