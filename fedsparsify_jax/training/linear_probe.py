@@ -48,7 +48,7 @@ def fitted(
     Example:
       >>> h = jnp.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0], [4.0, 5.0]])
       >>> kernel, bias = fitted(h, jnp.array([0, 0, 1, 1]), 2)
-      >>> jnp.argmax(h @ kernel + bias, axis=-1).tolist(), kernel[1].tolist()
+      >>> jnp.argmax(h @ kernel + bias[None], axis=-1).tolist(), kernel[1].tolist()
       ([0, 0, 1, 1], [0.0, 0.0])
     """
     features = features.astype(jnp.float32)
