@@ -5,6 +5,7 @@ seed, commit, dirty, machine, versions, seconds
 metric      accuracy or mae, and its value: final, best; last_5 where it is not that of
             the curve, for models that were trained on after the last round
 parameters, kept, sparsity, target_sparsity
+client_...  mean and worst tenth of the clients' accuracies, where they were evaluated
 bytes       both ways, by the authors' formula, and what of them is up (in lines since
             uploads can be compressed); bytes_with_masks adds one bit for every
             prunable number of every message; bytes_dense without pruning
@@ -88,6 +89,8 @@ def line(run: Path, layers: bool = False) -> Line:
     judged = {}
     if "before_post_training" in summary:  # the rounds' models are not the result
         judged = {"last_5": summary[f"test_{metric}"]}
+    of_clients = {f"client_accuracy_{name}" for name in ("mean", "worst_decile")}
+    judged |= {name: summary[name] for name in sorted(of_clients & summary.keys())}
     return {
         "options": options,
         "seed": options["seed"],

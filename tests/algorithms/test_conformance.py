@@ -64,6 +64,9 @@ AS_FEDAVG = [name for name in SPARSE if ROWS[name].as_fedavg]
 # Strategies are the engine's: on more of its options with the methods of this paper.
 PAPER = ("fedavg", "fedsparsify-global", "fedsparsify-local")
 ENGINE = [name for name in ROWS if name.startswith(PAPER)]
+# What a variant does not change is tested on one row of every algorithm, and on the
+# engine's options.
+FIRST = [name for name in ROWS if "," not in name or ROWS[name].long or name in ENGINE]
 every_row = pytest.mark.parametrize("name", ROWS)
 every_row_without_draw = pytest.mark.parametrize("name", NO_DRAW)
 every_sparse_row = pytest.mark.parametrize("name", SPARSE)
@@ -101,7 +104,7 @@ def build(name, *, final=FINAL, model=MODEL, **options):
     return algorithm.build(model.apply, **settings | options)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)  # of a row or two
 def compiled(name, **options):
     """The algorithm and its step, which is compiled once for all tests."""
     algorithm = build(name, **options)
@@ -174,8 +177,11 @@ def in_bits(tree, dtype):
     return jax.tree.map(lambda a: a.astype(dtype) if floating(a) else a, tree)
 
 
-@every_row
-@pytest.mark.parametrize("bits", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [(name, bits) for name in ROWS for bits in ("float64", "bfloat16")]
+    + [(name, bits) for name in ENGINE for bits in ("float32", "float16")],
+)
 def test_64_bits_and_16_change_no_dtype_of_the_state(name, bits, clients):
     with jax.enable_x64(True):
         algorithm = build(name)
@@ -259,7 +265,7 @@ def test_vmap_over_seeds_equals_a_loop(name, over, clients):
         chex.assert_trees_all_close(trees.take(scanned, number), expected, atol=1e-5)
 
 
-@every_row
+@pytest.mark.parametrize("name", FIRST)
 def test_all_strategies_agree(name, clients):
     # Three clients of four: chunks of two and two devices both have one left over.
     # Other rows are sharded by the test before this one.
@@ -382,7 +388,7 @@ def test_a_client_with_one_example_trains_and_stays_finite(name):
     chex.assert_tree_all_finite((states[-1].variables, infos[-1].loss))
 
 
-@every_row_without_draw
+@pytest.mark.parametrize("name", [name for name in NO_DRAW if name in FIRST])
 def test_clients_of_one_example_and_a_cohort_of_one(name):
     states, infos = run(name, make_clients((1, 1, 1, 1)), participation=0.25)
     assert infos[-1].cohort.shape == (1,)
@@ -417,7 +423,7 @@ def test_save_restore_continue_equals_uninterrupted(name, clients, tmp_path):
     chex.assert_trees_all_equal(state, states[-1])
 
 
-@every_row_without_draw
+@pytest.mark.parametrize("name", [name for name in NO_DRAW if name in FIRST])
 def test_numbers_may_be_traced_and_rounds_scanned(name, clients):
     def train(final, rate):
         algorithm = build(name, final=final, learning_rate=rate)
