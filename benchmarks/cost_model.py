@@ -1,6 +1,6 @@
-"""Time and memory of a round on paper, beside what was measured here.
+"""Time of a round on paper, beside what was measured here.
 
-Prints the tables of docs/scaling.md. The formulas are `seconds` and `bytes_on_device`;
+Prints the tables of docs/scaling.md. The formula is `seconds`;
 the rate of a device comes from ONE measurement (the complete Global round of
 results-peers.json) and is then used to predict the others. A pod is computed from
 figures of its maker that are arguments, for nobody here has measured one.
@@ -28,7 +28,6 @@ SHAPES = {
     "cnn": ((32, 32, 3), 10),
     "vgg16_bn": ((32, 32, 3), 100),
 }
-COPIES = 5  # of the model while a client trains, see runner/strategy.py
 
 
 class Network(NamedTuple):
@@ -75,16 +74,6 @@ def seconds(net: Network, work: Round, machine: Machine) -> dict[str, float]:
     return {"train": train, "all-reduce": reduce, "merge and purge": merge}
 
 
-def bytes_on_device(net: Network, work: Round, chunk: int) -> dict[str, float]:
-    """Clients in training, sums and the global model, and the data of a share."""
-    rows = -(-work.clients // work.devices)
-    return {
-        "training": 4 * COPIES * min(chunk, rows) * net.parameters,
-        "global": 4 * 4 * net.parameters,
-        "data": rows * work.examples * net.example,
-    }
-
-
 def read(name: str) -> Any:
     return json.loads((HERE / f"results-{name}.json").read_text())
 
@@ -126,17 +115,15 @@ def pod(arguments: argparse.Namespace) -> None:
         f"{arguments.utilization:.0%} of it reached, links {arguments.link_gbytes} "
         f"GB/s; 10,000 clients x 500 examples, 4 epochs\n"
     )
-    print("| network | train s | all-reduce s | merge s | chunk | data a chip |")
-    print("|---|---|---|---|---|---|")
+    print("| network | train s | all-reduce s | merge s | data a chip |")
+    print("|---|---|---|---|---|")
     for name in SHAPES:
         net, work = network(name), Round(10_000, 500, 4, arguments.chips)
         cost = seconds(net, work, machine)
-        budget = arguments.memory_gbytes * 1e9 / 4
-        chunk = max(1, int(budget // (4 * COPIES * net.parameters)))
-        data = bytes_on_device(net, work, chunk)["data"]
+        data = -(-work.clients // work.devices) * work.examples * net.example
         print(
             f"| {name} | {cost['train']:.3f} | {cost['all-reduce']:.5f} | "
-            f"{cost['merge and purge']:.5f} | {chunk} | {data / 2**20:.0f} MiB |"
+            f"{cost['merge and purge']:.5f} | {data / 2**20:.0f} MiB |"
         )
 
 
@@ -146,7 +133,6 @@ def main() -> None:
     parser.add_argument("--peak-tflops", type=float, default=100.0)
     parser.add_argument("--utilization", type=float, default=0.05)
     parser.add_argument("--link-gbytes", type=float, default=50.0)
-    parser.add_argument("--memory-gbytes", type=float, default=16.0)
     parser.add_argument("--merge-gnumbers", type=float, default=1.0)
     arguments = parser.parse_args()
     check()

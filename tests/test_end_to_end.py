@@ -2,23 +2,19 @@
 
 import csv
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import MODULE, finished, start
 
-import fedsparsify_jax
 from fedsparsify_jax.data.sources.fashion_mnist import DEBIAN_DIR
 from fedsparsify_jax.runner.storage.model_files import load_model
 
-ROOT = Path(fedsparsify_jax.__file__).parents[1]
-MODULE = [sys.executable, "-m", "fedsparsify_jax"]
 ROUNDS, PARAMETERS = 40, 26_122  # the MLP on digits: 64-128-128-10
 DIGITS = ["train", "--rounds", str(ROUNDS), "--local-epochs", "2"]
 KEYS = {
@@ -32,26 +28,6 @@ KEYS = {
     "bytes_down",
     "seconds",
 }
-
-
-def start(arguments, directory, command=MODULE, **environment):
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    changes = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "80"}
-    return subprocess.Popen(
-        [*command, *arguments],
-        cwd=directory,
-        env=os.environ | changes | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finished(process):
-    """Status, standard output and standard error."""
-    with process:
-        out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
 
 
 def metrics(run):

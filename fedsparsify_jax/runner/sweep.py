@@ -2,9 +2,11 @@
 
 Trials that differ in traced numbers and seeds alone are a program group and are trained
 side by side; groups follow one another. A trial that is finished is never run again; a
-group that was interrupted goes on from its last checkpoint.
+group that was interrupted goes on from its last checkpoint. With ``--share`` groups are
+cut into pieces, and a process trains those that no other has claimed.
 """
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -18,18 +20,13 @@ from rich.console import Console
 from fedsparsify_jax import data
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.errors import counted
-from fedsparsify_jax.runner import finish, loop
+from fedsparsify_jax.runner import finish, launching, loop, sweep_plan, sweep_status
 from fedsparsify_jax.runner.display.progress import duration
-from fedsparsify_jax.runner.display.sweep_progress import (
-    Grid,
-    results,
-    sweep_reporter,
-    warnings,
-)
+from fedsparsify_jax.runner.display.sweep_progress import Grid, sweep_reporter
 from fedsparsify_jax.runner.options import sweep_grid
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.listing import to_json
-from fedsparsify_jax.runner.options.sweep_config import values
+from fedsparsify_jax.runner.options.sharing import Share
 from fedsparsify_jax.runner.options.sweep_grid import Trial, chooses_examples
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
@@ -48,20 +45,22 @@ from fedsparsify_jax.runner.programs.sweep_program import (
     GroupProgram,
     partitions,
 )
-from fedsparsify_jax.runner.storage import resume, sweep_directory
+from fedsparsify_jax.runner.storage import resume
 from fedsparsify_jax.runner.storage.checkpoint_files import Record
-from fedsparsify_jax.runner.storage.lock import locked, refuse_if_locked
-from fedsparsify_jax.runner.storage.run_directory import (
-    check_name,
-    random_name,
-    versions,
+from fedsparsify_jax.runner.storage.claims import (
+    alone,
+    at_work,
+    claimed,
+    in_common,
+    taking_part,
 )
-from fedsparsify_jax.runner.storage.sweep_checkpoints import GroupCheckpoints
-from fedsparsify_jax.runner.storage.sweep_directory import (
-    SweepDirectory,
-    compared,
-    default_path,
+from fedsparsify_jax.runner.storage.run_directory import random_name, versions
+from fedsparsify_jax.runner.storage.sweep_checkpoints import (
+    GroupCheckpoints,
+    remove_all,
 )
+from fedsparsify_jax.runner.storage.sweep_directory import SweepDirectory, compared
+from fedsparsify_jax.runner.sweep_plan import SweepPlan
 from fedsparsify_jax.types import State
 
 _CALL_SECONDS = 2.0
@@ -103,10 +102,30 @@ class _Sweep(NamedTuple):
     devices: list[Any]
     stop: Stop
     grid: Grid  # how far every trial is
+    share: Share | None  # of this process, if there are others
 
     def assemble(self, trial: Trial) -> Federation:
         """Returns a trial's federation."""
         return assemble(trial.config, self.devices, _dataset(trial.config))
+
+    def left(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Returns those of some trials that no process has finished."""
+        return [trial for trial in trials if self.directory.summary(trial) is None]
+
+    def is_last(self) -> bool:
+        """Returns whether all is finished and no other process is at work."""
+        others = at_work(self.directory.path).keys() - {self.share and self.share.name}
+        return not others and not self.left(self.trials)
+
+    def taking_part(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the sweep, or this process's share of it."""
+        path = self.directory.path
+        return alone(path) if self.share is None else taking_part(path, self.share)
+
+    def in_common(self) -> contextlib.AbstractContextManager[None]:
+        """Holds the files that processes have in common, if there are several."""
+        alone = self.share is None
+        return contextlib.nullcontext() if alone else in_common(self.directory.path)
 
 
 def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
@@ -117,52 +136,85 @@ def sweep(config: Any, console: Console | None = None) -> list[dict[str, Any]]:
       console: where progress goes; standard output by default.
 
     Returns:
-      The summaries of all trials, seeds innermost.
+      The summaries of all trials, seeds innermost; an empty one for a trial that is not
+      finished, which can be with ``share`` and ``status``.
 
     Raises:
       InputError: one line that says what is wrong and what to do.
       Stopped: a `KeyboardInterrupt`, after SIGTERM or SIGINT and saving.
     """
     console = console or Console(highlight=False)
-    # Plan: which trials there are, where they go, and which are finished.
-    axes = values(config)
-    trials = sweep_grid.trials(axes)
-    datasets = {"dataset": sorted({trial.config.dataset for trial in trials})}
-    out = config.out or default_path(datasets | axes)
-    check_name(out)
-    refuse_if_locked(out)
-    plan = sweep_directory.plan(sweep_directory.read(out, trials), trials, versions())
-    directory = SweepDirectory(out, plan.runs)
-    program_groups = sweep_grid.program_groups(
-        [t for t in trials if t.name not in plan.finished]
-    )
+    if config.status:
+        return sweep_status.show(config, console)
+    if config.launcher is not None:
+        return launching.launch(config, console)
+    planned, start = sweep_plan.plan(config), time.perf_counter()
+    _train(planned, config, console)
+    summaries = planned.conclude(console)
+    time_taken = duration(time.perf_counter() - start)
+    runs = counted(sum(map(bool, summaries)), "run")
+    console.print(f"\n{runs} in {planned.directory.path}, {time_taken}", soft_wrap=True)
+    return summaries
+
+
+def _train(planned: SweepPlan, config: Any, console: Console) -> None:
+    """Trains what is left of a sweep, or a process's share of it."""
+    trials, directory = planned.trials, planned.directory
+    share = None if config.share is None else Share.parse(config.share)
+    left = [trial for trial in trials if trial.name not in planned.finished]
+    # Processes that share a sweep cut all of it, however much is finished already.
+    groups = sweep_grid.program_groups(left if share is None else trials)
+    work = groups if share is None else sweep_grid.pieces(groups, share)
     selected = devices.select(config.devices)
     compilation_cache.enable(config.compilation_cache)
-
-    # Run one group after another.
     with catching() as stop:
-        finished = (plan.finished.get(trial.name) for trial in trials)
+        finished = (planned.finished.get(trial.name) for trial in trials)
         grid = Grid(trials, {n: row for n, row in enumerate(finished) if row})
-        running = _Sweep(trials, directory, selected, stop, grid)
-        for group in program_groups:
+        running = _Sweep(trials, directory, selected, stop, grid, share)
+        for group in sweep_grid.program_groups(left):
             _check(running, group)
-        console.print(_described(running, program_groups), soft_wrap=True)
-        start = time.perf_counter()
-        with locked(out):
-            directory.write_options(axes)
+        console.print(_described(running, len(left), len(work)), soft_wrap=True)
+        with running.taking_part():
+            with running.in_common():
+                directory.write_options(planned.axes)
             with sweep_reporter(console, grid) as show:
-                for group in program_groups:
-                    _train_group(running, group, show)
-            directory.write_table(trials)
+                if share is None:
+                    for group in work:
+                        _train_group(running, group, show)
+                else:
+                    _train_unclaimed(running, work, show)
+            with running.in_common():
+                directory.write_table(trials)
+                if running.is_last():
+                    remove_all(directory.path)
 
-    # Summarize.
-    summaries = [directory.summary(trial) or {} for trial in trials]
-    console.print("\n" + results(trials, summaries), soft_wrap=True, markup=False)
-    for line in warnings(trials, summaries):
-        console.print(line, soft_wrap=True, markup=False)
-    runs, time_taken = counted(len(trials), "run"), time.perf_counter() - start
-    console.print(f"\n{runs} in {out}, {duration(time_taken)}", soft_wrap=True)
-    return summaries
+
+def _train_unclaimed(
+    sweep: _Sweep,
+    pieces: Sequence[Sequence[Trial]],
+    show: Callable[[Sequence[int]], None],
+) -> None:
+    """Trains what no other process has claimed, until nothing of that is left.
+
+    A process that is killed lets go of what it had claimed, so those that are still at
+    work come back to it.
+    """
+    waiting, progress = list(pieces), True
+    while progress:
+        progress = False
+        for piece in waiting:
+            runs = [sweep.directory.runs[trial.name] for trial in sweep.left(piece)]
+            with claimed(runs) as mine:
+                # What another process has finished meanwhile is not run again.
+                left = [
+                    trial
+                    for trial in sweep.left(piece)
+                    if sweep.directory.runs[trial.name] in mine
+                ]
+                if left:
+                    _train_group(sweep, left, show)
+                    progress = True
+        waiting = [piece for piece in waiting if sweep.left(piece)]
 
 
 def _check(sweep: _Sweep, group: Sequence[Trial]) -> None:
@@ -173,17 +225,18 @@ def _check(sweep: _Sweep, group: Sequence[Trial]) -> None:
         _with_algorithm(federation, trial)
 
 
-def _described(sweep: _Sweep, program_groups: Sequence[Sequence[Trial]]) -> str:
+def _described(sweep: _Sweep, waiting: int, programs: int) -> str:
     """Returns what is going to happen, in a line."""
-    waiting = sum(map(len, program_groups))
     runs = counted(len(sweep.trials), "run")
     text = f"sweep of {runs} in {sweep.directory.path}"
     if waiting < len(sweep.trials):
         text += f": {len(sweep.trials) - waiting} are finished already"
     if waiting:
-        programs = counted(len(program_groups), "program")
+        parts = counted(programs, "program" if sweep.share is None else "piece")
         on = counted(len(sweep.devices), "device")
-        text += f"; {waiting} to train as {programs} on {on}"
+        text += f"; {waiting} to train as {parts} on {on}"
+    if sweep.share is not None:
+        text += f", this is share {sweep.share}"
     return text
 
 
@@ -233,7 +286,8 @@ def _train_group(
         checkpoints.remove()
     sweep.grid.finish(numbers)
     show(numbers)
-    directory.write_table(sweep.trials)
+    with sweep.in_common():
+        directory.write_table(sweep.trials)
 
 
 def _begin(

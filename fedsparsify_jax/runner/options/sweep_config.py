@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fedsparsify_jax.errors import InputError, shown
+from fedsparsify_jax.runner.options import sharing
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.rules import at_least, flag
 from fedsparsify_jax.runner.options.schema import (
@@ -46,16 +47,18 @@ _SINGLE = {
     for field, option in read(TrainConfig).items()
     if ONE_VALUE in option.traits
 } | {"out": _OUT, "seeds": _SEEDS}
+_SHARING = read(sharing.SharingOptions)
 
 COMMAND_LINE = {
     field: option._replace(several=True, raw=True) for field, option in OPTIONS.items()
-} | _SINGLE
+} | {**_SINGLE, **_SHARING}
 """Options as the command line and files give them: several words, or one value."""
 
 SweepConfig: Any = dataclasses.make_dataclass(
     "SweepConfig",
     [(field, tuple[str, ...], dataclasses.field(default=())) for field in OPTIONS]
-    + [(field, Any, dataclasses.field(default=None)) for field in _SINGLE],
+    + [(field, Any, dataclasses.field(default=None)) for field in _SINGLE]
+    + [(o.field, Any, dataclasses.field(default=o.default)) for o in _SHARING.values()],
     frozen=True,
 )
 SweepConfig.__module__ = __name__
@@ -109,8 +112,9 @@ def values(config: Any) -> dict[str, list[Any]]:
       >>> values(SweepConfig(final_sparsity=("0.9,0.95",), seeds=2))
       {'final_sparsity': [0.9, 0.95], 'seed': [0, 1]}
     """
-    for field, option in _SINGLE.items():
+    for field, option in {**_SINGLE, **_SHARING}.items():
         option.check(getattr(config, field))
+    sharing.check(config.share, config.launcher, config.workers, config.launcher_option)
     axes: dict[str, list[Any]] = {}
     for field, option in OPTIONS.items():
         words = _words(field, getattr(config, field))

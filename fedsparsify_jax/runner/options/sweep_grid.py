@@ -14,8 +14,10 @@ from fedsparsify_jax.runner.options.listing import NOT_COMPARED, having
 from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.schema import ABSENT_AT_ZERO, TRACED
+from fedsparsify_jax.runner.options.sharing import Share
 
 _MOST = 100_000  # trials of a sweep: a directory each
+_PIECE = 200  # trials that a process claims at once; each takes an open file
 _LONGEST = 200  # letters of a directory's name; file systems allow 255 bytes
 
 
@@ -122,6 +124,31 @@ def program_groups(every: Sequence[Trial]) -> list[list[Trial]]:
     for trial in every:
         by_program.setdefault(_program(trial.config), []).append(trial)
     return list(by_program.values())
+
+
+def pieces(groups: Sequence[Sequence[Trial]], share: Share) -> list[list[Trial]]:
+    """Returns program groups cut for several processes, in the order of one of them.
+
+    All processes have the same pieces, but begin in different places: so they rarely
+    want the same one, and together come to all of them.
+
+    Args:
+      groups: as from `program_groups`.
+      share: which process of how many.
+
+    Example:
+      >>> every = trials({"momentum": [0.0, 0.9], "seed": [0, 1, 2]})
+      >>> cut = pieces(program_groups(every), Share(1, 4))
+      >>> [[trial.name for trial in piece] for piece in cut][:2]
+      [['momentum=0.0_seed=2'], ['momentum=0.9_seed=0', 'momentum=0.9_seed=1']]
+    """
+    cut: list[list[Trial]] = []
+    for group in groups:
+        number = max(-(-share.of // len(groups)), -(-len(group) // _PIECE))
+        length = -(-len(group) // number)
+        cut += [list(group[i : i + length]) for i in range(0, len(group), length)]
+    first = share.number * len(cut) // share.of
+    return cut[first:] + cut[:first]
 
 
 def traced(group: Sequence[Trial]) -> dict[str, list[float]]:

@@ -21,25 +21,37 @@ LOCK = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
-def _acquire(directory: Path) -> filelock.FileLock:
+class InUseError(InputError):
+    """Another process has the lock of a directory.
+
+    Attributes:
+      owner: that process and its host, as far as is known.
+    """
+
+    def __init__(self, directory: Path, owner: str):
+        self.owner = owner
+        super().__init__(
+            f"--out {directory} is in use by {owner}: wait for it, stop it, or name "
+            "another directory"
+        )
+
+
+def _acquire(directory: Path, seconds: float = 0.0) -> filelock.FileLock:
     """Takes the lock; without effect on a file system that has none.
 
     Raises:
-      InputError: naming the process that has it.
+      InUseError: if another process has it for longer than ``seconds``.
       OSError: if the file cannot be opened.
     """
     # A soft lock in its place would outlive a killed owner.
-    lock = filelock.FileLock(directory / LOCK, timeout=0, fallback_to_soft=False)
+    lock = filelock.FileLock(directory / LOCK, timeout=seconds, fallback_to_soft=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         owner = ""
         with contextlib.suppress(OSError):
             owner = (directory / LOCK).read_text(errors="replace")[:200].strip()
-        raise InputError(
-            f"--out {directory} is in use by {owner or 'another process'}: wait for "
-            "it, stop it, or name another directory"
-        ) from error
+        raise InUseError(directory, owner or "another process") from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
@@ -72,19 +84,36 @@ def refuse_if_locked(directory: Path) -> None:
     """Refuses a directory that another process has locked; changes nothing.
 
     Raises:
-      InputError: naming that process and its host.
+      InUseError: naming that process and its host.
     """
     if (directory / LOCK).exists():
         with contextlib.suppress(OSError):
             _acquire(directory).release()
 
 
+def owner(directory: Path) -> str | None:
+    """Returns the process that has locked a directory, None if there is none."""
+    try:
+        refuse_if_locked(directory)
+    except InUseError as error:
+        return error.owner
+    return None
+
+
 @contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, seconds: float = 0.0) -> Iterator[bool]:
     """Holds the lock of a directory, and makes it if it is missing.
 
+    Args:
+      directory: to lock.
+      seconds: to wait for another process.
+
+    Yields:
+      Whether there is a lock: some file systems have none.
+
     Raises:
-      InputError: if another process has it, or the directory cannot be written.
+      InUseError: if another process has it.
+      InputError: if the directory cannot be written.
 
     Example:
       >>> import tempfile
@@ -94,12 +123,12 @@ def locked(directory: Path) -> Iterator[None]:
       fedsparsify_jax.errors.InputError: --out ... is in use by process ...
     """
     with making(directory):
-        lock = _acquire(directory)
+        lock = _acquire(directory, seconds)
     path = directory / LOCK
     try:
         with contextlib.suppress(OSError):  # a full disk, say: it is only for people
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
-        yield
+        yield lock.is_locked
     finally:
         with contextlib.suppress(OSError):
             path.unlink()

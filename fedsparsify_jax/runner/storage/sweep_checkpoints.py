@@ -22,6 +22,15 @@ SAVE_SECONDS = 60.0
 """Between two checkpoints of a group."""
 
 
+def remove_all(sweep: Path) -> None:
+    """Removes what is left in a sweep whose runs are all finished.
+
+    A kill while the runs of a group were written leaves the group's, and so does a
+    start that cuts groups into other pieces.
+    """
+    shutil.rmtree(sweep / GROUPS, ignore_errors=True)
+
+
 class GroupCheckpoints:
     """The checkpoints of one group.
 
