@@ -27,7 +27,7 @@ def size(path):
 @pytest.mark.parametrize("name", CASES)
 def test_the_operations_answer_as_the_network(name, dense, tmp_path):
     case = CASES[name]
-    saved, x = pruned(case, 0.85, biases=False), inputs(case, 2)
+    saved, x = pruned(case, 0.85, biases=False), inputs(case, 1)
     for number, model in enumerate((saved, compacted(saved))):
         path = save_coreml(tmp_path / f"{number}.mlpackage", model, dense=dense)
         program = coreml_reader.read(path)
