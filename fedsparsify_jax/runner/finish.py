@@ -17,7 +17,7 @@ from fedsparsify_jax.runner.display.summary import (
     evaluated,
     summarize,
 )
-from fedsparsify_jax.runner.flops import flops_of
+from fedsparsify_jax.runner.flops import Layers, flops_of, layers_of
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import prunable, takes
 from fedsparsify_jax.runner.programs import linear_evaluation
@@ -122,6 +122,7 @@ def write(
     state: State,
     records: list[Record],
     more: dict[str, Any] | None = None,
+    layers: Layers | None = None,
 ) -> dict[str, Any]:
     """Writes the model and the summary of a run that is over; returns the summary.
 
@@ -132,6 +133,7 @@ def write(
       state: the last one, after post-training.
       records: of all rounds.
       more: what else the summary says.
+      layers: as from `layers_of`, if they are known from another run of the network.
     """
     spared = spared_layers(config.spare, federation.model, federation.dataset)
     may_go = prunable(dataclasses.asdict(config) | {"spare": spared})
@@ -156,7 +158,8 @@ def write(
     if without_labels:  # the rounds' answers are of no classes
         summary.pop("before_post_training")
     kept = (finished or records[-1])["kept"]
-    summary |= flops_of(config, federation, state.variables, records, kept)
+    layers = layers or layers_of(federation, state.variables)
+    summary |= flops_of(config, federation, layers, records, kept)
     summary |= more or {}
     if federation.compact:
         summary["sparse_training"] = federation.compact.summary()

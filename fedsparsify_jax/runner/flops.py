@@ -31,11 +31,27 @@ from fedsparsify_jax.runner.programs.federation import Federation
 from fedsparsify_jax.runner.programs.spared import shapes_of
 from fedsparsify_jax.types import Variables
 
+Layers = Mapping[str, LayerFlops]
+
+
+def layers_of(federation: Federation, variables: Variables) -> Layers | None:
+    """Returns the layers of a network, dense; None if they cannot be counted.
+
+    Args:
+      federation: what was trained.
+      variables: of its state, or their shapes.
+    """
+    x = federation.dataset.test.x[:1]
+    try:
+        return layer_flops(federation.model.apply, variables, x.shape, x.dtype)
+    except ValueError:  # a loop of unknown length, say
+        return None
+
 
 def flops_of(
     config: TrainConfig,
     federation: Federation,
-    variables: Variables,
+    layers: Layers | None,
     records: list[Record],
     kept: Mapping[str, int],
 ) -> dict[str, Any]:
@@ -44,15 +60,13 @@ def flops_of(
     Args:
       config: resolved.
       federation: what was trained.
-      variables: of the final state.
+      layers: as from `layers_of`.
       records: of all rounds.
       kept: path of a leaf to its entries that the final model keeps.
     """
-    x = federation.dataset.test.x[:1]
-    try:
-        layers = layer_flops(federation.model.apply, variables, x.shape, x.dtype)
-    except ValueError:  # a loop of unknown length, say
+    if layers is None:
         return {}
+    x = federation.dataset.test.x[:1]
     fields: dict[str, Any] = {
         "inference_flops_dense": inference_flops(layers),
         "inference_flops": inference_flops(layers, kept=kept),
@@ -63,7 +77,7 @@ def flops_of(
         return fields | _by_width(config, federation, layers, x)
     if takes(config.algorithm, "stages"):
         heads = _heads(federation, x)
-        layers = layers | {n: head for n, head in heads.items() if n in kept}
+        layers = {**layers} | {n: head for n, head in heads.items() if n in kept}
     means = [training_flops(layers, kept=record["kept"]) for record in records]
     return fields | {"training_flops_mean": round(statistics.fmean(means))}
 
@@ -81,7 +95,7 @@ def _heads(federation: Federation, x: Any) -> dict[str, LayerFlops]:
 def _by_width(
     config: TrainConfig,
     federation: Federation,
-    layers: Mapping[str, LayerFlops],
+    layers: Layers,
     x: Any,
 ) -> dict[str, Any]:
     """Returns the FLOPs of the clients' networks, which are narrower than the model."""

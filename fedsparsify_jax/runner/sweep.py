@@ -20,7 +20,14 @@ from rich.console import Console
 from fedsparsify_jax import data
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.errors import counted
-from fedsparsify_jax.runner import finish, launching, loop, sweep_plan, sweep_status
+from fedsparsify_jax.runner import (
+    finish,
+    flops,
+    launching,
+    loop,
+    sweep_plan,
+    sweep_status,
+)
 from fedsparsify_jax.runner.display.progress import duration
 from fedsparsify_jax.runner.display.sweep_progress import Grid, sweep_reporter
 from fedsparsify_jax.runner.options import sweep_grid
@@ -275,13 +282,16 @@ def _train_group(
                     _stop(sweep, pause.signal)
 
         # Models and summaries.
-        for number, (trial, run) in enumerate(zip(group, runs, strict=True)):
+        layers = flops.layers_of(federation, program.shapes.variables)
+        ended = zip(group, runs, program.finished(state), strict=True)
+        for trial, run, final in ended:
             finish.write(
                 directory.config(trial),
                 _with_algorithm(federation, trial),
                 run.directory,
-                program.finished(state, number),
+                final,
                 run.records,
+                layers=layers,
             )
         checkpoints.remove()
     sweep.grid.finish(numbers)
@@ -298,13 +308,13 @@ def _begin(
 ) -> list[loop.Run]:
     """Makes run directories what the checkpoint of their group has reached."""
     dataset, runs = federation.dataset, list[loop.Run]()
-    parts = partitions(group, dataset)
+    parts, installed = partitions(group, dataset), versions()
     for trial, rows in zip(group, records, strict=True):
         config, run = directory.config(trial), directory.run(trial)
         new = resume.from_round_1(
             config,
             resume.fingerprint_of_start(federation),
-            versions=versions(),
+            versions=installed,
             name=random_name(),
         )
         run.carry_out(dataclasses.replace(new, records=rows))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +50,7 @@ from fedsparsify_jax.types import (
     FederatedAlgorithm,
     Key,
     State,
+    nothing_more,
 )
 
 AT_MOST = 10
@@ -153,6 +154,7 @@ class GroupProgram:
 
     Attributes:
       compile_seconds: what tracing and compiling took.
+      shapes: of a trial's state.
     """
 
     def __init__(
@@ -203,7 +205,8 @@ class GroupProgram:
 
         # The program, of states that need not be there yet.
         start = time.perf_counter()
-        one = jax.eval_shape(lambda: self._first_state(group[0]))
+        self._init_model = jax.jit(model.init)
+        self.shapes = one = jax.eval_shape(lambda: self._first_state(group[0]))
         states: Any = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(
                 (len(padded), *leaf.shape), leaf.dtype, sharding=divided
@@ -223,8 +226,9 @@ class GroupProgram:
 
     def _first_state(self, trial: Trial) -> State:
         keys = Keys.from_seed(trial.config.seed)
-        model = self._federation.model
-        return self._algorithm(trial, model).init(keys.state, model.init(keys.model))
+        variables = self._init_model(keys.model)
+        algorithm = self._algorithm(trial, self._federation.model)
+        return algorithm.init(keys.state, variables)
 
     def init(self) -> State:
         """Returns the states of all trials before round 1."""
@@ -330,11 +334,22 @@ class GroupProgram:
             for reports, tests in zip(trials, self._tests, strict=True)
         ]
 
-    def finished(self, state: State, number: int) -> State:
-        """Returns the state of one trial after its algorithm's post-training."""
+    def finished(self, states: State) -> Iterator[State]:
+        """Yields the state of every trial after its algorithm's post-training."""
+        plain = [self._algorithm(t, self._federation.model) for t in self._trials]
+        # One copy, for picking a trial from divided arrays takes a transfer a leaf.
+        states = jax.device_get(states)
+        for number, algorithm in enumerate(plain):
+            state = sweeps.trial_state(states, number)
+            if algorithm.finish is not nothing_more:
+                state = self._after(state, number)
+            yield state
+
+    def _after(self, state: State, number: int) -> State:
+        """Returns the state of a trial after post-training."""
         trial = self._trials[number]
         data: TrialData = jax.tree.map(lambda leaf: leaf[number], self._data)
         model, clients = self._clients_of(data, self._shared.train)
         key = Keys.from_seed(trial.config.seed).of_finish()
-        alone = sweeps.trial_state(state, number)
-        return self._algorithm(trial, model).finish(key, alone, clients)
+        state = jax.tree.map(jnp.asarray, state)
+        return self._algorithm(trial, model).finish(key, state, clients)

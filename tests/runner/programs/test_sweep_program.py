@@ -148,7 +148,7 @@ def check(group, number, *, inner=None, calls=(1, 2)):
         assert len(latest) == len(group)
         reports += latest[number]
     chex.assert_trees_all_close(reports, expected_reports, atol=1e-5, rtol=1e-5)
-    finished = program.finished(state, number)
+    finished = list(program.finished(state))[number]
     chex.assert_trees_all_close(finished, expected, atol=1e-5, rtol=1e-7)
 
 
