@@ -119,6 +119,12 @@ class _Sweep(NamedTuple):
         """Returns those of some trials that no process has finished."""
         return [trial for trial in trials if self.directory.summary(trial) is None]
 
+    def look(self) -> None:
+        """Takes what other processes have finished into the grid."""
+        summaries = {n: self.directory.summary(t) for n, t in enumerate(self.trials)}
+        finished = {n: summary for n, summary in summaries.items() if summary}
+        self.grid.finish_others(finished)
+
     def is_last(self) -> bool:
         """Returns whether all is finished and no other process is at work."""
         others = at_work(self.directory.path).keys() - {self.share and self.share.name}
@@ -220,6 +226,7 @@ def _train_unclaimed(
                 ]
                 if left:
                     _train_group(sweep, left, show)
+                    sweep.look()
                     progress = True
         waiting = [piece for piece in waiting if sweep.left(piece)]
 

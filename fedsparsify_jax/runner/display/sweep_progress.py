@@ -47,6 +47,11 @@ class Grid:
         """Marks some trials as finished."""
         self._finished.update(numbers)
 
+    def finish_others(self, summaries: dict[int, Record]) -> None:
+        """Takes trials that were finished elsewhere, with their summaries."""
+        self._latest |= summaries
+        self._finished.update(summaries)
+
     def status(self, number: int) -> str:
         """Returns a trial in a few letters."""
         record = self._latest.get(number)
