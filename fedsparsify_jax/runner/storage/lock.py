@@ -120,7 +120,7 @@ def locked(directory: Path, seconds: float = 0.0) -> Iterator[bool]:
       >>> with tempfile.TemporaryDirectory() as name, locked(Path(name)):
       ...     refuse_if_locked(Path(name))  # doctest: +ELLIPSIS
       Traceback (most recent call last):
-      fedsparsify_jax.errors.InputError: --out ... is in use by process ...
+      fedsparsify_jax.runner.storage.lock.InUseError: --out ... is in use by ...
     """
     with making(directory):
         lock = _acquire(directory, seconds)
