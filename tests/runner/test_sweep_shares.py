@@ -17,6 +17,7 @@ from processes import MODULE, finished, start
 
 from fedsparsify_jax.cli import main
 from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.runner.display.sweep_progress import Grid
 from fedsparsify_jax.runner.options.sharing import Share, engine_options
 from fedsparsify_jax.runner.options.sweep_grid import pieces, program_groups, trials
 from fedsparsify_jax.runner.storage.claims import (
@@ -155,6 +156,15 @@ def test_a_sweep_is_of_one_process_or_shared(tmp_path):
     assert at_work(tmp_path) == {}
     with alone(tmp_path):
         assert at_work(tmp_path) == {}
+
+
+def test_what_others_finish_counts():
+    grid = Grid(trials({"seed": [0, 1, 2]}), {})
+    record = {"round": 50, "test_accuracy": 0.5, "seconds": 2.0}
+    grid.update({0: record | {"round": 10}})
+    grid.finish_others({1: record})
+    assert grid.headline() == "1 of 3 runs finished, left 3:00"
+    assert [grid.status(n) for n in range(3)] == ["10/50  50.0 %", "50.0 %", "waiting"]
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
