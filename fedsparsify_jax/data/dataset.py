@@ -42,6 +42,7 @@ class Dataset(NamedTuple):
       notes: sentences about how the source was read.
       characters: of texts whose inputs are numbers of characters, from 2 on; 0 is
         padding and 1 any other.
+      words: the same for texts whose inputs are numbers of words.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Dataset(NamedTuple):
     labels: Labels | None = None
     notes: tuple[str, ...] = ()
     characters: str | None = None
+    words: tuple[str, ...] | None = None
 
 
 def with_rows(dataset: Dataset, rows: np.ndarray) -> Dataset:

@@ -59,6 +59,8 @@ def _meanings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
         found["labels"] = list(dataset.labels)
     if dataset.characters is not None:
         found["characters"] = dataset.characters
+    if dataset.words is not None:
+        found["words"] = list(dataset.words)
     if options := network_options(config, dataset):
         found["options"] = options
     return found

@@ -37,7 +37,7 @@ class Job(Protocol):
 
 
 class Work:
-    """What a job does; pickled, so that it can be done elsewhere."""
+    """The work of a job; pickled, so that it can be done elsewhere."""
 
     def __init__(self, config: Any):
         self._config = config

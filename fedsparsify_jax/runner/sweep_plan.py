@@ -17,7 +17,7 @@ Summary = dict[str, Any]
 
 
 class SweepPlan(NamedTuple):
-    """What a sweep is to do, and what of it is done."""
+    """The trials of a sweep, and those of them that are done."""
 
     axes: dict[str, list[Any]]  # options to their values
     trials: list[Trial]

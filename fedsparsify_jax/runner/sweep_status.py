@@ -27,7 +27,7 @@ _LISTED = 20  # running runs
 
 
 class Standing(NamedTuple):
-    """How far a run is."""
+    """The state of a run in a sweep."""
 
     state: str  # one of STATES
     completed: int = 0  # rounds

@@ -12,6 +12,7 @@ from fedsparsify_jax.data.formats.tables import (
     open_hub,
 )
 from fedsparsify_jax.data.owners import names_of
+from fedsparsify_jax.data.sources.sequences import Unit
 from fedsparsify_jax.data.sources.table import Wanted, from_tables
 from fedsparsify_jax.data.splits import SplitBy
 from fedsparsify_jax.errors import InputError, shown, unknown
@@ -82,6 +83,9 @@ def load_hub(
     test_fraction: float = 0.2,
     train_subset: int | None = None,
     seed: int = 0,
+    next_token: Unit | None = None,
+    window: int | None = None,
+    vocabulary: int | None = None,
 ) -> Dataset:
     """Loads a data set of the hub: images, numbers or texts, with a label a row.
 
@@ -102,6 +106,9 @@ def load_hub(
       test_fraction: of that for testing.
       train_subset: take (and decode) only so many training examples, class-balanced.
       seed: which ones.
+      next_token: see `table.load_table`, as are the two that follow.
+      window: tokens.
+      vocabulary: tokens.
 
     Raises:
       InputError: if it cannot be had, or columns or splits are missing or ambiguous.
@@ -116,6 +123,9 @@ def load_hub(
         test_fraction=test_fraction,
         train_subset=train_subset,
         seed=seed,
+        next_token=next_token,
+        window=window,
+        vocabulary=vocabulary,
     )
     splits = open_splits(parsed.name, parsed.name, data_dir, parsed.config)
     return from_tables(parsed.name, what, splits, wanted)

@@ -20,6 +20,8 @@ PADDING, OTHER, FIRST = 0, 1, 2
 """Numbers that stand for no letter and for one that training texts lack; the first of
 those that they have."""
 
+TEXTS = ("string", "large_string")
+"""Types of columns of texts."""
 _MOST = 20  # columns that a sentence names
 
 
@@ -66,7 +68,7 @@ def _kind(feature: Any) -> str | None:
     """Returns what inputs a column can be; None for nothing."""
     if type(feature).__name__ == "Image":
         return "images"
-    if kind_of(feature) in ("string", "large_string"):
+    if kind_of(feature) in TEXTS:
         return "text"
     return "numbers" if _is_number(feature) else None
 

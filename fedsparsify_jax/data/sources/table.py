@@ -9,7 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedsparsify_jax.data.dataset import Dataset, from_arrays
-from fedsparsify_jax.data.formats.columns import target_column, values_column
+from fedsparsify_jax.data.formats.columns import (
+    target_column,
+    text_column,
+    values_column,
+)
 from fedsparsify_jax.data.formats.tables import (
     Splits,
     local_files,
@@ -18,12 +22,22 @@ from fedsparsify_jax.data.formats.tables import (
     require_split,
 )
 from fedsparsify_jax.data.labels import Labels, numbered
+from fedsparsify_jax.data.normalization import Normalization
 from fedsparsify_jax.data.owners import Owners, names_of, owners_of
 from fedsparsify_jax.data.sources.inputs import (
+    TEXTS,
     Piece,
     find_inputs,
     kind_of,
     read_inputs,
+)
+from fedsparsify_jax.data.sources.sequences import (
+    VOCABULARY,
+    WINDOWS,
+    Unit,
+    tokens_of,
+    vocabulary_of,
+    windows,
 )
 from fedsparsify_jax.data.splits import SplitBy, split_off
 from fedsparsify_jax.data.subset import subset_rows
@@ -45,6 +59,9 @@ class Wanted(NamedTuple):
       test_fraction: share of that for testing.
       train_subset: so many training examples, class-balanced; None for all.
       seed: of the split and the subset.
+      next_token: learn every next character or word of the texts, not a label.
+      window: tokens that are seen before it; None for `sequences.WINDOWS`.
+      vocabulary: tokens with numbers of their own; None for `sequences.VOCABULARY`.
     """
 
     inputs: tuple[str, ...] = ()
@@ -54,6 +71,9 @@ class Wanted(NamedTuple):
     test_fraction: float = 0.2
     train_subset: int | None = None
     seed: int = 0
+    next_token: Unit | None = None
+    window: int | None = None
+    vocabulary: int | None = None
 
 
 def load_table(
@@ -66,6 +86,9 @@ def load_table(
     test_fraction: float = 0.2,
     train_subset: int | None = None,
     seed: int = 0,
+    next_token: Unit | None = None,
+    window: int | None = None,
+    vocabulary: int | None = None,
 ) -> Dataset:
     """Loads a table of your own: images, numbers or texts, with a label a row.
 
@@ -83,6 +106,10 @@ def load_table(
       test_fraction: share for testing then.
       train_subset: take only so many training examples, class-balanced.
       seed: which ones, of the subset and of the split.
+      next_token: learn every next character or word of a column of texts.
+      window: tokens that are seen before it, by default 80 characters or 20 words.
+      vocabulary: tokens with numbers of their own, by default the 10,000 most
+        frequent of the training texts.
 
     Raises:
       InputError: in one line, what is missing or cannot be read.
@@ -113,6 +140,9 @@ def load_table(
         test_fraction=test_fraction,
         train_subset=train_subset,
         seed=seed,
+        next_token=next_token,
+        window=window,
+        vocabulary=vocabulary,
     )
     return from_tables(data_dir.stem, str(data_dir), open_files("table", files), wanted)
 
@@ -134,6 +164,8 @@ def from_tables(name: str, what: str, splits: Splits, wanted: Wanted) -> Dataset
       InputError: in one line, for columns that are missing, damaged or of no use.
     """
     tables = _tables(what, splits, wanted.split_by)
+    if wanted.next_token is not None:
+        return _of_texts(name, tables, wanted, wanted.next_token)
     label = wanted.label or find_label(*tables[0])
     columns = find_inputs(*tables[0], wanted.inputs, {label, *wanted.clients})
     # Labels and owners of all rows first, so that only chosen inputs are decoded.
@@ -166,6 +198,65 @@ def from_tables(name: str, what: str, splits: Splits, wanted: Wanted) -> Dataset
 
 
 _Table = tuple[str, Any]  # for errors, and the table
+
+
+def _of_texts(name: str, tables: list[_Table], wanted: Wanted, unit: Unit) -> Dataset:
+    """Makes a data set of every next token of a column of texts."""
+    column = _texts_column(*tables[0], wanted)
+    owners = _owners(tables, wanted.clients)
+    # Whole texts are for training or testing, never parts of one for both.
+    pieces, notes = _pieces(tables, np.zeros(len(tables[0][1])), owners, wanted)
+    texts = [
+        [tokens_of(read[row], unit) for row in piece.rows]
+        for piece in pieces
+        for read in [text_column(piece.where, piece.table, column)]
+    ]
+    vocabulary = vocabulary_of(texts[0], wanted.vocabulary or VOCABULARY)
+    length = wanted.window or WINDOWS[unit]
+    read = [windows(some, vocabulary, length) for some in texts]
+    for piece, one in zip(pieces, read, strict=True):
+        if not len(one.y):
+            raise InputError(
+                f"{piece.where}: no text in {shown(column)} has two {unit}s"
+            )
+    order = subset_rows(np.zeros_like(read[0].y), wanted.train_subset, wanted.seed)
+    train, test = read[0], read[1]
+    dataset = from_arrays(
+        name,
+        train.x[order],
+        train.y[order],
+        test.x,
+        test.y,
+        normalization=Normalization(),
+        num_classes=1 + len(vocabulary),
+    )
+    of_train = pieces[0]._replace(rows=pieces[0].rows[train.texts[order]])
+    of_test = pieces[1]._replace(rows=pieces[1].rows[test.texts])
+    said = f"next {unit} of {column} after up to {length}, {len(vocabulary):,} known"
+    return dataset._replace(
+        owners=_divided(owners, of_train, of_test),
+        labels=("", *vocabulary),
+        notes=(said, *notes),
+        characters="".join(vocabulary) if unit == "character" else None,
+        words=vocabulary if unit == "word" else None,
+    )
+
+
+def _texts_column(where: str, table: Any, wanted: Wanted) -> str:
+    """Returns the column of texts: the one that was asked for, or the only one."""
+    if wanted.inputs:
+        columns = find_inputs(where, table, wanted.inputs, ())
+        names = list(columns.names) if columns.kind == "text" else []
+    else:
+        free = [name for name in table.features if name not in wanted.clients]
+        names = [n for n in free if kind_of(table.features[n]) in TEXTS]
+    if len(names) != 1:
+        described = ", ".join(names) or "none"
+        raise InputError(
+            f"{where}: --next-token reads one column of texts: it has {described} "
+            "(name it with --input-columns)"
+        )
+    return names[0]
 
 
 def _tables(what: str, splits: Splits, split_by: SplitBy | None) -> list[_Table]:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from fedsparsify_jax import data
+from fedsparsify_jax import data, models
 from fedsparsify_jax.aggregation.merges import WITHSTANDING
 from fedsparsify_jax.compressors import Compression, compression_of
 from fedsparsify_jax.engine.sampling import cohort_size
@@ -80,6 +80,7 @@ def _check_columns(config: TrainConfig) -> None:
                 f"{flag(field)} does not go with --dataset {config.dataset}, which has "
                 "no such columns"
             )
+    _check_next_token(config)
     is_natural = config.partition == NATURAL
     if is_natural and config.client_column is None:
         raise InputError(
@@ -97,6 +98,29 @@ def _check_columns(config: TrainConfig) -> None:
         raise InputError(
             f"--num-clients is {config.num_clients}: the data say who the clients are "
             "(--max-clients draws some of them)"
+        )
+
+
+def _check_next_token(config: TrainConfig) -> None:
+    """Refuses texts where there are none, and what does not go with them."""
+    if config.next_token is None:
+        for field in ("window", "vocabulary"):
+            if getattr(config, field) is not None:
+                raise InputError(f"{flag(field)} needs --next-token character or word")
+        return
+    if "next_token" not in data.loader_options(config.dataset):
+        raise InputError(
+            f"--next-token does not go with --dataset {config.dataset}, which has no "
+            "texts"
+        )
+    if config.label_column is not None:
+        raise InputError(
+            "--label-column does not go with --next-token: what is learnt is the text"
+        )
+    if not models.reads_tokens(config.model or ""):
+        raise InputError(
+            f"--next-token does not go with --model {config.model}, which reads no "
+            "tokens: use lstm or transformer"
         )
 
 
@@ -258,6 +282,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
         changes["partition"] = NATURAL
     if dataset == "store" and changes["partition"] == NATURAL:
         changes["partition"] = STORED
+    if changes["next_token"] is not None and changes["model"] is None:
+        changes["model"] = "lstm"
     changes |= _of_pattern(changes)
     for field, value in defaults.of(dataset, changes["algorithm"]).items():
         counts_itself = field == "num_clients" and changes["partition"] == NATURAL

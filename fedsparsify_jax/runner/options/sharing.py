@@ -13,7 +13,7 @@ MOST = 10_000
 
 
 class Share(NamedTuple):
-    """Which of the processes of a sweep one is.
+    """The place of a process among those of a sweep.
 
     Attributes:
       number: K, from 0.

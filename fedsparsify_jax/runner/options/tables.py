@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Annotated
 
+from fedsparsify_jax.data.sources.sequences import VOCABULARY, Unit
 from fedsparsify_jax.data.splits import SplitBy
 from fedsparsify_jax.runner.options.rules import Rule, at_least
 from fedsparsify_jax.runner.options.schema import WITH_COMMAS, Heading, Shown
@@ -44,3 +45,14 @@ class Tables:
         float, Rule(lambda value: 0 < value < 1, "above 0 and below 1")
     ] = 0.2
     """Share of the clients or examples that is then for testing."""
+    next_token: Annotated[Unit | None, Shown(hint="default: learn the labels")] = None
+    """Learn every next character or word of a column of texts, for table and hf: sets
+    with the models lstm and transformer. Words are divided by white space."""
+    window: Annotated[
+        int | None, at_least(1, below=2**16), Shown(hint="default: 80, 20 words")
+    ] = None
+    """Tokens that are seen before the next one."""
+    vocabulary: Annotated[
+        int | None, at_least(1, below=2**24), Shown(hint=f"default: {VOCABULARY:,}")
+    ] = None
+    """Tokens with numbers of their own: the most frequent of the training texts."""

@@ -74,6 +74,9 @@ OF_LOADERS = (
     "test_fraction",
     "train_subset",
     "seed",
+    "next_token",
+    "window",
+    "vocabulary",
 )
 """Options that are keywords of some loaders of data sets."""
 
@@ -207,8 +210,9 @@ def _build_model(config: TrainConfig, dataset: data.Dataset) -> Model:
 
 def network_options(config: TrainConfig, dataset: data.Dataset) -> dict[str, Any]:
     """Returns attributes of the network that the data settle."""
-    if config.model == "lstm" and dataset.characters is not None:
-        return {"vocabulary": FIRST + len(dataset.characters)}
+    tokens = dataset.characters or dataset.words
+    if tokens is not None and models.reads_tokens(config.model or ""):
+        return {"vocabulary": FIRST + len(tokens)}
     return {}
 
 
