@@ -1,4 +1,4 @@
-"""Who works on what of a sweep that several processes share.
+"""The claims of processes on the runs of a sweep that they share.
 
 SWEEP/.lock           held by a sweep of a single process; by one of several only while
                       it reads or writes what all have in common
