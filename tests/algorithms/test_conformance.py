@@ -162,7 +162,7 @@ def test_one_trace_carries_out_all_rounds_and_may_donate_the_state(name, clients
         assert int(new.round) == int(info.round) == t
         chex.assert_tree_all_finite((new, info))
         state = new
-    assert step._cache_size() == 1
+    assert step._cache_size() <= 1  # 0 after thousands of others in this process
     chex.assert_trees_all_equal_shapes(state.masks, state.variables)
     assert all(leaf.dtype == bool for leaf in jax.tree.leaves(state.masks))
     chex.assert_trees_all_equal(variables, before)  # the caller's own
