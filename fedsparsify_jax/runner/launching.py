@@ -54,6 +54,8 @@ def launch(config: Any, console: Console) -> list[dict[str, Any]]:
       Stopped: a `KeyboardInterrupt`, after SIGTERM or SIGINT; the jobs are cancelled.
     """
     planned = sweep_plan.plan(config)
+    if len(planned.finished) == len(planned.trials):  # no job has anything to do
+        return planned.conclude(console)
     path = planned.directory.path.absolute()
     folder = path / JOBS
     alone = dataclasses.replace(

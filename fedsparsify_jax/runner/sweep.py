@@ -127,7 +127,8 @@ class _Sweep(NamedTuple):
 
     def is_last(self) -> bool:
         """Returns whether all is finished and no other process is at work."""
-        others = at_work(self.directory.path).keys() - {self.share and self.share.name}
+        own = set() if self.share is None else {self.share.name}
+        others = at_work(self.directory.path).keys() - own
         return not others and not self.left(self.trials)
 
     def taking_part(self) -> contextlib.AbstractContextManager[None]:
@@ -207,7 +208,7 @@ def _train_unclaimed(
     pieces: Sequence[Sequence[Trial]],
     show: Callable[[Sequence[int]], None],
 ) -> None:
-    """Trains what no other process has claimed, until nothing of that is left.
+    """Trains what no other process has claimed, until there is no more of it.
 
     A process that is killed lets go of what it had claimed, so those that are still at
     work come back to it.

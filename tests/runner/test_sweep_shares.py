@@ -283,7 +283,10 @@ def test_a_launcher_starts_the_shares(launcher, tmp_path):
     assert "2 jobs started" in out and "4 of 4 runs finished" in out
     out = Path(command[command.index("--out") + 1])
     assert len(rows(out)) == 4
-    assert len(list((out / "jobs").iterdir())) >= 2
+    jobs = list((out / "jobs").iterdir())
+    assert len(jobs) >= 2
+    assert main(command) == 0  # finished: no job is started, in this process or others
+    assert len(list((out / "jobs").iterdir())) == len(jobs)
 
 
 def test_a_launched_sweep_that_fails_says_why(tmp_path):

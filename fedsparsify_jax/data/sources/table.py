@@ -106,7 +106,8 @@ def load_table(
       test_fraction: share for testing then.
       train_subset: take only so many training examples, class-balanced.
       seed: which ones, of the subset and of the split.
-      next_token: learn every next character or word of a column of texts.
+      next_token: learn every next character or word of a column of texts; a subset is
+        not balanced then.
       window: tokens that are seen before it, by default 80 characters or 20 words.
       vocabulary: tokens with numbers of their own, by default the 10,000 most
         frequent of the training texts.
