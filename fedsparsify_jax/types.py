@@ -231,6 +231,30 @@ class Cohorts(NamedTuple):
     setup_clients: Callable[[Key, jax.Array], jax.Array]
 
 
+class Halves(NamedTuple):
+    """A round in two halves, for clients that are on machines of their own.
+
+    Every function may be jitted. Contexts and results are the records of `method` and
+    `engine.records`; ``key`` is the round's in all of them, and is not consumed.
+
+    Attributes:
+      open: ``(key, state, nobody) -> context``: the round as clients are told of it.
+        ``nobody`` has the data of no clients, ``[0, M, ...]``, for their shapes.
+      client: ``(key, context, number, data, kept) -> result``: one client's part. Its
+        data have no leading axis, and ``kept`` is the ``result.state`` of the last
+        round that merged its upload.
+      merge: ``(key, state, context, ids [K], sizes [K], arrived [K], results [K, ...])
+        -> (state, info)``: the server's part. Results of clients from whom nothing
+        arrived may be anything of the right shape.
+      keep: ``variables -> kept``: what a client keeps before its first round.
+    """
+
+    open: Callable[[Key, State, ClientData], PyTree]
+    client: Callable[[Key, PyTree, jax.Array, ClientData, ClientsState], PyTree]
+    merge: Callable[..., tuple[State, RoundInfo]]
+    keep: Callable[[Variables], ClientsState]
+
+
 InitFn = Callable[[Key, Variables], State]
 StepFn = Callable[[Key, State, ClientData], tuple[State, RoundInfo]]
 
@@ -270,6 +294,8 @@ class FederatedAlgorithm(NamedTuple):
         client uses, in personalised algorithms; None where all use ``model``.
       variants: ``state -> {name: variables}``: all models that can be taken away, for
         methods that train several at once; none by default.
+      halves: the round for clients on other machines; None where these cannot work
+        apart, because the method looks at their data before round 1, say.
     """
 
     init: InitFn
@@ -280,3 +306,4 @@ class FederatedAlgorithm(NamedTuple):
     evaluated: Callable[[State], tuple[ApplyFn, Variables]] | None = None
     client_model: Callable[[State, jax.Array], Variables] | None = None
     variants: Callable[[State], dict[str, Variables]] = no_variants
+    halves: Halves | None = None

@@ -1,5 +1,6 @@
 """From a method's hooks to a `types.FederatedAlgorithm`: the pieces in their order."""
 
+from collections.abc import Callable
 from typing import Unpack
 
 import chex
@@ -10,6 +11,7 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.compressors import Compression, compression_of
+from fedsparsify_jax.engine.halves import halves_of
 from fedsparsify_jax.engine.options import EngineOptions, Options, resolve
 from fedsparsify_jax.engine.records import RoundKeys
 from fedsparsify_jax.engine.round import RoundFn, client_half, round_of
@@ -112,14 +114,33 @@ def engine(
 
     run = round_of(method, clients, client_map, o.faults, o.keep_messages)
     run = downloads_as(o.wire_values, run)
-    algorithm = gathering(init_of(method, tuning, compression, o.num_clients), run, o)
+    keep = keep_of(method, tuning, compression)
+    algorithm = gathering(init_of(method, keep, o.num_clients), run, o)
+    apart = halves_of(method, clients, keep, o.wire_values)
+    algorithm = algorithm._replace(halves=apart)
     return with_checks(with_ema(o.server_ema, with_setup(method, algorithm)))
+
+
+def keep_of(
+    method: Method, tuning: Tuning, compression: Compression | None
+) -> Callable[[Variables], ClientsState]:
+    """Builds the function of variables that gives what one client keeps at first."""
+
+    def keep(variables: Variables) -> ClientsState:
+        extra = method.upload.init(variables, mask_algebra.ones_like(variables))
+        return ClientsState(
+            optimizer=(
+                tuning.new_optimizer(variables) if tuning.keeps_optimizer else ()
+            ),
+            extra=with_residual(compression, variables, extra),
+        )
+
+    return keep
 
 
 def init_of(
     method: Method,
-    tuning: Tuning,
-    compression: Compression | None,
+    keep: Callable[[Variables], ClientsState],
     num_clients: int | None,
 ) -> InitFn:
     """Builds ``init`` of an algorithm: the state before round 1."""
@@ -128,14 +149,7 @@ def init_of(
         del key  # every method draws what it needs in its rounds
         variables = checked(variables)
         masks = mask_algebra.ones_like(variables)
-        kept = ClientsState(
-            optimizer=(
-                tuning.new_optimizer(variables) if tuning.keeps_optimizer else ()
-            ),
-            extra=with_residual(
-                compression, variables, method.upload.init(variables, masks)
-            ),
-        )
+        kept = keep(variables)
         if jax.tree.leaves(kept):
             if num_clients is None:
                 raise ValueError("num_clients is needed to keep state for every client")

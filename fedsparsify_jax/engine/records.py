@@ -23,6 +23,7 @@ from fedsparsify_jax.method import Aggregate, Client, Context, Method, Upload, U
 from fedsparsify_jax.metrics.communication import kept_bytes, nonzero_bytes
 from fedsparsify_jax.training.local import Trained
 from fedsparsify_jax.types import (
+    ClientData,
     ClientsState,
     Cohort,
     Key,
@@ -164,15 +165,27 @@ def client_tasks(
     key: Key, state: State, cohort: Cohort, members: Members
 ) -> ClientTask:
     """Returns the tasks of a cohort, ``[K, ...]``; ``key`` is `RoundKeys.local`."""
-    kept = states_of(state, cohort.ids)
-    method_state, residual = without_residual(kept.extra), ()
-    if isinstance(kept.extra, WithResidual):
-        residual = kept.extra.residual
+    keys = client_keys(key, members.ids)
+    return task_of(keys, cohort.data, states_of(state, cohort.ids), members)
+
+
+def task_of(
+    key: Key, data: ClientData, kept: ClientsState, member: Members
+) -> ClientTask:
+    """Returns the task of one client, or of a cohort, ``[K, ...]``.
+
+    Args:
+      key: the client's own.
+      data: its examples.
+      kept: what it keeps between rounds.
+      member: its number and size.
+    """
+    residual = kept.extra.residual if isinstance(kept.extra, WithResidual) else ()
     return ClientTask(
-        key=client_keys(key, members.ids),
-        client=Client(id=members.ids, data=cohort.data, state=method_state),
+        key=key,
+        client=Client(id=member.ids, data=data, state=without_residual(kept.extra)),
         optimizer=kept.optimizer,
-        member=members,
+        member=member,
         residual=residual,
     )
 

@@ -8,14 +8,22 @@ import functools
 import inspect
 import itertools
 import math
-from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conformance_build import (
+    MODEL,
+    PARAMETERS,
+    ROUNDS,
+    STATISTICS,
+    build,
+    entry,
+    keywords,
+    start,
+)
 from conformance_rows import FINAL, ROWS, SHARED
 from conftest import make_clients
 from toy import round_keys, run_rounds
@@ -26,30 +34,6 @@ from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
 from fedsparsify_jax.types import ClientData, RoundInfo, State
 
-ROUNDS, CLIENTS = 3, 4
-
-
-class Normed(nn.Module):
-    """5-4-3 with batch statistics: 43 parameters and 8 statistics.
-
-    The statistics of a single example amplify rounding by up to 1 / sqrt(epsilon).
-    All but the last layer is a block, with a head of 15 parameters.
-    """
-
-    small: bool = False
-
-    def first_blocks(self) -> tuple[Any, ...]:
-        return () if self.small else (self.clone(small=True),)
-
-    @nn.compact
-    def __call__(self, x: Any, *, train: bool = False, valid: Any = None) -> Any:
-        x = nn.Dense(4, use_bias=False)(x)
-        mask = None if valid is None else valid[:, None]
-        x = nn.BatchNorm(use_running_average=not train, epsilon=1.0)(x, mask=mask)
-        return nn.Dense(3, name="head" if self.small else None)(nn.relu(x))
-
-
-MODEL, PARAMETERS, STATISTICS = models.from_linen(Normed(), (5,)), 43, 8
 CHUNKED = client_map.chunked(2)
 SHARDED = client_map.sharded(
     client_map.device_mesh(jax.devices()[:2]), inner=client_map.chunked(1)
@@ -72,47 +56,11 @@ every_row_without_draw = pytest.mark.parametrize("name", NO_DRAW)
 every_sparse_row = pytest.mark.parametrize("name", SPARSE)
 
 
-def entry(name) -> registry.Row:
-    """The algorithm of a row, which the variant follows after a comma."""
-    return registry.ALGORITHMS[name.split(", ")[0]]
-
-
-def _keywords(algorithm):
-    """The defaults of a row that are keywords; what is prunable is a function there."""
-    return {k: v for k, v in algorithm.defaults.items() if k != "prunable"}
-
-
-def build(name, *, final=FINAL, model=MODEL, **options):
-    """Builds the algorithm of a row."""
-    algorithm, row = entry(name), ROWS[name]
-    settings = {
-        "num_clients": CLIENTS,
-        "learning_rate": 0.3,
-        "local_epochs": 2,
-        "batch_size": 3,
-        **_keywords(algorithm),
-        **row.options,
-    }
-    if "levels" in algorithm.parameters:  # the model is that of the first
-        settings["levels"] = (final, (1 + final) / 2)
-    elif row.final is not None:
-        settings["final_sparsity"] = final
-    if "rounds" in algorithm.parameters:
-        settings["rounds"] = ROUNDS
-    if "parts" in algorithm.parameters:
-        settings["parts"] = model.parts
-    return algorithm.build(model.apply, **settings | options)
-
-
 @functools.lru_cache(maxsize=8)  # of a row or two
 def compiled(name, **options):
     """The algorithm and its step, which is compiled once for all tests."""
     algorithm = build(name, **options)
     return algorithm, jax.jit(algorithm.step)
-
-
-def start(algorithm) -> State:
-    return algorithm.init(jax.random.key(1), MODEL.init(jax.random.key(2)))
 
 
 def run(name, clients, **options) -> tuple[list[State], list[RoundInfo]]:
@@ -289,7 +237,7 @@ def fedavg_optimized(**options):
 @pytest.mark.parametrize("name", AS_FEDAVG)
 def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, optimized):
     row = ROWS[name]
-    options = {**_keywords(entry(name)), **row.options}
+    options = {**keywords(entry(name)), **row.options}
     shared = {k: v for k, v in options.items() if k in SHARED}
     dense = fedavg_optimized(**shared)
     algorithm = build(name, final=0.0)

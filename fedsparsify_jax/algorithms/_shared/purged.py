@@ -126,4 +126,5 @@ def _knowing_outputs(
         assert cohorts is not None
         return cohorts.run(key, state, cohort, setup_clients)
 
-    return plain._replace(step=step, cohorts=plain.cohorts._replace(run=run))
+    cohorts = plain.cohorts._replace(run=run)
+    return plain._replace(step=step, cohorts=cohorts, halves=None)

@@ -277,6 +277,7 @@ def growing(course: Course) -> FederatedAlgorithm:
         model=model,
         evaluated=evaluated,
         cohorts=inner.cohorts._replace(run=run),
+        halves=None,  # a round is of its stage's
     )
 
 

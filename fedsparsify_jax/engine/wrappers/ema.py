@@ -12,7 +12,7 @@ again starts from zero, as it does in training.
 Training goes on from w_t and no client ever sees a_t, so the bytes sent are the same.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from fedsparsify_jax.types import (
     ClientData,
     Cohort,
     FederatedAlgorithm,
+    Halves,
     Key,
     PyTree,
     RoundInfo,
@@ -136,6 +137,15 @@ def with_ema(
         new, info = cohorts.run(key, unwrapped(state), cohort, setup_clients)
         return averaged(state, new, info)
 
+    def apart(halves: Halves) -> Halves:
+        def merge(key: Key, state: State, *round_: Any) -> tuple[State, RoundInfo]:
+            return averaged(state, *halves.merge(key, unwrapped(state), *round_))
+
+        def open_(key: Key, state: State, nobody: ClientData) -> PyTree:
+            return halves.open(key, unwrapped(state), nobody)
+
+        return halves._replace(open=open_, merge=merge)
+
     def finish(key: Key, state: State, clients: ClientData) -> State:
         last = algorithm.finish(key, on_average(state), clients)
         return wrapped(last, jax.tree.map(jnp.copy, last.variables))
@@ -147,4 +157,5 @@ def with_ema(
         finish=algorithm.finish if algorithm.finish is nothing_more else finish,
         cohorts=cohorts and cohorts._replace(run=run),
         variants=lambda state: algorithm.variants(on_average(state)),
+        halves=algorithm.halves and apart(algorithm.halves),
     )

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 
 from fedsparsify_jax import trees
 from fedsparsify_jax.engine.records import RoundKeys, open_round
-from fedsparsify_jax.method import Method
+from fedsparsify_jax.method import Method, no_clients
 from fedsparsify_jax.metrics.communication import BYTES_PER_NUMBER, nonzero_bytes
 from fedsparsify_jax.types import (
     ClientData,
     Cohort,
     FederatedAlgorithm,
+    Halves,
     Key,
     Masks,
+    PyTree,
     RoundInfo,
     State,
     Variables,
@@ -91,5 +93,18 @@ def with_setup(method: Method, algorithm: FederatedAlgorithm) -> FederatedAlgori
         key = RoundKeys.of(jax.random.clone(key)).setup
         return setup.clients(key, sizes).astype(jnp.int32)
 
+    def apart(halves: Halves) -> Halves:
+        def open_(key: Key, state: State, nobody: ClientData) -> PyTree:
+            ids = jnp.zeros(0, jnp.int32)
+            start = prepared(key, state, lambda key: Cohort(ids, nobody))
+            return halves.open(key, start, nobody)
+
+        return halves._replace(open=open_)
+
     parts = cohorts._replace(run=run, setup_clients=setup_clients)
-    return algorithm._replace(step=step, cohorts=parts)
+    of_nobody = setup.clients is no_clients and inner.halves is not None
+    return algorithm._replace(
+        step=step,
+        cohorts=parts,
+        halves=apart(inner.halves) if of_nobody and inner.halves else None,
+    )
