@@ -25,6 +25,7 @@ LAYERS = [
     ("deploy",),
     ("runner",),
     ("report",),
+    ("federate",),
     ("cli",),
     ("__main__",),
 ]

@@ -1,12 +1,12 @@
 """The bytes of a run's messages, by encoding all of them."""
 
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import jax
 import numpy as np
 
-from fedsparsify_jax.compressors import Change
-from fedsparsify_jax.deploy import wire
+from fedsparsify_jax.deploy import exchange, wire
+from fedsparsify_jax.deploy.known import Known
 from fedsparsify_jax.runner.display.summary import Record
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.types import (
@@ -14,7 +14,7 @@ from fedsparsify_jax.types import (
     RoundInfo,
     RoundMessages,
     UploadCompression,
-    Variables,
+    WireValues,
 )
 
 
@@ -32,6 +32,19 @@ def meter(config: TrainConfig) -> "Meter | None":
     return Meter(config.wire_values, compress, config.upload_compression)
 
 
+class MeasureFn(Protocol):
+    """A meter of the messages of round after round, which a run can go on with."""
+
+    def __call__(self, info: RoundInfo) -> Record:
+        """Returns the fields that the messages of a round add to its record."""
+
+    def saved(self) -> bytes:
+        """Returns what is known of the clients after a round, for `restore`."""
+
+    def restore(self, saved: bytes | None, like: Masks) -> None:
+        """Takes up what was saved; None if nothing was."""
+
+
 class Meter:
     """Encodes the messages of round after round and counts their bytes.
 
@@ -47,13 +60,14 @@ class Meter:
 
     def __init__(
         self,
-        values: str,
+        values: WireValues,
         compress: Literal["zstd"] | None,
         uploads: UploadCompression = "none",
     ):
-        self._options: dict[str, Any] = {"values": values, "compress": compress}
-        self._compression = uploads
-        self._known: dict[int, Masks] = {}  # the masks that clients have
+        self._exchange = exchange.Exchange(
+            values=values, compress=compress, uploads=uploads
+        )
+        self._known = Known()
         wire.encode({}, compress=compress)  # complains early
 
     def __call__(self, info: RoundInfo) -> Record:
@@ -67,14 +81,7 @@ class Meter:
 
     def saved(self) -> bytes:
         """Returns which masks clients have, for `restore`."""
-        distinct = {id(masks): masks for masks in self._known.values()}
-        numbers = {key: str(number) for number, key in enumerate(distinct)}
-        packed = {
-            numbers[key]: jax.tree.map(np.packbits, masks)
-            for key, masks in distinct.items()
-        }
-        clients = {str(c): numbers[id(masks)] for c, masks in self._known.items()}
-        return wire.encode(packed, metadata={"clients": clients})
+        return self._known.saved()
 
     def restore(self, saved: bytes | None, like: Masks) -> None:
         """Takes up what was saved.
@@ -85,24 +92,22 @@ class Meter:
         """
         if saved is None:
             return
-        message = wire.decode(saved, limit=2**40)
-        masks = {
-            number: jax.tree.map(_unpacked, packed, like)
-            for number, packed in message.variables.items()
-        }
-        clients = message.metadata["clients"].items()
-        self._known = {int(client): masks[number] for client, number in clients}
+        self._known.restore(saved, like)
 
     def _downloads(self, messages: RoundMessages, cohort: np.ndarray) -> int:
         """Returns the bytes to all clients; equal messages are encoded once."""
         total, sizes = 0, {}
         for client, arrived in zip(cohort.tolist(), messages.arrived, strict=True):
-            known = self._known.get(client)
+            known = self._known.of(client)
             if id(known) not in sizes:
-                sizes[id(known)] = self._size(messages.variables, messages.masks, known)
+                sizes[id(known)] = _size(
+                    exchange.write_model(
+                        self._exchange, messages.variables, messages.masks, known
+                    )
+                )
             total += sizes[id(known)]
             if arrived:  # of others the server cannot know what they got
-                self._known[client] = messages.masks
+                self._known.put(client, messages.masks)
         return total
 
     def _uploads(self, messages: RoundMessages) -> int:
@@ -112,65 +117,17 @@ class Meter:
                 lambda leaf, client=client: leaf[client],
                 (messages.uploads, messages.upload_masks, messages.changes),
             )
-            if change == () or not _finite(variables):
-                total += self._size(variables, masks, messages.masks)
-                continue
-            message = encode_upload(
-                self._compression,
-                variables,
-                change,
-                masks,
-                previous=messages.masks,
-                **self._options,
+            total += _size(
+                exchange.write_upload(
+                    self._exchange, variables, masks, change, messages.masks
+                )
             )
-            total += len(message)
         return total
 
-    def _size(self, variables: Variables, masks: Masks, previous: Masks | None) -> int:
-        """Returns the bytes of one message."""
-        if not _within(variables, masks):  # a broken or hostile upload
-            return len(wire.encode(variables, **self._options))
-        return len(wire.encode(variables, masks, previous=previous, **self._options))
 
+def _size(parts: exchange.Parts) -> int:
+    """Returns the bytes of the model in a message.
 
-def encode_upload(
-    compression: UploadCompression,
-    variables: Variables,
-    change: Change,
-    masks: Masks,
-    *,
-    values: Literal["float32", "float16", "bfloat16"] = "float32",
-    **options: Any,
-) -> bytes:
-    """Writes a compressed upload: the change of its parameters, and all else as it is.
-
-    Args:
-      compression: what the change has gone through.
-      variables: of the upload; its parameters are not sent.
-      change: that the server adds to the model that it sent out, under the masks.
-      masks: of the upload.
-      values: dtype in which the numbers of ``"topk"`` travel.
-      **options: of `deploy.wire.encode`.
+    Masks that a model is not within are left out: in a simulation everybody has them.
     """
-    sent = variables | {"params": change.numbers}
-    if compression == "topk":
-        return wire.encode(sent, masks, values=values, nonzero=True, **options)
-    assert compression in ("int8", "int4")
-    scales = {"params": change.scales}
-    return wire.encode(sent, masks, values=compression, scales=scales, **options)
-
-
-def _finite(variables: Variables) -> bool:
-    """Returns whether an upload is whole: others are sent as they are."""
-    floats = (v for v in jax.tree.leaves(variables) if v.dtype.kind not in "biu")
-    return all(bool(np.isfinite(leaf).all()) for leaf in floats)
-
-
-def _unpacked(packed: np.ndarray, like: Any) -> np.ndarray:
-    return np.unpackbits(packed, count=like.size).astype(bool).reshape(like.shape)
-
-
-def _within(variables: Variables, masks: Masks) -> bool:
-    """Returns whether all that the masks drop is zero."""
-    outside = jax.tree.map(lambda v, m: bool(np.any(v[~m])), variables, masks)
-    return not any(jax.tree.leaves(outside))
+    return sum(len(part) for name, part in parts.items() if name != exchange.MASKS)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
@@ -25,7 +25,7 @@ from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
 from fedsparsify_jax.runner.programs.natural import origin, said
-from fedsparsify_jax.runner.programs.program import Report, RoundProgram
+from fedsparsify_jax.runner.programs.program import Report, RoundProgram, Rounds
 from fedsparsify_jax.runner.programs.sources import DataSource, InMemory, OnDisk, Read
 from fedsparsify_jax.runner.storage import resume, run_directory
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
@@ -84,19 +84,64 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
     federation = assemble(config, selected)
     keys = Keys.from_seed(config.seed)
     fingerprints = resume.fingerprints(federation, keys)
-    plan = _planned(config, fingerprints)
+    in_memory = config.client_data == "memory"
+    source: DataSource = (
+        InMemory(federation) if in_memory else OnDisk(federation, keys.rounds)
+    )
+    return carried_out(
+        Work(
+            config=config,
+            federation=federation,
+            keys=keys,
+            directory=directory,
+            fingerprints=fingerprints,
+            source=source,
+            program=RoundProgram(federation, source, keys.rounds),
+            measure=measure,
+        ),
+        console,
+        stop,
+    )
+
+
+class Work(NamedTuple):
+    """A run that is settled, before its first file is written."""
+
+    config: TrainConfig  # resolved, with `out`
+    federation: Federation
+    keys: Keys
+    directory: RunDirectory
+    fingerprints: resume.Fingerprints
+    source: DataSource
+    program: Rounds
+    measure: messages.MeasureFn | None
+
+
+def carried_out(work: Work, console: Console, stop: Stop) -> dict[str, Any]:
+    """Runs the rounds that are left, and writes all files of the run.
+
+    Args:
+      work: the run.
+      console: where progress goes.
+      stop: what may ask for an end.
+
+    Returns:
+      The summary; of several processes, in the first one.
+
+    Raises:
+      InputError: for a directory that is used otherwise by now, or cannot be written.
+      Stopped: after a signal and saving.
+    """
+    config, federation, program = work.config, work.federation, work.program
+    keys, directory, source = work.keys, work.directory, work.source
+    plan = _planned(config, work.fingerprints)
     for line in _described(config, federation):
         console.print(line, soft_wrap=True)
 
     # Compile the program of the first call, with the state of round 0.
     state = federation.algorithm.init(keys.state, federation.model.init(keys.model))
     state = federation.placement.put_state(state)
-    in_memory = config.client_data == "memory"
-    source: DataSource = (
-        InMemory(federation) if in_memory else OnDisk(federation, keys.rounds)
-    )
     past = history(config, federation, directory, source.clients)
-    program = RoundProgram(federation, source, keys.rounds)
     if plan.completed < (config.rounds or 0):
         program.compile(state, _until_evaluation(config, plan.completed))
     if config.verbose:
@@ -105,22 +150,10 @@ def _train(config: TrainConfig, console: Console | None, stop: Stop) -> dict[str
     # Plan again, as nobody else can write any more; write, and run the rounds.
     with contextlib.ExitStack() as stack:
         distributed.first_decides(lambda: stack.enter_context(locked(directory.path)))
-        plan = _planned(config, fingerprints)
+        plan = _planned(config, work.fingerprints)
         _begin(config, plan, directory, federation, console)
         run = loop.Run(directory, list(plan.records))
-        state = _run(
-            config,
-            federation,
-            source,
-            program,
-            run,
-            plan,
-            state,
-            console,
-            stop,
-            measure,
-            past,
-        )
+        state = _run(work, run, plan, state, console, stop, past)
         state = _post_trained(federation, keys, source, state, console)
         if not distributed.is_first():
             return {}
@@ -181,19 +214,17 @@ def _until_evaluation(config: TrainConfig, completed: int) -> int:
 
 
 def _run(
-    config: TrainConfig,
-    federation: Federation,
-    source: DataSource,
-    program: RoundProgram,
+    work: Work,
     run: loop.Run,
     plan: resume.Plan,
     state: State,
     console: Console,
     stop: Stop,
-    measure: messages.Meter | None,
     past: History | None,
 ) -> State:
     """Runs the rounds that are left, and shows, logs and saves their results."""
+    config, federation, program = work.config, work.federation, work.program
+    source, measure = work.source, work.measure
     total, directory = config.rounds or 0, run.directory
     names, options = config.logger if distributed.is_first() else (), to_json(config)
 
@@ -243,7 +274,7 @@ def _run(
 
 
 def _stepping(
-    config: TrainConfig, program: RoundProgram, read: Read, past: History | None
+    config: TrainConfig, program: Rounds, read: Read, past: History | None
 ) -> Callable[[State, int, int], tuple[State, list[list[Report]]]]:
     """Builds the call of the program."""
 
@@ -260,7 +291,7 @@ def _stepping(
 
 
 def _both(
-    measure: messages.Meter | None, past: History | None
+    measure: messages.MeasureFn | None, past: History | None
 ) -> Callable[[RoundInfo], Record] | None:
     """Returns what records of a round whatever either does; None for neither."""
     every = [part for part in (measure, past) if part is not None]
@@ -273,7 +304,7 @@ def _restored(
     completed: int,
     state: State,
     checkpoints: Checkpoints,
-    measure: messages.Meter | None,
+    measure: messages.MeasureFn | None,
 ) -> State:
     """Returns the state after so many rounds, and tells the meter what was known."""
     state = checkpoints.restore(completed, state)
@@ -288,7 +319,7 @@ def _save(
     pause: loop.Pause,
     run: loop.Run,
     checkpoints: Checkpoints,
-    measure: messages.Meter | None,
+    measure: messages.MeasureFn | None,
 ) -> None:
     """Saves a checkpoint if one is due, or if this is the end; raises at a signal."""
     completed, every = pause.completed, config.checkpoint_every

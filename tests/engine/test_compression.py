@@ -16,8 +16,8 @@ from toy import MLP, run_rounds
 
 from fedsparsify_jax import algorithms, client_map, models
 from fedsparsify_jax.deploy import wire
+from fedsparsify_jax.deploy.exchange import encode_change
 from fedsparsify_jax.engine.wrappers.faults import Faults
-from fedsparsify_jax.runner.messages import encode_upload
 
 
 class Normed(nn.Module):
@@ -222,7 +222,7 @@ def test_a_decoded_message_is_what_was_merged(
                 (messages.uploads, messages.upload_masks, messages.changes),
             )
             options = {"previous": messages.masks, "compress": "zstd"}
-            message = encode_upload(
+            message = encode_change(
                 kind, variables, change, masks, values=values, **options
             )
             decoded = wire.decode(message, previous=messages.masks)

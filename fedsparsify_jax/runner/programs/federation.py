@@ -216,7 +216,7 @@ def network_options(config: TrainConfig, dataset: data.Dataset) -> dict[str, Any
     return {}
 
 
-def _checked_model(
+def checked_model(
     config: TrainConfig, dataset: data.Dataset
 ) -> tuple[Model, Start | None]:
     """Returns the model that is trained, and the weights that it starts from."""
@@ -309,7 +309,7 @@ def assemble(
     if config.num_clients is None:
         config = dataclasses.replace(config, num_clients=len(parts))
         check_cohort(config)
-    model, start = _checked_model(config, dataset)
+    model, start = checked_model(config, dataset)
     devices = jax.local_devices() if devices is None else devices
     on_disk = config.client_data == "disk"
     batch_size = min(config.batch_size or 1, max(map(len, parts)))

@@ -1,7 +1,7 @@
 """The compiled program of a run: some rounds and the evaluation after them."""
 
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -147,6 +147,30 @@ def unstack(tree: PyTree, number: int) -> list[Any]:
     [{'a': np.float64(1.0)}, {'a': np.float64(2.0)}]
     """
     return [jax.tree.map(lambda leaf, n=n: leaf[n], tree) for n in range(number)]
+
+
+class Rounds(Protocol):
+    """The rounds of a run: `RoundProgram`, or the same elsewhere.
+
+    Attributes:
+      traces: how often the round's Python was run.
+      programs: how many programs were compiled.
+      compile_seconds: what that took.
+    """
+
+    traces: int
+    compile_seconds: float
+
+    @property
+    def programs(self) -> int: ...
+
+    def prepare(self, state: State, rounds: int, completed: int) -> None: ...
+
+    def compile(self, state: State, rounds: int) -> None: ...
+
+    def __call__(
+        self, state: State, rounds: int, data: RoundData
+    ) -> tuple[State, list[Report]]: ...
 
 
 class RoundProgram:

@@ -1,0 +1,325 @@
+"""The clients of a federation as its server sees them: who joined, what each sends.
+
+Nodes come and go. A client is a number that a node gives when it joins, and stays the
+same when it comes back as another node. What is asked of a node that was started anew
+is asked again, once, with all that it lacks.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedsparsify_jax.deploy import exchange
+from fedsparsify_jax.deploy.known import Known
+from fedsparsify_jax.engine.records import ClientResult
+from fedsparsify_jax.errors import InputError, counted
+from fedsparsify_jax.federate import envelope, kinds, leaves
+from fedsparsify_jax.federate.envelope import Envelope
+from fedsparsify_jax.federate.network import Network, Reply
+from fedsparsify_jax.types import Masks, PyTree, Variables
+
+_PAUSE = 0.2
+"""Seconds between two looks for nodes that have not come yet."""
+
+
+class Broadcast(NamedTuple):
+    """A round as it is sent out: host arrays."""
+
+    round: int
+    variables: Variables
+    masks: Masks
+    server: PyTree  # of the context; () unless clients read it
+
+
+class Arrived(NamedTuple):
+    """An answer to a broadcast."""
+
+    # None for one that is broken: it has arrived, and is rejected
+    result: ClientResult | None
+    finite: bool
+
+
+class Traffic(NamedTuple):
+    """Bytes of a round."""
+
+    up: int
+    down: int
+
+
+class Clients:
+    """The clients of a federation, behind a network.
+
+    Args of the constructor:
+      network: of the nodes.
+      invitation: what a node is told when it joins.
+      number: N, of all clients.
+      form: of the messages.
+      timeout: seconds that a round's answers are waited for.
+      note: told what goes wrong, a line each.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        invitation: Envelope,
+        number: int,
+        form: exchange.Exchange,
+        timeout: float,
+        note: Callable[[str], None],
+    ):
+        self._network, self._invitation = network, invitation
+        self._number, self._form, self._timeout = number, form, timeout
+        self._note = note
+        self._nodes: dict[int, int] = {}  # node of a client
+        self._refused: set[int] = set()  # nodes
+        self.sizes: dict[int, int] = {}
+        self.known = Known()
+        self.traffic = Traffic(0, 0)
+
+    def gather(self, wait: float) -> None:
+        """Waits until all clients have joined.
+
+        Args:
+          wait: seconds at most.
+
+        Raises:
+          InputError: naming the clients that have not come.
+        """
+        end = time.monotonic() + wait
+        while True:
+            self._welcome()
+            missing = sorted(set(range(self._number)) - set(self.sizes))
+            if not missing:
+                return
+            if time.monotonic() > end:
+                raise InputError(
+                    f"{counted(len(missing), 'client')} of {self._number} did not join "
+                    f"within {wait:g} s: {', '.join(map(str, missing[:10]))}"
+                )
+            time.sleep(_PAUSE)
+
+    def begin(self) -> None:
+        """Tells all clients how long the largest one's data are; they compile.
+
+        Raises:
+          InputError: if one of them cannot begin.
+        """
+        replies = self._ask(self._nodes, self._beginning())
+        for client in sorted(self._nodes):
+            reply = replies.get(client, Reply(error="no answer"))
+            if reply.error:
+                raise InputError(f"client {client} cannot begin: {reply.error}")
+
+    def train(
+        self, ids: Iterable[int], sent: Broadcast, like: ClientResult
+    ) -> dict[int, Arrived]:
+        """Sends a round to its clients, and returns what has arrived.
+
+        Args:
+          ids: of the cohort.
+          sent: the round.
+          like: shapes of a result.
+
+        Returns:
+          What came from every client that answered in time.
+        """
+        self.traffic = Traffic(0, 0)
+        self._welcome()
+        cohort = [client for client in ids if client in self._nodes]
+        replies = self._asked(cohort, sent)
+        arrived = {}
+        for client, reply in replies.items():
+            if reply.error:
+                self._note(f"client {client}: {reply.error}")
+                continue
+            self.known.put(client, sent.masks)
+            try:
+                arrived[client] = self._arrived(client, reply.content, sent, like)
+            except InputError as error:
+                self._note(f"client {client} sent something else: {error}")
+                arrived[client] = Arrived(None, finite=False)
+        return arrived
+
+    def _asked(self, cohort: list[int], sent: Broadcast) -> dict[int, Reply]:
+        """Returns the answers to a round; what a node lacks is sent with it again."""
+        replies = self._ask(cohort, {c: self._task(c, sent) for c in cohort})
+        lacking = {c: _lack(reply) for c, reply in replies.items()}
+        anew = [c for c, lack in lacking.items() if lack == kinds.JOIN]
+        if anew:
+            self._ask(anew, dict.fromkeys(anew, self._invitation))
+            begins = self._ask(anew, self._beginning())
+            replies |= {c: r for c, r in begins.items() if r.error}
+        again = [c for c, lack in lacking.items() if lack and not replies[c].error]
+        if again:
+            whole = {c: self._task(c, sent, whole=True) for c in again}
+            replies |= self._ask(again, whole)
+        return replies
+
+    def _task(self, client: int, sent: Broadcast, *, whole: bool = False) -> Envelope:
+        """Returns the message of a round to one client."""
+        previous = None if whole else self.known.of(client)
+        parts = exchange.write_model(self._form, sent.variables, sent.masks, previous)
+        if jax.tree.leaves(sent.server):
+            parts["server"] = leaves.write(sent.server)
+        merged, oldest = self.known.merged(client)
+        facts = {
+            "round": sent.round,
+            "merged": merged,
+            "oldest": oldest,
+            "whole": whole or previous is None,
+        }
+        return Envelope(kinds.TRAIN, facts, parts)
+
+    def _arrived(
+        self, client: int, content: bytes, sent: Broadcast, like: ClientResult
+    ) -> Arrived:
+        letter = envelope.read(content)
+        facts = (letter.kind, letter.facts.get("client"), letter.facts.get("round"))
+        if facts != (kinds.TRAINED, client, sent.round):
+            raise InputError(f"{facts[0]!r} of client {facts[1]}, round {facts[2]}")
+        upload = exchange.read_model(letter.parts, like.upload.masks, sent.masks)
+        variables = upload.variables
+        like_more = (
+            like.loss,
+            like.bytes_up,
+            like.upload.extra,
+            like.upload.extra_bytes,
+        )
+        loss, bytes_up, extra, extra_bytes = leaves.read(
+            letter.parts.get("more", b""), like_more, "the upload"
+        )
+        if upload.is_change:
+            variables = _changed(variables, upload.masks, sent.variables)
+        exchange.check_structure(variables, like.upload.variables, "the upload")
+        finite = _is_finite((variables, extra, loss))
+        result = like._replace(
+            upload=like.upload._replace(
+                variables=variables,
+                masks=upload.masks,
+                extra=extra,
+                extra_bytes=extra_bytes,
+            ),
+            loss=loss,
+            bytes_up=bytes_up,
+            finite=jnp.bool_(finite),
+        )
+        return Arrived(result, finite)
+
+    def _beginning(self) -> dict[int, Envelope]:
+        longest = max(self.sizes.values())
+        begin = Envelope(kinds.BEGIN, {"longest": longest})
+        return dict.fromkeys(self._nodes, begin)
+
+    def _welcome(self) -> None:
+        """Lets nodes join that are new, and forgets those that are gone."""
+        there = set(self._network.nodes())
+        self._nodes = {c: node for c, node in self._nodes.items() if node in there}
+        new = there - set(self._nodes.values()) - self._refused
+        if not new:
+            return
+        message = envelope.write(self._invitation)
+        replies = self._network.ask(dict.fromkeys(new, message), self._timeout)
+        for node, reply in sorted(replies.items()):
+            try:
+                self._enrol(node, reply)
+            except InputError as error:
+                self._note(f"a node is left out: {error}")
+                if not reply.error:
+                    self._refused.add(node)
+        late = [c for c in self._nodes if self._nodes[c] in new]
+        if late and len(self.sizes) == self._number:
+            begin = self._beginning()
+            self._ask(late, {c: begin[c] for c in late})
+
+    def _enrol(self, node: int, reply: Reply) -> None:
+        """Notes which client a node is.
+
+        Raises:
+          InputError: if it is none of this federation, or a second one.
+        """
+        if reply.error:
+            raise InputError(reply.error)
+        letter = envelope.read(reply.content)
+        client, size = letter.fact("client", int), letter.fact("examples", int)
+        if not 0 <= client < self._number or size < 1:
+            raise InputError(
+                f"it says that it is client {client} with {size} examples: clients of "
+                f"this federation are 0 to {self._number - 1}"
+            )
+        if client in self._nodes:
+            raise InputError(f"client {client} is there already")
+        if self.sizes.get(client, size) != size:
+            raise InputError(
+                f"client {client} had {self.sizes[client]} examples and has {size} now"
+            )
+        self._nodes[client], self.sizes[client] = node, size
+
+    def _ask(
+        self, clients: Iterable[int], letters: Mapping[int, Envelope]
+    ) -> dict[int, Reply]:
+        """Asks clients; those that do not answer have a reply that says so."""
+        nodes = {client: self._nodes[client] for client in clients}
+        messages = {
+            node: envelope.write(letters[client]) for client, node in nodes.items()
+        }
+        answers = self._network.ask(messages, self._timeout) if messages else {}
+        nothing = Reply(error="no answer")
+        replies = {c: answers.get(node, nothing) for c, node in nodes.items()}
+        self.traffic = Traffic(
+            up=self.traffic.up + sum(len(r.content) for r in replies.values()),
+            down=self.traffic.down + sum(map(len, messages.values())),
+        )
+        return replies
+
+
+def _lack(reply: Reply) -> str:
+    """Returns what a node says it lacks; "" if it does not say so."""
+    if reply.error:
+        return ""
+    try:
+        letter = envelope.read(reply.content)
+    except InputError:  # is dealt with where answers are read
+        return ""
+    return str(letter.facts.get("what")) if letter.kind == kinds.LACKS else ""
+
+
+def _changed(variables: Variables, masks: Masks, start: Variables) -> Variables:
+    """Returns the model that a change of its parameters makes."""
+
+    def added(change: Any, old: Any, mask: Any) -> Any:
+        origin = np.where(mask, old, np.zeros((), old.dtype)).astype(np.float32)
+        return (origin + change).astype(old.dtype)
+
+    params = variables.get("params", {})
+    exchange.check_structure(
+        jax.tree.map(np.zeros_like, masks.get("params", {})),
+        jax.tree.map(lambda leaf: np.zeros(leaf.shape, bool), params),
+        "the change",
+    )
+    return variables | {
+        "params": jax.tree.map(added, params, start["params"], masks["params"])
+    }
+
+
+def _is_finite(tree: PyTree) -> bool:
+    floats = (np.asarray(leaf) for leaf in jax.tree.leaves(tree))
+    return all(bool(np.isfinite(f).all()) for f in floats if f.dtype.kind not in "biu")
+
+
+def broken(like: ClientResult) -> ClientResult:
+    """Returns a result in the place of none: zeros, and not finite.
+
+    >>> broken(ClientResult((), (), np.float32(2), np.uint32(8), np.bool_(True))).loss
+    array(nan, dtype=float32)
+    """
+
+    def empty(leaf: Any) -> np.ndarray:
+        return np.zeros(leaf.shape, leaf.dtype)
+
+    zeros: ClientResult = jax.tree.map(empty, like)
+    nan: Any = np.full(like.loss.shape, np.nan, np.float32)
+    return zeros._replace(loss=nan)

@@ -1,0 +1,35 @@
+"""The bytes of a federation's messages, and what a checkpoint has of its clients."""
+
+import jax
+
+from fedsparsify_jax.federate.clients import Clients
+from fedsparsify_jax.runner.display.summary import Record
+from fedsparsify_jax.types import Masks, RoundInfo
+
+
+class NetworkMeter:
+    """What `messages.Meter` is in a simulation, of messages that were really sent.
+
+    Args of the constructor:
+      clients: of the federation.
+    """
+
+    def __init__(self, clients: Clients):
+        self._clients, self._last = clients, b""
+
+    def __call__(self, info: RoundInfo) -> Record:
+        """Returns the bytes of the round's messages, envelopes included."""
+        up, down = self._clients.traffic
+        return {"message_bytes_up": up, "message_bytes_down": down}
+
+    def saved(self) -> bytes:
+        """Returns what the server knows of its clients, for a checkpoint."""
+        if self._last:  # whose checkpoint is whole by now
+            self._clients.known.is_saved(self._last)
+        self._last = self._clients.known.saved()
+        return self._last
+
+    def restore(self, saved: bytes | None, like: Masks) -> None:
+        """Takes up what the server knew of its clients at a checkpoint."""
+        if saved is not None:
+            self._clients.known.restore(saved, jax.device_get(like))

@@ -1,0 +1,200 @@
+"""Rounds over a network, in the place of a run's compiled program."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedsparsify_jax.client_map import chunked
+from fedsparsify_jax.engine.halves import fields_read, no_examples
+from fedsparsify_jax.engine.records import ClientResult
+from fedsparsify_jax.errors import InputError
+from fedsparsify_jax.federate.clients import Arrived, Broadcast, Clients, broken
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.programs.federation import Federation, round_key
+from fedsparsify_jax.runner.programs.program import (
+    Evaluations,
+    EvaluationSets,
+    Report,
+    evaluate_sets,
+    evaluation_sets,
+    network_of,
+)
+from fedsparsify_jax.runner.programs.sources import RoundData
+from fedsparsify_jax.types import (
+    ClientData,
+    ClientsState,
+    FederatedAlgorithm,
+    Halves,
+    Key,
+    RoundInfo,
+    State,
+    nothing_more,
+)
+
+
+def halves_of(config: TrainConfig, algorithm: FederatedAlgorithm) -> Halves:
+    """Returns the halves of an algorithm whose clients can work apart.
+
+    Raises:
+      InputError: naming the algorithm that cannot.
+    """
+    name, halves = config.algorithm, algorithm.halves
+    if halves is None:
+        raise InputError(
+            f"{name} with these options looks at clients' data before round 1, or "
+            "trains another network in every stage: no server of a federation can"
+        )
+    if algorithm.finish is not nothing_more:
+        raise InputError(
+            f"{name} works on clients' data after the last round: no server of a "
+            "federation has them"
+        )
+    return halves
+
+
+class NetworkRounds:
+    """The rounds of a federation, the clients' part on their own machines.
+
+    It has the methods of `RoundProgram`.
+
+    Args of the constructor:
+      config: resolved.
+      federation: without clients' data.
+      clients: all of which have joined.
+      data: shapes of the data of a client.
+      key: of the run's rounds.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        federation: Federation,
+        clients: Clients,
+        data: ClientData,
+        key: Key,
+    ):
+        self.traces, self.compile_seconds = 1, 0.0
+        self._federation, self._clients, self._key = federation, clients, key
+        self._halves = halves_of(config, federation.algorithm)
+        self._data = data
+        self._open = jax.jit(self._halves.open)
+        self._merge = jax.jit(self._halves.merge)
+        self._evaluate = jax.jit(self._evaluations)
+        self._sets = evaluation_sets(federation.dataset)
+        self._sizes = np.array(
+            [clients.sizes[number] for number in sorted(clients.sizes)], np.int32
+        )
+        self._like: ClientResult | None = None
+        self._reads: frozenset[str] = frozenset()
+
+    @property
+    def programs(self) -> int:
+        """Returns how many programs the server has: to open, merge and evaluate."""
+        return 3
+
+    def compile(self, state: State, rounds: int) -> None:
+        """Finds the form of the messages, and refuses what clients cannot do apart.
+
+        Raises:
+          InputError: for a method whose clients read the state of others.
+        """
+        if self._like is not None:
+            return
+        begin = time.perf_counter()
+        whole = self._whole(state)
+        self._reads = fields_read(self._halves, whole, self._data)
+        if "clients" in self._reads:
+            raise InputError(
+                "this algorithm's clients read the models of one another: no server of "
+                "a federation has them"
+            )
+        context = jax.eval_shape(
+            self._halves.open, self._key, whole, no_examples(self._data)
+        )
+        kept = jax.eval_shape(self._halves.keep, state.variables)
+        number = jnp.int32(0)
+        result: ClientResult = jax.eval_shape(
+            self._halves.client, self._key, context, number, self._data, kept
+        )
+        self._like = result._replace(state=ClientsState(), change=())
+        self.compile_seconds += time.perf_counter() - begin
+
+    def _whole(self, state: State) -> State:
+        """Returns the state with what all clients keep, which the server has not."""
+        number = len(self._sizes)
+        kept = jax.eval_shape(self._halves.keep, state.variables)
+        all_kept = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype), kept
+        )
+        return state._replace(clients=all_kept)
+
+    def prepare(self, state: State, rounds: int, completed: int) -> None:
+        """Does nothing more than `compile`."""
+        self.compile(state, rounds)
+
+    def __call__(
+        self, state: State, rounds: int, data: RoundData
+    ) -> tuple[State, list[Report]]:
+        """Runs rounds; what each reports has the evaluations after the last."""
+        infos = []
+        for _ in range(rounds):
+            state, info = self._round(state)
+            infos.append(jax.device_get(info))
+        evaluations = jax.device_get(self._evaluate(state, self._sets))
+        return state, [Report(info=info, evaluations=evaluations) for info in infos]
+
+    def _round(self, state: State) -> tuple[State, RoundInfo]:
+        assert self._like is not None
+        key, t = round_key(self._key, state.round), int(state.round) + 1
+        cohorts = self._federation.algorithm.cohorts
+        assert cohorts is not None
+        ids = np.asarray(cohorts.sample(key, len(self._sizes)))
+
+        # Tune, on the clients' machines.
+        context = self._open(key, state, no_examples(self._data))
+        host = jax.device_get(context)
+        sent = Broadcast(
+            round=t,
+            variables=host.variables,
+            masks=host.masks,
+            server=host.server if "server" in self._reads else (),
+        )
+        arrived = self._clients.train(ids.tolist(), sent, self._like)
+
+        # Merge and purge.
+        state, info = self._merge(
+            key,
+            state,
+            context,
+            ids,
+            self._sizes[ids],
+            np.array([client in arrived for client in ids.tolist()]),
+            _stacked(ids.tolist(), arrived, self._like),
+        )
+        if int(info.merged):
+            for client, answer in arrived.items():
+                if answer.finite:
+                    self._clients.known.counted(client, t)
+        return state, info
+
+    def _evaluations(self, state: State, sets: EvaluationSets) -> Evaluations:
+        federation = self._federation
+        network = network_of(federation, federation.algorithm, state)
+        return evaluate_sets(federation, network, sets, chunked(1))
+
+
+def _stacked(
+    ids: list[int], arrived: dict[int, Arrived], like: ClientResult
+) -> ClientResult:
+    """Returns the results of a cohort ``[K, ...]``, broken ones where none came."""
+    nothing = broken(like)
+
+    def of(client: int) -> ClientResult:
+        answer = arrived.get(client)
+        return nothing if answer is None or answer.result is None else answer.result
+
+    rows = [of(client) for client in ids]
+    stacked: ClientResult = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    return stacked

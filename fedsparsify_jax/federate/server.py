@@ -1,0 +1,275 @@
+"""The server of a federation: an ordinary run whose clients are on other machines."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from fedsparsify_jax import data
+from fedsparsify_jax.client_map import vmapped
+from fedsparsify_jax.errors import InputError, counted
+from fedsparsify_jax.federate.clients import Clients
+from fedsparsify_jax.federate.meter import NetworkMeter
+from fedsparsify_jax.federate.network import Network
+from fedsparsify_jax.federate.plan import (
+    config_from,
+    envelope_of,
+    exchange_of,
+    plan_for,
+)
+from fedsparsify_jax.federate.rounds import NetworkRounds, halves_of
+from fedsparsify_jax.federate.settings import ServerSettings
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.resolve import resolve
+from fedsparsify_jax.runner.options.rules import flag
+from fedsparsify_jax.runner.process import compilation_cache
+from fedsparsify_jax.runner.process.signals import Stop, catching
+from fedsparsify_jax.runner.programs.devices import place
+from fedsparsify_jax.runner.programs.federation import (
+    Federation,
+    Keys,
+    algorithm_of,
+    checked_model,
+    load,
+    partition,
+)
+from fedsparsify_jax.runner.programs.sources import Read, RoundData
+from fedsparsify_jax.runner.storage import resume
+from fedsparsify_jax.runner.storage.lock import refuse_if_locked
+from fedsparsify_jax.runner.storage.run_directory import (
+    RunDirectory,
+    check_name,
+    default_path,
+)
+from fedsparsify_jax.runner.train import Work, carried_out
+from fedsparsify_jax.training.losses import TASKS
+from fedsparsify_jax.types import ClientData, ClientsState, Key, State, Variables
+
+
+def train(
+    network: Network,
+    config: TrainConfig,
+    settings: ServerSettings | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Trains a model with the clients of a network, and writes its run directory.
+
+    The rounds are those of ``runner.train`` with the same options: same masks, and the
+    same weights up to the rounding of sums.
+
+    Args:
+      network: of the nodes.
+      config: the options; unresolved defaults are filled in.
+      settings: of the server.
+      console: where progress goes; standard output by default.
+
+    Returns:
+      The content of ``summary.json``.
+
+    Raises:
+      InputError: one line that says what is wrong and what to do.
+      Stopped: after SIGTERM or SIGINT and saving.
+    """
+    config = checked(config)
+    config = dataclasses.replace(config, out=config.out or default_path(config))
+    assert config.out is not None
+    check_name(config.out)
+    console = console or Console(highlight=False)
+    with catching() as stop:
+        return _train(network, config, settings or ServerSettings(), console, stop)
+
+
+_ELSEWHERE: Mapping[str, str] = {
+    "faults": "in a real federation clients fail by themselves",
+    "attack": "attacks are for simulations",
+    "coordinator": "the server is one process",
+    "init": "a start from a file is not sent to nodes yet",
+    "lora_rank": "adapters are not sent to nodes yet",
+}
+"""Options that a federation has no use for, and the reason."""
+
+
+def checked(config: TrainConfig) -> TrainConfig:
+    """Returns the resolved options of a federation.
+
+    Raises:
+      InputError: for an option that goes with a simulation alone.
+    """
+    config = resolve(config)
+    for field, reason in _ELSEWHERE.items():
+        if getattr(config, field) is not None:
+            raise InputError(f"{flag(field)} goes with fedsparsify train: {reason}")
+    if config.sparse_training != "off" or config.client_evaluation == "on":
+        raise InputError(
+            "--sparse-training auto and --client-evaluation on go with fedsparsify "
+            "train: the server has no clients' data"
+        )
+    if config.forgetting != "off" or config.loss == "contrastive":
+        raise InputError(
+            "--forgetting on and --loss contrastive go with fedsparsify train: the "
+            "server has no clients' data"
+        )
+    if config.dataset == "store":
+        raise InputError("--dataset store goes with fedsparsify train: name a file")
+    return dataclasses.replace(config, client_data="disk", client_evaluation="off")
+
+
+def _train(
+    network: Network,
+    config: TrainConfig,
+    settings: ServerSettings,
+    console: Console,
+    stop: Stop,
+) -> dict[str, Any]:
+    assert config.out is not None
+    directory = RunDirectory(config.out)
+    refuse_if_locked(directory.path)
+    compilation_cache.enable(config.compilation_cache)
+    dataset = load(config)
+    if not settings.own_data:
+        dataset = data.hold_out(dataset, config.validation_fraction, config.seed)
+
+    # Nodes join, and say how many examples they have.
+    parts = None
+    if not settings.own_data:
+        parts = partition(config, dataset.train.y, dataset.owners)
+        config = dataclasses.replace(config, num_clients=len(parts))
+    number = config.num_clients
+    assert number is not None
+    clients = Clients(
+        network,
+        envelope_of(plan_for(config, dataset)),
+        number,
+        exchange_of(config),
+        settings.round_timeout,
+        lambda line: console.print(f"note: {line}", soft_wrap=True),
+    )
+    console.print(f"waiting for {counted(number, 'client')}")
+    clients.gather(settings.join_timeout)
+    sizes = [clients.sizes[client] for client in range(number)]
+    if parts is None:
+        parts = _unseen(sizes)
+    federation = assembled(config, dataset, parts)
+    clients.begin()
+
+    keys = Keys.from_seed(config.seed)
+    return carried_out(
+        Work(
+            config=config,
+            federation=federation,
+            keys=keys,
+            directory=directory,
+            fingerprints=resume.fingerprints(federation, keys),
+            source=Nowhere(federation.clients),
+            program=NetworkRounds(
+                config, federation, clients, _shapes(dataset, max(sizes)), keys.rounds
+            ),
+            measure=NetworkMeter(clients),
+        ),
+        console,
+        stop,
+    )
+
+
+def _unseen(sizes: list[int]) -> list[np.ndarray]:
+    """Returns parts of these sizes, of examples that nobody but a node has seen."""
+    ends = np.cumsum(sizes)
+    return [np.arange(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+def assembled(
+    config: TrainConfig, dataset: data.Dataset, parts: list[np.ndarray]
+) -> Federation:
+    """Returns the federation as its server has it: without clients' data.
+
+    Raises:
+      InputError: for options that do not go together, or an algorithm whose clients
+        cannot work apart.
+    """
+    model, start = checked_model(config, dataset)
+    longest = max(map(len, parts))
+    algorithm = algorithm_of(
+        config,
+        model,
+        dataset,
+        vmapped(),
+        batch_size=min(config.batch_size or 1, longest),
+    )
+    halves_of(config, algorithm)
+    x, y = (np.asarray(part) for part in dataset.train)
+    nobody = ClientData(
+        x=jnp.zeros((0, longest, *x.shape[1:]), x.dtype),
+        y=jnp.zeros((0, longest), y.dtype),
+        sizes=jnp.zeros(0, jnp.int32),
+    )
+
+    def init(key: Key, variables: Variables) -> State:
+        # What clients keep is on their machines.
+        return algorithm.init(key, variables)._replace(clients=ClientsState())
+
+    placement = place(nobody, config.participation, jax.local_devices()[:1])
+    return Federation(
+        dataset=dataset,
+        parts=parts,
+        clients=nobody,
+        model=model,
+        task=TASKS[dataset.task],
+        algorithm=algorithm._replace(init=init),
+        placement=placement._replace(divided=False),
+        start=start,
+    )
+
+
+def _shapes(dataset: data.Dataset, longest: int) -> ClientData:
+    """Returns the shapes of one client's data."""
+
+    def of(array: Any) -> Any:
+        array = np.asarray(array)
+        return jax.ShapeDtypeStruct((longest, *array.shape[1:]), array.dtype)
+
+    x, y = dataset.train
+    sizes: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    return ClientData(x=of(x), y=of(y), sizes=sizes)
+
+
+class Nowhere:
+    """The clients' data as a server has them: not at all."""
+
+    def __init__(self, nobody: ClientData):
+        self.clients = nobody
+
+    def shapes(self, rounds: int) -> RoundData:
+        return RoundData(())
+
+    @contextlib.contextmanager
+    def reading(self, directory: Path) -> Iterator[Read]:
+        yield lambda completed, rounds, following: RoundData(())
+
+
+def serve(network: Network, settings: Mapping[str, Any]) -> None:
+    """Runs the server of a federation whose settings are in a file.
+
+    Args:
+      network: of the nodes.
+      settings: ``config`` is the path of a JSON file with ``options``, as a run's
+        ``config.json`` has them, and ``server``, the fields of `ServerSettings`.
+
+    Raises:
+      InputError: if they cannot be read, and for all that `train` refuses.
+    """
+    path = Path(str(settings.get("config", "")))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        options, server = content["options"], content.get("server", {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read the federation's options {path}: {error}") from (
+            error
+        )
+    train(network, config_from(options), ServerSettings(**server))
