@@ -1,6 +1,7 @@
 """Rounds over a network, in the place of a run's compiled program."""
 
 import time
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,12 @@ def halves_of(config: TrainConfig, algorithm: FederatedAlgorithm) -> Halves:
     return halves
 
 
+class _Programs(NamedTuple):
+    open: Any
+    merge: Any
+    evaluate: Any
+
+
 class NetworkRounds:
     """The rounds of a federation, the clients' part on their own machines.
 
@@ -79,14 +86,12 @@ class NetworkRounds:
         self._federation, self._clients, self._key = federation, clients, key
         self._halves = halves_of(config, federation.algorithm)
         self._data = data
-        self._open = jax.jit(self._halves.open)
-        self._merge = jax.jit(self._halves.merge)
-        self._evaluate = jax.jit(self._evaluations)
         self._sets = evaluation_sets(federation.dataset)
         self._sizes = np.array(
             [clients.sizes[number] for number in sorted(clients.sizes)], np.int32
         )
         self._like: ClientResult | None = None
+        self._programs: _Programs | None = None
         self._reads: frozenset[str] = frozenset()
 
     @property
@@ -95,7 +100,7 @@ class NetworkRounds:
         return 3
 
     def compile(self, state: State, rounds: int) -> None:
-        """Finds the form of the messages, and refuses what clients cannot do apart.
+        """Compiles the server's part, and refuses what clients cannot do apart.
 
         Raises:
           InputError: for a method whose clients read the state of others.
@@ -119,7 +124,32 @@ class NetworkRounds:
             self._halves.client, self._key, context, number, self._data, kept
         )
         self._like = result._replace(state=ClientsState(), change=())
+        self._programs = self._compiled(state, self._like)
         self.compile_seconds += time.perf_counter() - begin
+
+    def _compiled(self, state: State, like: ClientResult) -> "_Programs":
+        """Returns the programs of the server's part of a round."""
+        halves, nobody = self._halves, no_examples(self._data)
+        context = jax.eval_shape(halves.open, self._key, state, nobody)
+        ids = self._cohort(self._key)
+        number = len(ids)
+        of_all = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype), like
+        )
+        merge = jax.jit(halves.merge).lower(
+            self._key, state, context, ids, self._sizes[ids], ids == ids, of_all
+        )
+        return _Programs(
+            open=jax.jit(halves.open).lower(self._key, state, nobody).compile(),
+            merge=merge.compile(),
+            evaluate=jax.jit(self._evaluations).lower(state, self._sets).compile(),
+        )
+
+    def _cohort(self, key: Key) -> np.ndarray:
+        """Returns the clients of the round of a key: int32 ``[K]``."""
+        cohorts = self._federation.algorithm.cohorts
+        assert cohorts is not None
+        return np.asarray(cohorts.sample(key, len(self._sizes)))
 
     def _whole(self, state: State) -> State:
         """Returns the state with what all clients keep, which the server has not."""
@@ -142,18 +172,17 @@ class NetworkRounds:
         for _ in range(rounds):
             state, info = self._round(state)
             infos.append(jax.device_get(info))
-        evaluations = jax.device_get(self._evaluate(state, self._sets))
+        assert self._programs is not None
+        evaluations = jax.device_get(self._programs.evaluate(state, self._sets))
         return state, [Report(info=info, evaluations=evaluations) for info in infos]
 
     def _round(self, state: State) -> tuple[State, RoundInfo]:
-        assert self._like is not None
+        assert self._like is not None and self._programs is not None
         key, t = round_key(self._key, state.round), int(state.round) + 1
-        cohorts = self._federation.algorithm.cohorts
-        assert cohorts is not None
-        ids = np.asarray(cohorts.sample(key, len(self._sizes)))
+        ids = self._cohort(key)
 
         # Tune, on the clients' machines.
-        context = self._open(key, state, no_examples(self._data))
+        context = self._programs.open(key, state, no_examples(self._data))
         host = jax.device_get(context)
         sent = Broadcast(
             round=t,
@@ -164,7 +193,7 @@ class NetworkRounds:
         arrived = self._clients.train(ids.tolist(), sent, self._like)
 
         # Merge and purge.
-        state, info = self._merge(
+        state, info = self._programs.merge(
             key,
             state,
             context,
