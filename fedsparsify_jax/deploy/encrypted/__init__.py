@@ -7,6 +7,7 @@ sees what, and an example.
 """
 
 from fedsparsify_jax.deploy.encrypted.keys import Keys as Keys
+from fedsparsify_jax.deploy.encrypted.keys import fingerprint as fingerprint
 from fedsparsify_jax.deploy.encrypted.keys import make as make_keys
 from fedsparsify_jax.deploy.encrypted.messages import size as size
 from fedsparsify_jax.deploy.encrypted.order import pack as pack
@@ -27,6 +28,7 @@ __all__ = [
     "aggregate",
     "decrypt",
     "encrypt",
+    "fingerprint",
     "make_keys",
     "pack",
     "size",

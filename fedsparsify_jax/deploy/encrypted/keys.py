@@ -3,11 +3,12 @@
 import dataclasses
 
 from fedsparsify_jax.deploy.encrypted import envelope, seal
+from fedsparsify_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """A pair of keys; the secret one is not shown."""
+    """A pair of keys; neither is shown."""
 
     secret: bytes = dataclasses.field(repr=False)
     """Of the key holder, and nobody else."""
@@ -27,3 +28,27 @@ def make() -> Keys:
         secret=envelope.sealed(envelope.SECRET, key, secret),
         public=envelope.sealed(envelope.PUBLIC, key, public),
     )
+
+
+def fingerprint(public: bytes) -> str:
+    """Returns 32 hexadecimal digits, for people to compare over another channel.
+
+    Args:
+      public: a public key, as `make` returns it.
+
+    Raises:
+      InputError: if it is none.
+    """
+    return public_part(public).key.hex()
+
+
+def public_part(public: bytes) -> envelope.Opened:
+    """Returns a public key's digest, and the key as SEAL writes it.
+
+    Raises:
+      InputError: if it is none.
+    """
+    opened = envelope.opened(public, envelope.PUBLIC)
+    if envelope.digest(opened.body) != opened.key:
+        raise InputError("this public key is not the one that it says it is")
+    return opened

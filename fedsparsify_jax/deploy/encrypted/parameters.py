@@ -11,11 +11,11 @@ there is one prime, and no keys but the public one.
   number. Slots would hold half as many real numbers, under 32 times the noise.
 * `STEP`: numbers are whole multiples of it, and decryption rounds to the nearest one. A
   fresh ciphertext has noise of standard deviation 170, and the sum of `MOST_CLIENTS`
-  has 5,400: half a step is 12 times that. Rounding therefore takes all noise away.
+  one of 5,400: half a step is 12 times that. Rounding therefore takes all noise away.
 * `LEVELS`: the largest number is so many steps; SEAL encodes below 2^46.
 
 Were the server to multiply by n_k, a factor of 20 bits would need a modulus of 68, and
-that the degree 4,096: 18 bytes a number or more, in chunks that a small model fills half.
+that the degree 4,096: 17 bytes a number or more, in chunks that are twice as long.
 """
 
 import math
@@ -43,9 +43,9 @@ def margin(clients: int) -> float:
     """Returns how far above the largest weight the bound may be, for an error <= 1e-6.
 
     Every client's rounding to whole steps is an error of at most half a one, of
-    deviation 1 / sqrt(12).
+    deviation 1 / sqrt(12). Half of the error is left for a largest weight that shrinks.
 
     >>> [round(margin(clients)) for clients in (1, 10, 100, 1000)]
-    [338, 107, 34, 11]
+    [169, 53, 17, 5]
     """
-    return ERROR * LEVELS / (_DEVIATIONS * math.sqrt(clients / 12))
+    return ERROR / 2 * LEVELS / (_DEVIATIONS * math.sqrt(clients / 12))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsparsify_jax.deploy.encrypted import envelope, messages, seal
+from fedsparsify_jax.deploy.encrypted.keys import public_part
 from fedsparsify_jax.deploy.encrypted.messages import Encrypted
 from fedsparsify_jax.deploy.encrypted.parameters import (
     DEGREE,
@@ -18,7 +19,7 @@ from fedsparsify_jax.deploy.encrypted.parameters import (
 from fedsparsify_jax.deploy.encrypted.terms import Terms
 from fedsparsify_jax.errors import InputError, counted, shown
 
-_FAR = 0.45  # of a step: noise that the sum of `MOST_CLIENTS` has once in 10^27 numbers
+_FAR = 0.45  # of a step: noise that the sum of `MOST_CLIENTS` has once in 10^28 numbers
 
 
 class Total(NamedTuple):
@@ -30,7 +31,7 @@ class Total(NamedTuple):
 
     @property
     def mean(self) -> np.ndarray:
-        """The mean of the clients that are in it, by their shares: float64 ``[k]``."""
+        """Returns the mean of the clients that are in it, by shares: float64 ``[k]``."""
         return self.numbers / self.share
 
 
@@ -50,7 +51,7 @@ def encrypt(numbers: np.ndarray, public: bytes, share: float, terms: Terms) -> b
       InputError: for numbers that cannot be sent under these terms, another share, a
         key that is none, or without the package ``tenseal``.
     """
-    key, body = envelope.opened(public, envelope.PUBLIC)
+    key, body = public_part(public)
     if not isinstance(share, int | float | np.floating) or not 0 < share <= 1:
         raise InputError(
             f"the share is {shown(share)}: it must be above 0 and at most 1, and a "
@@ -106,7 +107,7 @@ def add(
       InputError: if a message is damaged, for another key or sum, there twice, or
         missing.
     """
-    key, _ = envelope.opened(public, envelope.PUBLIC)
+    key, _ = public_part(public)
     total = np.zeros((messages.chunks(terms.count), 2, DEGREE), np.uint64)
     shares: list[float] = []
     digests: set[bytes] = set()
