@@ -35,6 +35,7 @@ MOST_CLIENTS = 1000
 ERROR = 1e-6
 """Error of a mean over the largest weight, that the bound is chosen for."""
 _DEVIATIONS = 5.5  # rounding errors beyond these are for 10^7 numbers and more
+_ENOUGH = 32.0  # times the largest weight, for a round of training
 PARAMETERS = 1
 """Number of this set of parameters, in keys and messages."""
 
@@ -46,6 +47,7 @@ def margin(clients: int) -> float:
     deviation 1 / sqrt(12). Half of the error is left for a largest weight that shrinks.
 
     >>> [round(margin(clients)) for clients in (1, 10, 100, 1000)]
-    [169, 53, 17, 5]
+    [32, 32, 17, 5]
     """
-    return ERROR / 2 * LEVELS / (_DEVIATIONS * math.sqrt(clients / 12))
+    deviation = math.sqrt(clients / 12) / LEVELS
+    return min(_ENOUGH, ERROR / 2 / (_DEVIATIONS * deviation))

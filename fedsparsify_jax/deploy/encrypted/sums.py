@@ -31,7 +31,7 @@ class Total(NamedTuple):
 
     @property
     def mean(self) -> np.ndarray:
-        """Returns the mean of the clients that are in it, by shares: float64 ``[k]``."""
+        """Returns the mean of the clients in it by their shares: float64 ``[k]``."""
         return self.numbers / self.share
 
 

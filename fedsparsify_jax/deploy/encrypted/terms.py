@@ -75,7 +75,7 @@ def terms_of(
       >>> kept = {"w": np.array([True, True, False])}
       >>> terms = terms_of(model, kept, round=3, clients=12)
       >>> terms.count, round(terms.bound)
-      (2, 24)
+      (2, 16)
     """
     if not 1 <= clients <= MOST_CLIENTS:
         raise InputError(
