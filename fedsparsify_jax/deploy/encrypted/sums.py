@@ -19,7 +19,7 @@ from fedsparsify_jax.deploy.encrypted.parameters import (
 from fedsparsify_jax.deploy.encrypted.terms import Terms
 from fedsparsify_jax.errors import InputError, counted, shown
 
-_FAR = 0.45  # of a step: noise that the sum of `MOST_CLIENTS` has once in 10^28 numbers
+_FAR = 0.45  # of a step: noise that the sum of `MOST_CLIENTS` has once in 10^27 numbers
 
 
 class Total(NamedTuple):

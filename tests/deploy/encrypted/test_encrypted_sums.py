@@ -62,6 +62,19 @@ def test_numbers_that_are_whole_steps_come_back_exactly(keys):
     assert np.array_equal(numbers, (parts[0] + parts[1]) / 2)
 
 
+def test_the_noise_of_a_thousand_clients_is_rounded_away(keys):
+    """All of them with a share of 2^-10 and whole steps, which come back exactly."""
+    terms = encrypted.Terms(round=0, masks=DIGEST, count=2048, bound=2.0**29 - 1)
+    numbers = np.random.default_rng(0).integers(-(2**19), 2**19, 2048)
+    arriving = (
+        encrypted.encrypt(1024.0 * numbers, keys.public, 2**-10, terms)
+        for _ in range(1000)
+    )
+    message = encrypted.add(arriving, keys.public, terms, clients=1000)
+    total = encrypted.decrypt(message, keys.secret, terms)
+    assert np.array_equal(total.numbers, 1000 * numbers)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_numbers_at_the_bound_come_back(keys, sign):
     """All of one size: the largest that polynomials can get."""
