@@ -1,5 +1,6 @@
 """Encrypted sums are those of plain numbers; whatever else arrives is refused."""
 
+import os
 import random
 
 import numpy as np
@@ -136,6 +137,14 @@ def test_zeros_look_like_anything_else(keys):
     assert ((counts - expected) ** 2 / expected).sum() < 400
 
 
+def test_systems_without_files_in_memory_use_directories(keys, monkeypatch):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    terms = terms_for(1)
+    message = encrypted.encrypt(row(1), keys.public, 1.0, terms)
+    mean = encrypted.decrypt(message, keys.secret, terms).mean
+    np.testing.assert_allclose(mean, row(1), rtol=0, atol=1e-7)
+
+
 def test_keys_are_not_shown_and_small(keys):
     assert repr(keys) == "Keys()"
     assert len(keys.public) < 30_000 and len(keys.secret) < 15_000
@@ -158,14 +167,25 @@ def test_a_wrong_key_is_named(keys, other_keys):
         encrypted.encrypt(row(1), keys.secret, 1.0, terms)
 
 
-def test_a_message_under_anothers_name_does_not_decrypt(keys, other_keys):
+@pytest.mark.parametrize("count", [9, 2048])
+def test_a_message_under_anothers_name_does_not_decrypt(keys, other_keys, count):
     """The digest of the key is at bytes 12 to 28."""
-    terms = terms_for(1)
-    message = encrypted.encrypt(row(1), keys.public, 1.0, terms)
+    terms = encrypted.Terms(round=3, masks=DIGEST, count=count, bound=1.0)
+    content = encrypted.encrypt(row(1, count), keys.public, 1.0, terms)
     name = bytes.fromhex(encrypted.fingerprint(other_keys.public))
-    forged = sealed_again(message[:12] + name + message[28:])
+    forged = sealed_again(content[:12] + name + content[28:])
     with pytest.raises(InputError, match="this key makes no numbers"):
         encrypted.decrypt(forged, other_keys.secret, terms)
+
+
+def test_numbers_behind_the_last_are_refused(keys):
+    """The count is at bytes 36 to 44: one that is smaller than it was."""
+    terms = encrypted.Terms(round=3, masks=DIGEST, count=10, bound=1.0)
+    content = encrypted.encrypt(np.ones(10), keys.public, 1.0, terms)
+    forged = sealed_again(content[:36] + (9).to_bytes(8, "little") + content[44:])
+    fewer = encrypted.Terms(round=3, masks=DIGEST, count=9, bound=1.0)
+    with pytest.raises(InputError, match="this key makes no numbers"):
+        encrypted.decrypt(forged, keys.secret, fewer)
 
 
 @pytest.mark.parametrize(
