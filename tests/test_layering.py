@@ -40,6 +40,7 @@ CONFINED = {
     "onnx": {"deploy"},
     "onnxruntime": {"deploy"},
     "flatbuffers": {"deploy"},
+    "tenseal": {"deploy"},
     "zstandard": {"deploy/wire/container.py"},
     "datasets": {"data"},
     "nibabel": {"data"},
