@@ -43,7 +43,7 @@ class Evaluated(NamedTuple):
 
     scores: np.ndarray  # [h], log-odds, larger for members
     members: np.ndarray  # [h] bool
-    index: np.ndarray  # [h]: places of these examples among all
+    places: np.ndarray  # [h]: of these examples among all
 
 
 def logistic_regression(
@@ -145,4 +145,4 @@ def by_features(
         features[fit], members[fit].astype(bool), decay=decay
     )
     odds = np.asarray(features[score] @ np.asarray(fitted.weights) + fitted.bias)
-    return Evaluated(scores=odds, members=members[score].astype(bool), index=score)
+    return Evaluated(scores=odds, members=members[score].astype(bool), places=score)

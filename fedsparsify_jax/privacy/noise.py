@@ -9,7 +9,7 @@ that the server had before it,
 1710.06963, algorithm 1). Three things bound how far one client moves the sum, and so
 what noise is worth:
 
-* the norm of every update is at most C, and an update with a NaN or an infinity is zero;
+* the norm of every update is at most C, and one with a NaN or an infinity is zero;
 * all clients count alike. Weights by numbers of examples would themselves be secrets;
 * the denominator D is fixed before training: the cohort's size K for fixed cohorts,
   ``q N`` for Poisson samples. A client that drops out leaves a zero in the sum, and the

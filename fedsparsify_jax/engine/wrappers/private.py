@@ -14,8 +14,10 @@ publish that round.
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.method import (
     Aggregate,
@@ -24,6 +26,7 @@ from fedsparsify_jax.method import (
     ServerTransform,
     Uploads,
     no_clients,
+    no_projection,
 )
 from fedsparsify_jax.privacy import noise
 from fedsparsify_jax.types import Key, Masks, PyTree, Variables
@@ -39,6 +42,8 @@ class Privacy(NamedTuple):
 
 def private(method: Method, options: Privacy) -> Method:
     """Makes a method's rounds differentially private at the level of clients.
+
+    Other wrappers of uploads, such as attacks and clipping, go around the result.
 
     Args:
       method: one whose clients send models under the server's masks, such as FedAvg or
@@ -90,9 +95,9 @@ def private(method: Method, options: Privacy) -> Method:
 
 def _anonymous(uploads: Uploads) -> Uploads:
     """Hides from steps of the server who came, and with how many examples."""
-    ones = jax.numpy.ones_like(uploads.sizes)
+    ones = jnp.ones_like(uploads.sizes)
     return uploads._replace(
-        ids=jax.numpy.arange(len(ones), dtype=uploads.ids.dtype),
+        ids=jnp.arange(len(ones), dtype=uploads.ids.dtype),
         sizes=ones,
         shares=ones / len(ones),
     )
@@ -115,7 +120,6 @@ _REASONS = {
     "receive": "its clients start from models of their own",
     "received_bytes": "its clients are sent models of their own",
     "upload": "its clients send more than their model",
-    "project": "its clients train weights that the server's masks do not keep",
 }
 
 
@@ -128,6 +132,8 @@ def _check_method(method: Method) -> None:
         ),
         None,
     )
+    if method.project not in (mask_algebra.apply, no_projection):
+        reason = "its clients train more than the weights of a model"
     if method.aggregate.stacks:
         reason = "its merge looks at single uploads, not at their sum"
     if method.setup is not None and method.setup.clients is not no_clients:
