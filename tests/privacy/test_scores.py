@@ -119,7 +119,7 @@ def test_padding_is_no_example():
 
 @pytest.fixture(scope="module")
 def memorised():
-    """An MLP fitted to random labels of 40 examples, and their twins of other labels."""
+    """An MLP fitted to random labels of 40 examples, and twins of other labels."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 5)), rng.integers(0, 3, 40)
     x = jnp.asarray(np.concatenate([x, x + 0.01]), jnp.float32)
