@@ -206,14 +206,14 @@ def noise_multiplier(
                 f"epsilon {epsilon:g} is reached by noise of {_LEAST} times the "
                 "clipping norm, which hides nobody: ask for a smaller one"
             )
-        found = dp.calibrate_dp_mechanism(
+        z = dp.calibrate_dp_mechanism(
             lambda: _new(dp, sampling, accountant),
             lambda z: dp.SelfComposedDpEvent(_event(dp, z, sampling), rounds),
             epsilon,
             delta,
             dp.ExplicitBracketInterval(_LEAST, _MOST),
         )
-    return float(found)
+    return float(z)
 
 
 def needs_dp_accounting() -> Any:

@@ -102,10 +102,10 @@ def logit_confidence(outputs: jax.Array, y: jax.Array) -> jax.Array:
             f"{jnp.result_type(y)}: confidences are of logits [B, C], C at least 2, "
             "and classes; use losses for numbers"
         )
-    own = jnp.arange(outputs.shape[-1])[None] == y[:, None]
+    right = jnp.arange(outputs.shape[-1])[None] == y[:, None]
     logits = outputs.astype(jnp.float32)
-    others = jax.nn.logsumexp(logits, axis=-1, where=~own)
-    return jnp.sum(jnp.where(own, logits, 0.0), axis=-1) - others
+    others = jax.nn.logsumexp(logits, axis=-1, where=~right)
+    return jnp.sum(jnp.where(right, logits, 0.0), axis=-1) - others
 
 
 def confidences(

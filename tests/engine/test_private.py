@@ -122,10 +122,10 @@ def test_the_purge_of_the_server_works_on_the_noisy_model():
 
 
 def test_steps_of_the_server_do_not_learn_who_came_or_with_how_much():
-    seen = []
+    calls = []
 
     def look(key, variables, masks, uploads, context):
-        seen.append((uploads.sizes, uploads.shares, uploads.ids))
+        calls.append((uploads.sizes, uploads.shares, uploads.ids))
         return variables, masks, context.server
 
     method = private(MEAN._replace(server=MEAN.server._replace(update=look)), NO_NOISE)
@@ -133,7 +133,7 @@ def test_steps_of_the_server_do_not_learn_who_came_or_with_how_much():
     y = jnp.array([[1.0, 1.0], [3.0, 3.0]])
     data = ClientData(jnp.zeros((2, 2, 1)), y, jnp.array([1, 2]))
     algorithm.step(jax.random.key(0), algorithm.init(jax.random.key(0), START), data)
-    sizes, shares, ids = seen[0]
+    sizes, shares, ids = calls[0]
     assert (sizes.tolist(), shares.tolist(), ids.tolist()) == (
         [1, 1],
         [0.5, 0.5],

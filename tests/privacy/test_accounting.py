@@ -73,15 +73,15 @@ def test_epsilon_after_every_round_is_that_of_a_run_of_so_many(dp, sampling):
 
 
 @pytest.mark.parametrize(
-    ("sampling", "wanted"),
+    ("sampling", "expected"),
     [(poisson(0.2, 50), 0.5), (poisson(0.2, 50), 8.0), (fixed(50, 50), 2.0)],
 )
 def test_the_noise_that_is_asked_for_keeps_the_promise_and_is_not_more(
-    dp, sampling, wanted
+    dp, sampling, expected
 ):
-    z = accounting.noise_multiplier(wanted, sampling, rounds=20, delta=1e-3)
-    assert epsilon(z, sampling, rounds=20, delta=1e-3) <= wanted
-    assert epsilon(z - 1e-5, sampling, rounds=20, delta=1e-3) > wanted
+    z = accounting.noise_multiplier(expected, sampling, rounds=20, delta=1e-3)
+    assert epsilon(z, sampling, rounds=20, delta=1e-3) <= expected
+    assert epsilon(z - 1e-5, sampling, rounds=20, delta=1e-3) > expected
 
 
 def test_dp_sgd_is_a_poisson_sample_of_examples(dp):

@@ -31,8 +31,8 @@ def rates_at(threshold, inside, outside):
 
 @given(TIED, TIED)
 def test_auc_is_the_share_of_pairs_in_which_the_member_is_above(inside, outside):
-    wanted = pairs_won(inside, outside)
-    assert curves.auc(*split(inside, outside)) == pytest.approx(wanted, abs=1e-12)
+    expected = pairs_won(inside, outside)
+    assert curves.auc(*split(inside, outside)) == pytest.approx(expected, abs=1e-12)
 
 
 @given(TIED, TIED, st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]))

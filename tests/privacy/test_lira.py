@@ -100,12 +100,12 @@ def test_one_copy_needs_no_axis_of_copies():
 def test_the_one_sided_score_has_the_order_of_the_papers_probability():
     scores, members, target = shadows(2, copies=1)
     outside = [scores[~members[:, j], j, 0] for j in range(members.shape[1])]
-    wanted = [
+    expected = [
         0.5 * (1 + math.erf((t - np.median(o)) / (np.std(o) * math.sqrt(2))))
         for t, o in zip(target[:, 0], outside, strict=True)
     ]
     scored = lira.offline(scores, members, target, one_sided=True)
-    assert np.argsort(scored).tolist() == np.argsort(wanted).tolist()
+    assert np.argsort(scored).tolist() == np.argsort(expected).tolist()
 
 
 def memorising(examples, models, gap, seed=0):

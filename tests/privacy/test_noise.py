@@ -104,9 +104,9 @@ def test_noise_is_normal_with_the_deviation_of_the_mechanism():
 
 def test_noise_has_a_key_of_its_own_each_round():
     key = jax.random.key(0)
-    own = noise.noise_key(key)
+    first = noise.noise_key(key)
     again = noise.noise_key(jax.random.key(0))
     other = noise.noise_key(jax.random.key(1))
-    data = [jax.random.key_data(k).tolist() for k in (own, again, other, key)]
+    data = [jax.random.key_data(k).tolist() for k in (first, again, other, key)]
     assert data[0] == data[1]
     assert len({tuple(d) for d in data}) == 3

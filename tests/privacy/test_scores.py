@@ -86,15 +86,17 @@ def test_confidences_are_log_odds_of_the_right_class():
     y = np.array([1, 0])
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     p = p[np.arange(2), y]
-    found = scores.logit_confidence(jnp.float32(logits), jnp.asarray(y))
-    np.testing.assert_allclose(found, np.log(p / (1 - p)), rtol=1e-5)
+    result = scores.logit_confidence(jnp.float32(logits), jnp.asarray(y))
+    np.testing.assert_allclose(result, np.log(p / (1 - p)), rtol=1e-5)
 
 
 def test_confidences_do_not_saturate():
     """Where p rounds to 1 in any precision, log-odds still tell examples apart."""
     logits = jnp.array([[200.0, 0.0, 0.0], [300.0, 0.0, 0.0], [-300.0, 0.0, 0.0]])
-    found = scores.logit_confidence(logits, jnp.zeros(3, int))
-    np.testing.assert_allclose(found, np.array([200, 300, -300]) - np.log(2), rtol=1e-6)
+    result = scores.logit_confidence(logits, jnp.zeros(3, int))
+    np.testing.assert_allclose(
+        result, np.array([200, 300, -300]) - np.log(2), rtol=1e-6
+    )
 
 
 def test_confidences_of_numbers_are_refused():
