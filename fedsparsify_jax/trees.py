@@ -125,6 +125,23 @@ def size(tree: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def shrinkage(tree: PyTree, norm: ArrayLike) -> jax.Array:
+    """Returns the factor, at most 1, that brings a tree down to a Euclidean norm.
+
+    It is NaN for a tree with NaN or infinity, and right for all others: squares are of
+    multiples of the largest entry, so that they do not overflow.
+
+    >>> shrinkage({"w": jnp.array([3e30, 4e30])}, 5e29)
+    Array(0.1, dtype=float32)
+    """
+    leaves = jax.tree.leaves(tree)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in leaves]))
+    unit = jnp.where(largest > 0, largest, 1.0)
+    square = sum(jnp.sum((leaf / unit) ** 2) for leaf in leaves)
+    share = (norm / unit) / jnp.sqrt(jnp.maximum(square, 1e-30))
+    return jnp.minimum(1.0, share)
+
+
 def nonzeros(tree: PyTree) -> jax.Array:
     """Counts the numbers of the tree that are not zero: an int32 scalar."""
     counts = [jnp.sum(leaf != 0, dtype=jnp.int32) for leaf in jax.tree.leaves(tree)]

@@ -1,1 +1,1 @@
-"""Surroundings of a round: faults, attacks, clipping, a moving average, a setup."""
+"""Surroundings of a round: faults, attacks, clipping, noise, an average, a setup."""

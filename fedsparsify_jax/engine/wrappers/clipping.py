@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks as mask_algebra
+from fedsparsify_jax import trees
 from fedsparsify_jax.method import Client, Context, Local, Method, Upload
 from fedsparsify_jax.types import Key, Masks, PyTree, Variables
 
@@ -51,12 +52,7 @@ def clipped(
     """
     origin = mask_algebra.apply(masks["params"], start["params"])
     update = jax.tree.map(jnp.subtract, variables["params"], origin)
-    # Measured in units of the largest entry, whose square may overflow.
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(u)) for u in jax.tree.leaves(update)]))
-    unit = jnp.where(largest > 0, largest, 1.0)
-    square = sum(jnp.sum((u / unit) ** 2) for u in jax.tree.leaves(update))
-    share = (norm / unit) / jnp.sqrt(jnp.maximum(square, 1e-30))
-    scale = jnp.minimum(1.0, share)
+    scale = trees.shrinkage(update, norm)
 
     def shorten(sent: jax.Array, old: jax.Array, u: jax.Array) -> jax.Array:
         # What is not a number stays none, for the engine to reject.
