@@ -47,7 +47,7 @@ CONFINED = {
     "datasets": {"data"},
     "nibabel": {"data"},
     "cyclopts": {"cli.py"},
-    "rich": {"runner"},
+    "rich": {"runner", "federate"},
     "optax": {"training", "engine", "algorithms"},
     "PIL": {"data", "report"},
     "jinja2": {"report"},

@@ -16,7 +16,7 @@ from fedsparsify_jax.types import ClientsState
 
 
 class Kept:
-    """What a client keeps, by the round that left it.
+    """States of a client, by the round that left them.
 
     Args of the constructor:
       directory: where it is written, so that a node may be started anew; None to keep

@@ -8,7 +8,7 @@ from fedsparsify_jax.types import Masks, RoundInfo
 
 
 class NetworkMeter:
-    """What `messages.Meter` is in a simulation, of messages that were really sent.
+    """Meter of messages that are really sent, in the place of `messages.Meter`.
 
     Args of the constructor:
       clients: of the federation.

@@ -93,18 +93,27 @@ def with_setup(method: Method, algorithm: FederatedAlgorithm) -> FederatedAlgori
         key = RoundKeys.of(jax.random.clone(key)).setup
         return setup.clients(key, sizes).astype(jnp.int32)
 
-    def apart(halves: Halves) -> Halves:
-        def open_(key: Key, state: State, nobody: ClientData) -> PyTree:
-            ids = jnp.zeros(0, jnp.int32)
-            start = prepared(key, state, lambda key: Cohort(ids, nobody))
-            return halves.open(key, start, nobody)
-
-        return halves._replace(open=open_)
-
     parts = cohorts._replace(run=run, setup_clients=setup_clients)
-    of_nobody = setup.clients is no_clients and inner.halves is not None
+    of_nobody = setup.clients is no_clients
     return algorithm._replace(
         step=step,
         cohorts=parts,
-        halves=apart(inner.halves) if of_nobody and inner.halves else None,
+        halves=_opened(prepared, inner.halves) if of_nobody else None,
     )
+
+
+def _opened(
+    prepared: Callable[[Key, State, Callable[[Key], Cohort]], State],
+    halves: Halves | None,
+) -> Halves | None:
+    """Opens rounds after a setup that looks at no client's data."""
+    if halves is None:
+        return None
+    inner = halves.open
+
+    def open_(key: Key, state: State, nobody: ClientData) -> PyTree:
+        ids = jnp.zeros(0, jnp.int32)
+        start = prepared(key, state, lambda key: Cohort(ids, nobody))
+        return inner(key, start, nobody)
+
+    return halves._replace(open=open_)
