@@ -10,12 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from fedsparsify_jax.deploy import exchange
 from fedsparsify_jax.deploy.known import Known
-from fedsparsify_jax.engine.records import ClientResult
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.federate import envelope, kinds, leaves
 from fedsparsify_jax.federate.envelope import Envelope
@@ -33,14 +30,6 @@ class Broadcast(NamedTuple):
     variables: Variables
     masks: Masks
     server: PyTree  # of the context; () unless clients read it
-
-
-class Arrived(NamedTuple):
-    """An answer to a broadcast."""
-
-    # None for one that is broken: it has arrived, and is rejected
-    result: ClientResult | None
-    finite: bool
 
 
 class Traffic(NamedTuple):
@@ -114,39 +103,52 @@ class Clients:
             if reply.error:
                 raise InputError(f"client {client} cannot begin: {reply.error}")
 
-    def train(
-        self, ids: Iterable[int], sent: Broadcast, like: ClientResult
-    ) -> dict[int, Arrived]:
-        """Sends a round to its clients, and returns what has arrived.
+    def send(
+        self, ids: Iterable[int], sent: Broadcast, facts: Mapping[str, Any] = {}
+    ) -> dict[int, Envelope]:
+        """Sends a round to its clients, and returns the answers that came in time.
 
         Args:
           ids: of the cohort.
           sent: the round.
-          like: shapes of a result.
-
-        Returns:
-          What came from every client that answered in time.
+          facts: what else the message says.
         """
         self.traffic = Traffic(0, 0)
         self._welcome()
         cohort = [client for client in ids if client in self._nodes]
-        replies = self._asked(cohort, sent)
-        arrived = {}
+        answers = self._read(self._asked(cohort, sent, facts))
+        for client in answers:
+            self.known.put(client, sent.masks)
+        return answers
+
+    def ask(self, letters: Mapping[int, Envelope]) -> dict[int, Envelope]:
+        """Asks clients something else in the same round."""
+        there = {c: letter for c, letter in letters.items() if c in self._nodes}
+        return self._read(self._ask(there, there))
+
+    def note(self, client: int, reason: object) -> None:
+        """Says what is wrong with a client's answer."""
+        self._note(f"client {client}: {reason}")
+
+    def _read(self, replies: Mapping[int, Reply]) -> dict[int, Envelope]:
+        """Returns the answers; what is none is an envelope without a kind."""
+        answers = {}
         for client, reply in replies.items():
             if reply.error:
-                self._note(f"client {client}: {reply.error}")
+                self.note(client, reply.error)
                 continue
-            self.known.put(client, sent.masks)
             try:
-                arrived[client] = self._arrived(client, reply.content, sent, like)
+                answers[client] = envelope.read(reply.content)
             except InputError as error:
-                self._note(f"client {client} sent something else: {error}")
-                arrived[client] = Arrived(None, finite=False)
-        return arrived
+                self.note(client, error)
+                answers[client] = Envelope("", {})
+        return answers
 
-    def _asked(self, cohort: list[int], sent: Broadcast) -> dict[int, Reply]:
+    def _asked(
+        self, cohort: list[int], sent: Broadcast, facts: Mapping[str, Any]
+    ) -> dict[int, Reply]:
         """Returns the answers to a round; what a node lacks is sent with it again."""
-        replies = self._ask(cohort, {c: self._task(c, sent) for c in cohort})
+        replies = self._ask(cohort, {c: self._task(c, sent, facts) for c in cohort})
         lacking = {c: _lack(reply) for c, reply in replies.items()}
         anew = [c for c, lack in lacking.items() if lack == kinds.JOIN]
         if anew:
@@ -155,11 +157,18 @@ class Clients:
             replies |= {c: r for c, r in begins.items() if r.error}
         again = [c for c, lack in lacking.items() if lack and not replies[c].error]
         if again:
-            whole = {c: self._task(c, sent, whole=True) for c in again}
+            whole = {c: self._task(c, sent, facts, whole=True) for c in again}
             replies |= self._ask(again, whole)
         return replies
 
-    def _task(self, client: int, sent: Broadcast, *, whole: bool = False) -> Envelope:
+    def _task(
+        self,
+        client: int,
+        sent: Broadcast,
+        more: Mapping[str, Any],
+        *,
+        whole: bool = False,
+    ) -> Envelope:
         """Returns the message of a round to one client."""
         previous = None if whole else self.known.of(client)
         parts = exchange.write_model(self._form, sent.variables, sent.masks, previous)
@@ -167,47 +176,13 @@ class Clients:
             parts["server"] = leaves.write(sent.server)
         merged, oldest = self.known.merged(client)
         facts = {
+            **more,
             "round": sent.round,
             "merged": merged,
             "oldest": oldest,
             "whole": whole or previous is None,
         }
         return Envelope(kinds.TRAIN, facts, parts)
-
-    def _arrived(
-        self, client: int, content: bytes, sent: Broadcast, like: ClientResult
-    ) -> Arrived:
-        letter = envelope.read(content)
-        facts = (letter.kind, letter.facts.get("client"), letter.facts.get("round"))
-        if facts != (kinds.TRAINED, client, sent.round):
-            raise InputError(f"{facts[0]!r} of client {facts[1]}, round {facts[2]}")
-        upload = exchange.read_model(letter.parts, like.upload.masks, sent.masks)
-        variables = upload.variables
-        like_more = (
-            like.loss,
-            like.bytes_up,
-            like.upload.extra,
-            like.upload.extra_bytes,
-        )
-        loss, bytes_up, extra, extra_bytes = leaves.read(
-            letter.parts.get("more", b""), like_more, "the upload"
-        )
-        if upload.is_change:
-            variables = _changed(variables, upload.masks, sent.variables)
-        exchange.check_structure(variables, like.upload.variables, "the upload")
-        finite = _is_finite((variables, extra, loss))
-        result = like._replace(
-            upload=like.upload._replace(
-                variables=variables,
-                masks=upload.masks,
-                extra=extra,
-                extra_bytes=extra_bytes,
-            ),
-            loss=loss,
-            bytes_up=bytes_up,
-            finite=jnp.bool_(finite),
-        )
-        return Arrived(result, finite)
 
     def _beginning(self) -> dict[int, Envelope]:
         longest = max(self.sizes.values())
@@ -285,41 +260,3 @@ def _lack(reply: Reply) -> str:
     except InputError:  # is dealt with where answers are read
         return ""
     return str(letter.facts.get("what")) if letter.kind == kinds.LACKS else ""
-
-
-def _changed(variables: Variables, masks: Masks, start: Variables) -> Variables:
-    """Returns the model that a change of its parameters makes."""
-
-    def added(change: Any, old: Any, mask: Any) -> Any:
-        origin = np.where(mask, old, np.zeros((), old.dtype)).astype(np.float32)
-        return (origin + change).astype(old.dtype)
-
-    params = variables.get("params", {})
-    exchange.check_structure(
-        jax.tree.map(np.zeros_like, masks.get("params", {})),
-        jax.tree.map(lambda leaf: np.zeros(leaf.shape, bool), params),
-        "the change",
-    )
-    return variables | {
-        "params": jax.tree.map(added, params, start["params"], masks["params"])
-    }
-
-
-def _is_finite(tree: PyTree) -> bool:
-    floats = (np.asarray(leaf) for leaf in jax.tree.leaves(tree))
-    return all(bool(np.isfinite(f).all()) for f in floats if f.dtype.kind not in "biu")
-
-
-def broken(like: ClientResult) -> ClientResult:
-    """Returns a result in the place of none: zeros, and not finite.
-
-    >>> broken(ClientResult((), (), np.float32(2), np.uint32(8), np.bool_(True))).loss
-    array(nan, dtype=float32)
-    """
-
-    def empty(leaf: Any) -> np.ndarray:
-        return np.zeros(leaf.shape, leaf.dtype)
-
-    zeros: ClientResult = jax.tree.map(empty, like)
-    nan: Any = np.full(like.loss.shape, np.nan, np.float32)
-    return zeros._replace(loss=nan)

@@ -24,6 +24,7 @@ from fedsparsify_jax.federate.envelope import Envelope
 from fedsparsify_jax.federate.kept import Kept
 from fedsparsify_jax.federate.network import Answer
 from fedsparsify_jax.federate.plan import Plan, exchange_of, plan_of
+from fedsparsify_jax.federate.results import more_of
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.programs.federation import Keys, algorithm_of, round_key
@@ -188,8 +189,7 @@ class Node:
             result.change if bool(result.finite) else (),
             sent.masks,
         )
-        more = (result.loss, result.bytes_up, upload.extra, upload.extra_bytes)
-        parts["more"] = leaves.write(more)
+        parts["more"] = leaves.write(more_of(result))
         return Envelope(kinds.TRAINED, {"client": self._number, "round": t}, parts)
 
     def _read(self, letter: Envelope) -> exchange.Sent | None:

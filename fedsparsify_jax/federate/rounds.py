@@ -11,7 +11,8 @@ from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.engine.halves import fields_read, no_examples
 from fedsparsify_jax.engine.records import ClientResult
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.federate.clients import Arrived, Broadcast, Clients, broken
+from fedsparsify_jax.federate.clients import Broadcast, Clients
+from fedsparsify_jax.federate.collecting import Collect, Uploads
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.programs.federation import Federation, round_key
 from fedsparsify_jax.runner.programs.program import (
@@ -72,6 +73,7 @@ class NetworkRounds:
       clients: all of which have joined.
       data: shapes of the data of a client.
       key: of the run's rounds.
+      collect: how uploads come to the server; in clear by default.
     """
 
     def __init__(
@@ -81,9 +83,11 @@ class NetworkRounds:
         clients: Clients,
         data: ClientData,
         key: Key,
+        collect: Collect | None = None,
     ):
         self.traces, self.compile_seconds = 1, 0.0
-        self._federation, self._clients, self._key = federation, clients, key
+        self._federation, self._key = federation, key
+        self._known, self._collect = clients.known, collect or Uploads(clients)
         self._halves = halves_of(config, federation.algorithm)
         self._data = data
         self._sets = evaluation_sets(federation.dataset)
@@ -131,13 +135,20 @@ class NetworkRounds:
         """Returns the programs of the server's part of a round."""
         halves, nobody = self._halves, no_examples(self._data)
         context = jax.eval_shape(halves.open, self._key, state, nobody)
-        ids = self._cohort(self._key)
-        number = len(ids)
-        of_all = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype), like
-        )
+        number = self._collect.entries(len(self._cohort(self._key)))
+
+        def of_all(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype)
+
+        numbers, flags = jnp.int32(0), jnp.bool_(False)
         merge = jax.jit(halves.merge).lower(
-            self._key, state, context, ids, self._sizes[ids], ids == ids, of_all
+            self._key,
+            state,
+            context,
+            of_all(numbers),
+            of_all(numbers),
+            of_all(flags),
+            jax.tree.map(of_all, like),
         )
         return _Programs(
             open=jax.jit(halves.open).lower(self._key, state, nobody).compile(),
@@ -171,7 +182,7 @@ class NetworkRounds:
         infos = []
         for _ in range(rounds):
             state, info = self._round(state)
-            infos.append(jax.device_get(info))
+            infos.append(info)
         assert self._programs is not None
         evaluations = jax.device_get(self._programs.evaluate(state, self._sets))
         return state, [Report(info=info, evaluations=evaluations) for info in infos]
@@ -190,40 +201,24 @@ class NetworkRounds:
             masks=host.masks,
             server=host.server if "server" in self._reads else (),
         )
-        arrived = self._clients.train(ids.tolist(), sent, self._like)
+        collected = self._collect(ids, self._sizes[ids], sent, self._like)
 
         # Merge and purge.
         state, info = self._programs.merge(
             key,
             state,
             context,
-            ids,
-            self._sizes[ids],
-            np.array([client in arrived for client in ids.tolist()]),
-            _stacked(ids.tolist(), arrived, self._like),
+            collected.ids,
+            collected.sizes,
+            collected.arrived,
+            collected.results,
         )
         if int(info.merged):
-            for client, answer in arrived.items():
-                if answer.finite:
-                    self._clients.known.counted(client, t)
-        return state, info
+            for client in collected.merged:
+                self._known.counted(client, t)
+        return state, collected.report(jax.device_get(info))
 
     def _evaluations(self, state: State, sets: EvaluationSets) -> Evaluations:
         federation = self._federation
         network = network_of(federation, federation.algorithm, state)
         return evaluate_sets(federation, network, sets, chunked(1))
-
-
-def _stacked(
-    ids: list[int], arrived: dict[int, Arrived], like: ClientResult
-) -> ClientResult:
-    """Returns the results of a cohort ``[K, ...]``, broken ones where none came."""
-    nothing = broken(like)
-
-    def of(client: int) -> ClientResult:
-        answer = arrived.get(client)
-        return nothing if answer is None or answer.result is None else answer.result
-
-    rows = [of(client) for client in ids]
-    stacked: ClientResult = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    return stacked
