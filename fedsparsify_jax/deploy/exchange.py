@@ -120,7 +120,7 @@ def read_model(
     masks = message.masks
     if MASKS in parts:
         packed = wire.decode(parts[MASKS], limit=limit).variables
-        check_structure(packed, jax.tree.map(_packed_like, like), "masks")
+        check_structure(packed, jax.tree.map(packed_like, like), "masks")
         masks = unpacked(packed, like)
     if masks is None:
         masks = jax.tree.map(np.ones_like, like)
@@ -185,7 +185,12 @@ def encode_change(
     return wire.encode(sent, masks, values=compression, scales=scales, **options)
 
 
-def _packed_like(mask: Any) -> np.ndarray:
+def packed_like(mask: Any) -> np.ndarray:
+    """Returns an array of the shape that a mask has as packed bits.
+
+    >>> packed_like(np.zeros((3, 3), bool)).shape
+    (2,)
+    """
     return np.empty(-(-int(np.prod(mask.shape)) // 8), np.uint8)
 
 

@@ -19,6 +19,8 @@ from fedsparsify_jax.federate.envelope import Envelope
 from fedsparsify_jax.federate.network import Network, Reply
 from fedsparsify_jax.types import Masks, PyTree, Variables
 
+PUBLIC = "public"
+"""Part of the answer of the key holder, and of the message that begins."""
 _PAUSE = 0.2
 """Seconds between two looks for nodes that have not come yet."""
 
@@ -49,6 +51,13 @@ class Clients:
       form: of the messages.
       timeout: seconds that a round's answers are waited for.
       note: told what goes wrong, a line each.
+
+    Attributes:
+      sizes: examples of every client that has joined.
+      known: masks that clients have, and rounds that counted.
+      traffic: bytes of the latest round.
+      holder: the client that has the secret key; None if nobody has.
+      public: the public key.
     """
 
     def __init__(
@@ -67,6 +76,8 @@ class Clients:
         self._refused: set[int] = set()  # nodes
         self.sizes: dict[int, int] = {}
         self.known = Known()
+        self.holder: int | None = None
+        self.public = b""
         self.traffic = Traffic(0, 0)
 
     def gather(self, wait: float) -> None:
@@ -104,14 +115,17 @@ class Clients:
                 raise InputError(f"client {client} cannot begin: {reply.error}")
 
     def send(
-        self, ids: Iterable[int], sent: Broadcast, facts: Mapping[str, Any] = {}
+        self,
+        ids: Iterable[int],
+        sent: Broadcast,
+        facts: Callable[[int], Mapping[str, Any]] = lambda client: {},
     ) -> dict[int, Envelope]:
         """Sends a round to its clients, and returns the answers that came in time.
 
         Args:
           ids: of the cohort.
           sent: the round.
-          facts: what else the message says.
+          facts: client to what else its message says.
         """
         self.traffic = Traffic(0, 0)
         self._welcome()
@@ -145,10 +159,13 @@ class Clients:
         return answers
 
     def _asked(
-        self, cohort: list[int], sent: Broadcast, facts: Mapping[str, Any]
+        self,
+        cohort: list[int],
+        sent: Broadcast,
+        facts: Callable[[int], Mapping[str, Any]],
     ) -> dict[int, Reply]:
         """Returns the answers to a round; what a node lacks is sent with it again."""
-        replies = self._ask(cohort, {c: self._task(c, sent, facts) for c in cohort})
+        replies = self._ask(cohort, {c: self._task(c, sent, facts(c)) for c in cohort})
         lacking = {c: _lack(reply) for c, reply in replies.items()}
         anew = [c for c, lack in lacking.items() if lack == kinds.JOIN]
         if anew:
@@ -157,7 +174,7 @@ class Clients:
             replies |= {c: r for c, r in begins.items() if r.error}
         again = [c for c, lack in lacking.items() if lack and not replies[c].error]
         if again:
-            whole = {c: self._task(c, sent, facts, whole=True) for c in again}
+            whole = {c: self._task(c, sent, facts(c), whole=True) for c in again}
             replies |= self._ask(again, whole)
         return replies
 
@@ -186,7 +203,8 @@ class Clients:
 
     def _beginning(self) -> dict[int, Envelope]:
         longest = max(self.sizes.values())
-        begin = Envelope(kinds.BEGIN, {"longest": longest})
+        parts = {PUBLIC: self.public} if self.public else {}
+        begin = Envelope(kinds.BEGIN, {"longest": longest}, parts)
         return dict.fromkeys(self._nodes, begin)
 
     def _welcome(self) -> None:
@@ -231,6 +249,8 @@ class Clients:
             raise InputError(
                 f"client {client} had {self.sizes[client]} examples and has {size} now"
             )
+        if PUBLIC in letter.parts and self.holder in (None, client):
+            self.holder, self.public = client, letter.parts[PUBLIC]
         self._nodes[client], self.sizes[client] = node, size
 
     def _ask(

@@ -16,6 +16,7 @@ from fedsparsify_jax import data
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.federate.clients import Clients
+from fedsparsify_jax.federate.encrypting import EncryptedMean, check_options
 from fedsparsify_jax.federate.meter import NetworkMeter
 from fedsparsify_jax.federate.network import Network
 from fedsparsify_jax.federate.plan import (
@@ -116,6 +117,8 @@ def checked(config: TrainConfig) -> TrainConfig:
             "--forgetting on and --loss contrastive go with fedsparsify train: the "
             "server has no clients' data"
         )
+    if config.encrypted:
+        check_options(config)
     if config.dataset == "store":
         raise InputError("--dataset store goes with fedsparsify train: name a file")
     return dataclasses.replace(config, client_data="disk", client_evaluation="off")
@@ -156,6 +159,10 @@ def _train(
     sizes = [clients.sizes[client] for client in range(number)]
     if parts is None:
         parts = _unseen(sizes)
+    if config.encrypted and clients.holder is None:
+        raise InputError(
+            "--encrypted needs a key holder: give one of the nodes a directory for keys"
+        )
     federation = assembled(config, dataset, parts)
     clients.begin()
 
@@ -169,7 +176,12 @@ def _train(
             fingerprints=resume.fingerprints(federation, keys),
             source=Nowhere(federation.clients),
             program=NetworkRounds(
-                config, federation, clients, _shapes(dataset, max(sizes)), keys.rounds
+                config,
+                federation,
+                clients,
+                _shapes(dataset, max(sizes)),
+                keys.rounds,
+                EncryptedMean(clients, config) if config.encrypted else None,
             ),
             measure=NetworkMeter(clients),
         ),

@@ -276,6 +276,10 @@ class TrainConfig(ModelOptions, MethodOptions, ClientSteps, Tables, Past):
     wire_compression: Annotated[Literal["none", "zstd"], TRAIN_ONLY] = "none"
     """Compression of the messages that are measured; zstd needs the extra deploy."""
 
+    encrypted: Annotated[bool, TRAIN_ONLY] = False
+    """Encrypt uploads (CKKS): the server adds what it cannot read. For methods whose
+    server needs the mean of the models alone, and the extra encrypted."""
+
     # Those that are neutral change the order of sums, so the results to some 1e-5.
     cohort: Annotated[Literal["auto", "vmap", "map"], Heading("Running"), NEUTRAL] = (
         "auto"
