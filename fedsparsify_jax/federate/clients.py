@@ -74,6 +74,7 @@ class Clients:
         self._note = note
         self._nodes: dict[int, int] = {}  # node of a client
         self._refused: set[int] = set()  # nodes
+        self._has_begun = False
         self.sizes: dict[int, int] = {}
         self.known = Known()
         self.holder: int | None = None
@@ -108,6 +109,7 @@ class Clients:
         Raises:
           InputError: if one of them cannot begin.
         """
+        self._has_begun = True
         replies = self._ask(self._nodes, self._beginning())
         for client in sorted(self._nodes):
             reply = replies.get(client, Reply(error="no answer"))
@@ -224,7 +226,7 @@ class Clients:
                 if not reply.error:
                     self._refused.add(node)
         late = [c for c in self._nodes if self._nodes[c] in new]
-        if late and len(self.sizes) == self._number:
+        if late and self._has_begun:
             begin = self._beginning()
             self._ask(late, {c: begin[c] for c in late})
 

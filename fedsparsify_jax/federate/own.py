@@ -16,6 +16,8 @@ from fedsparsify_jax.runner.programs.federation import checked_model, load, part
 
 DATA = ("dataset", "data_dir", "label_column", "input_columns", "train_subset")
 """Options by which a node names its own data; all others are the server's."""
+DIVIDED = ("client_column", "split_by", "partition")
+"""Options that divide a data set among clients, which has happened to a node's own."""
 
 
 def loaded(
@@ -34,9 +36,8 @@ def loaded(
     """
     config = config_from(plan.options)
     if own:
-        config = dataclasses.replace(config, **_checked(own))
-        if config.dataset == "npz":
-            config = dataclasses.replace(config, client_column=None)
+        usual = {field: getattr(TrainConfig, field) for field in (*DATA, *DIVIDED)}
+        config = dataclasses.replace(config, **usual | _checked(own))
         dataset = load(config)
     else:
         dataset = hold_out(load(config), config.validation_fraction, config.seed)

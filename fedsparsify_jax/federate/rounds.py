@@ -56,6 +56,44 @@ def halves_of(config: TrainConfig, algorithm: FederatedAlgorithm) -> Halves:
     return halves
 
 
+def whole_of(halves: Halves, state: State, number: int) -> State:
+    """Returns a state with the shapes of what all clients keep, which no server has.
+
+    Args:
+      halves: of an algorithm.
+      state: of the server.
+      number: of clients.
+    """
+    kept = jax.eval_shape(halves.keep, state.variables)
+    of_all = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype), kept
+    )
+    return state._replace(clients=of_all)
+
+
+def check_apart(federation: Federation, data: ClientData) -> None:
+    """Refuses a method whose clients read what others keep.
+
+    Args:
+      federation: without clients' data.
+      data: shapes of the data of a client.
+
+    Raises:
+      InputError: naming what they read.
+    """
+    algorithm, halves = federation.algorithm, federation.algorithm.halves
+    assert halves is not None
+    key = jax.random.key(0)
+    variables = jax.eval_shape(federation.model.init, key)
+    state = jax.eval_shape(algorithm.init, key, variables)
+    whole = whole_of(halves, state, len(federation.parts))
+    if "clients" in fields_read(halves, whole, data):
+        raise InputError(
+            "the clients of this algorithm read the models of one another: no server "
+            "of a federation has them"
+        )
+
+
 class _Programs(NamedTuple):
     open: Any
     merge: Any
@@ -104,21 +142,12 @@ class NetworkRounds:
         return 3
 
     def compile(self, state: State, rounds: int) -> None:
-        """Compiles the server's part, and refuses what clients cannot do apart.
-
-        Raises:
-          InputError: for a method whose clients read the state of others.
-        """
+        """Compiles the server's part, once."""
         if self._like is not None:
             return
         begin = time.perf_counter()
-        whole = self._whole(state)
+        whole = whole_of(self._halves, state, len(self._sizes))
         self._reads = fields_read(self._halves, whole, self._data)
-        if "clients" in self._reads:
-            raise InputError(
-                "this algorithm's clients read the models of one another: no server of "
-                "a federation has them"
-            )
         context = jax.eval_shape(
             self._halves.open, self._key, whole, no_examples(self._data)
         )
@@ -161,15 +190,6 @@ class NetworkRounds:
         cohorts = self._federation.algorithm.cohorts
         assert cohorts is not None
         return np.asarray(cohorts.sample(key, len(self._sizes)))
-
-    def _whole(self, state: State) -> State:
-        """Returns the state with what all clients keep, which the server has not."""
-        number = len(self._sizes)
-        kept = jax.eval_shape(self._halves.keep, state.variables)
-        all_kept = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype), kept
-        )
-        return state._replace(clients=all_kept)
 
     def prepare(self, state: State, rounds: int, completed: int) -> None:
         """Does nothing more than `compile`."""

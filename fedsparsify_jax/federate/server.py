@@ -25,7 +25,7 @@ from fedsparsify_jax.federate.plan import (
     exchange_of,
     plan_for,
 )
-from fedsparsify_jax.federate.rounds import NetworkRounds, halves_of
+from fedsparsify_jax.federate.rounds import NetworkRounds, check_apart, halves_of
 from fedsparsify_jax.federate.settings import ServerSettings
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
@@ -119,6 +119,8 @@ def checked(config: TrainConfig) -> TrainConfig:
         )
     if config.encrypted:
         check_options(config)
+    if config.show_partition:
+        raise InputError("--show-partition goes with fedsparsify train")
     if config.dataset == "store":
         raise InputError("--dataset store goes with fedsparsify train: name a file")
     return dataclasses.replace(config, client_data="disk", client_evaluation="off")
@@ -157,13 +159,15 @@ def _train(
     console.print(f"waiting for {counted(number, 'client')}")
     clients.gather(settings.join_timeout)
     sizes = [clients.sizes[client] for client in range(number)]
+    seen = parts is not None
     if parts is None:
         parts = _unseen(sizes)
     if config.encrypted and clients.holder is None:
         raise InputError(
             "--encrypted needs a key holder: give one of the nodes a directory for keys"
         )
-    federation = assembled(config, dataset, parts)
+    federation = assembled(config, dataset, parts)._replace(seen=seen)
+    check_apart(federation, _shapes(dataset, max(sizes)))
     clients.begin()
 
     keys = Keys.from_seed(config.seed)

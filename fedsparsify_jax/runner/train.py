@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from fedsparsify_jax import data
@@ -345,8 +346,9 @@ def _begin(
 
     def write() -> None:
         directory.carry_out(plan)
+        targets = federation.dataset.train.y
         directory.write_partition(
-            federation.dataset.train.y,
+            targets if federation.seen else np.zeros(0),
             federation.parts,
             origin(config, federation.dataset),
         )

@@ -95,6 +95,7 @@ class Federation(NamedTuple):
     compact: CompactTraining | None = None  # if clients may train on compact forms
     tests: ClientRows | None = None  # of every client, if each is evaluated
     start: Start | None = None  # the weights of a file that it starts from
+    seen: bool = True  # whether `parts` are rows of the data set, or of others' own
 
 
 def _sizes(config: TrainConfig, examples: int) -> list[int]:
