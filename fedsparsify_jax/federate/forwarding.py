@@ -20,7 +20,7 @@ _OK, _ERROR = b"\x00", b"\x01"
 _CHUNK = 1 << 20
 
 
-class Unanswered(OSError):
+class UnansweredError(OSError):
     """No whole answer came; its text is one line."""
 
 
@@ -36,7 +36,7 @@ def ask(path: str, message: bytes, wait: float = 30.0) -> tuple[bytes, str]:
       The answer's content and its error, one of which is empty.
 
     Raises:
-      Unanswered: if no worker listens, or it went away before it answered.
+      UnansweredError: if no worker listens, or it went away before it answered.
     """
     with _connected(path, time.monotonic() + wait) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -48,7 +48,7 @@ def ask(path: str, message: bytes, wait: float = 30.0) -> tuple[bytes, str]:
             content = receive_message(connection, LIMIT)
         except OSError as error:
             text = f"the worker at {path} went away before it answered ({error})"
-            raise Unanswered(text) from error
+            raise UnansweredError(text) from error
     return (b"", content.decode("utf-8", "replace")) if failed else (content, "")
 
 
@@ -96,5 +96,5 @@ def _connected(path: str, deadline: float) -> socket.socket:
             absent = isinstance(error, FileNotFoundError | ConnectionRefusedError)
             if not absent or time.monotonic() > deadline:
                 text = f"no worker listens at {path} ({error}): start it first"
-                raise Unanswered(text) from error
+                raise UnansweredError(text) from error
         time.sleep(0.1)

@@ -35,9 +35,7 @@ class Network(Protocol):
     def nodes(self) -> Sequence[int]:
         """Returns the numbers of the nodes that are connected now."""
 
-    def ask(
-        self, messages: Mapping[int, bytes], timeout: float
-    ) -> Mapping[int, Reply]:
+    def ask(self, messages: Mapping[int, bytes], timeout: float) -> Mapping[int, Reply]:
         """Sends each node its message, and waits for all answers or the timeout.
 
         Args:
@@ -83,9 +81,7 @@ class Loopback:
     def nodes(self) -> Sequence[int]:
         return [node for node in self._answers if node not in self._gone]
 
-    def ask(
-        self, messages: Mapping[int, bytes], timeout: float
-    ) -> Mapping[int, Reply]:
+    def ask(self, messages: Mapping[int, bytes], timeout: float) -> Mapping[int, Reply]:
         connected = set(self.nodes())
         return {
             node: self._reply(node, message)

@@ -1,9 +1,9 @@
 """The end of processes that carry a mark in their environment, and of their children.
 
-Flower's processes start others, some in sessions of their own; all inherit the mark. Run
-as a script, this file waits until its standard input is closed, which also happens when
-the process that started it is killed, and then ends all processes with the mark. It
-needs Python alone, so that it starts at once.
+Flower's processes start others, some in sessions of their own; all inherit the mark.
+Run as a script, this file waits until its standard input is closed, which also happens
+when the process that started it is killed, and then ends all processes with the mark.
+It needs Python alone, so that it starts at once.
 """
 
 import contextlib

@@ -78,8 +78,10 @@ class _Place(NamedTuple):
 class Node:
     """A SuperNode and its worker, which can be killed and started again."""
 
-    def __init__(self, place: _Place, number: int, key: Path | None):
-        self._place, self._number, self._key = place, number, key
+    def __init__(self, place: _Place, number: int, port: int, key: Path | None):
+        self._place, self._number = place, number
+        self._port, self._key = port, key
+        self._socket = place.sockets / f"{number}.sock"
         self._processes: list[Process] = []
         self._looked = 0
 
@@ -91,12 +93,11 @@ class Node:
     def start(self) -> None:
         """Starts both processes; `wait` returns once they are ready."""
         place, name = self._place, f"node-{self._number}"
-        path = place.sockets / f"{self._number}.sock"
-        port = free_ports(1)[0]
-        work = commands.worker(path, self.settings, place.answer, os.getpid())
+        self._socket.unlink(missing_ok=True)  # of a worker that was killed
+        work = commands.worker(self._socket, self.settings, place.answer, os.getpid())
         authority = place.tls.authority if place.tls else None
         node = commands.supernode(
-            place.address, port, path, authority=authority, key=self._key
+            place.address, self._port, self._socket, authority=authority, key=self._key
         )
         environment = place.environment(name)
         start = place.processes.start
@@ -116,16 +117,13 @@ class Node:
         Raises:
           InputError: if one of them ends, or is not ready in time.
         """
-        _wait(self._listens, self._processes, poll)
+        _wait(self._socket.is_socket, self._processes, poll)
         return _wait(self._connected, self._processes, poll)
 
     def kill(self) -> None:
         """Ends both processes at once, as a power cut does."""
         for process in self._processes:
             process.kill()
-
-    def _listens(self) -> bool:
-        return (self._place.sockets / f"{self._number}.sock").is_socket()
 
     def _connected(self) -> int | None:
         text = self._processes[1].log.read_bytes()[self._looked :]
@@ -227,8 +225,8 @@ def federation(
       Stopped: after SIGTERM or SIGINT, a `KeyboardInterrupt`.
     """
     commands.program("flower-superlink")
-    port = port or free_ports(1)[0]
     refuse_taken(port)
+    free, *ports = free_ports(1 + len(settings))
     sockets = Path(tempfile.mkdtemp(prefix="fedsparsify-"))  # their paths are short
     try:
         with catching(at_once=True), guarded(directory / "logs") as processes:
@@ -236,13 +234,14 @@ def federation(
                 directory=directory,
                 sockets=sockets,
                 processes=processes,
-                address=f"{LOCALHOST}:{port}",
+                address=f"{LOCALHOST}:{port or free}",
                 tls=tls,
                 answer=answer,
             )
-            superlink = _superlink(place, port, authenticate=bool(keys), poll=poll)
-            pairs = [*keys, *[None] * (len(settings) - len(keys))]
-            nodes = [Node(place, n, key) for n, key in enumerate(pairs, 1)]
+            superlink = _superlink(place, authenticate=bool(keys), poll=poll)
+            private: Sequence[Path | None] = keys or [None] * len(ports)
+            pairs = zip(ports, private, strict=True)
+            nodes = [Node(place, n, *pair) for n, pair in enumerate(pairs, 1)]
             running = Federation(place, superlink, nodes)
             for key in keys:
                 running.register(public(key), poll)
@@ -281,14 +280,13 @@ def refuse_taken(port: int) -> None:
             raise InputError(f"{text}: choose another, or 0 for a free one") from error
 
 
-def _superlink(
-    place: _Place, port: int, *, authenticate: bool, poll: Poll
-) -> Process:
+def _superlink(place: _Place, *, authenticate: bool, poll: Poll) -> Process:
     """Starts a SuperLink, and returns once it listens."""
     authority = place.tls.authority if place.tls else None
     text = commands.configuration(place.address, authority)
     home = Path(place.environment("command-line")["FLWR_HOME"])
     (home / "config.toml").write_text(text, encoding="utf-8")
+    port = int(place.address.rpartition(":")[2])
     command = commands.superlink(port, tls=place.tls, authenticate=authenticate)
     environment = place.environment("superlink")
     process = place.processes.start("superlink", command, environment)

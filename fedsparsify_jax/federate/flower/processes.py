@@ -56,6 +56,7 @@ class Processes:
 
     def __init__(self, logs: Path, mark: str):
         self._logs, self._mark = logs, mark
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def start(
         self, name: str, command: Sequence[str], environment: Mapping[str, str]
@@ -71,7 +72,14 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._started.append(popen)
         return Process(name, popen, log)
+
+    def end(self) -> None:
+        """Ends all of them, and all processes that they started."""
+        guard.end(self._mark)
+        for popen in self._started:
+            popen.wait()
 
 
 @contextlib.contextmanager
@@ -89,11 +97,12 @@ def guarded(logs: Path) -> Iterator[Processes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    processes = Processes(logs, mark)
     try:
-        yield Processes(logs, mark)
+        yield processes
     finally:
         try:
-            guard.end(mark)
+            processes.end()
         finally:
             pipe: IO[bytes] | None = watching.stdin
             if pipe is not None:
@@ -102,7 +111,7 @@ def guarded(logs: Path) -> Iterator[Processes]:
 
 
 def last_line(log: Path) -> str:
-    """Returns the last line of a log that says something, without colours and frames."""
+    """Returns the last line of a log with words in it, see `words`."""
     lines = [words(line) for line in log.read_text("utf-8", "replace").splitlines()]
     return next((line for line in reversed(lines) if line), "it said nothing")
 

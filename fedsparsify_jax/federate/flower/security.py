@@ -1,13 +1,18 @@
 """Certificates and keys of a federation, made with ``cryptography``, a part of flwr.
 
 Flower 1.42 encrypts with TLS, and lets a SuperLink accept only nodes whose public keys
-were registered with it (``flwr supernode register``); both are started by the options
-that `commands` writes.
+were registered with it (``flwr supernode register``). `commands` has the options of
+both sides. By hand::
+
+    python -m fedsparsify_jax.federate.flower.security certificates DIR --host NAME
+    python -m fedsparsify_jax.federate.flower.security key DIR NAME
 """
 
+import argparse
 import datetime
 import ipaddress
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -143,3 +148,34 @@ def _write(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Makes certificates or a pair of keys; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fedsparsify_jax.federate.flower.security",
+        description="Makes the certificates of a server, or the keys of a node.",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    server = kinds.add_parser("certificates", help="of a server")
+    server.add_argument("directory", type=Path)
+    server.add_argument(
+        "--host", action="append", default=[], help="a name or address of the server"
+    )
+    node = kinds.add_parser("key", help="a pair of keys of a node")
+    node.add_argument("directory", type=Path)
+    node.add_argument("name")
+    options = parser.parse_args(arguments)
+    try:
+        if options.kind == "certificates":
+            make_certificates(options.directory, options.host)
+        else:
+            make_node_key(options.directory, options.name)
+    except (InputError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

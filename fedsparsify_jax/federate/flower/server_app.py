@@ -38,9 +38,7 @@ class GridNetwork:
     def nodes(self) -> Sequence[int]:
         return sorted(self._grid.get_node_ids())
 
-    def ask(
-        self, messages: Mapping[int, bytes], timeout: float
-    ) -> Mapping[int, Reply]:
+    def ask(self, messages: Mapping[int, bytes], timeout: float) -> Mapping[int, Reply]:
         if not messages:
             return {}
         deadline = time.monotonic() + timeout
