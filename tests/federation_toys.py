@@ -56,14 +56,13 @@ def large(network, settings):
 
 
 def asking(network, settings):
-    """Sends each of some messages to all nodes, and writes the replies."""
-    nodes = _all(network, settings)
+    """Sends each of some messages to all nodes of the time, and writes the replies."""
+    _all(network, settings)
     rounds = []
     for text in settings["messages"].split():
         start = time.monotonic()
-        replies = network.ask(
-            dict.fromkeys(nodes, text.encode()), float(settings["timeout"])
-        )
+        messages = dict.fromkeys(network.nodes(), text.encode())
+        replies = network.ask(messages, float(settings["timeout"]))
         rounds.append(
             {
                 "replies": sorted(

@@ -29,7 +29,7 @@ from fedsparsify_jax.federate.flower.processes import (
     Process,
     Processes,
     guarded,
-    last_line,
+    reason,
     words,
 )
 from fedsparsify_jax.runner.process.signals import catching
@@ -83,7 +83,6 @@ class Node:
         self._port, self._key = port, key
         self._socket = place.sockets / f"{number}.sock"
         self._processes: list[Process] = []
-        self._looked = 0
 
     @property
     def settings(self) -> Path:
@@ -105,10 +104,8 @@ class Node:
             start(f"{name}-worker", work, environment),
             start(name, node, environment),
         ]
-        log = self._processes[1].log
-        self._looked = len(log.read_bytes()) if log.exists() else 0
 
-    def wait(self, poll: Poll) -> int:
+    def wait(self, poll: Poll = lambda: None) -> int:
         """Waits until the worker answers and the SuperNode is connected.
 
         Returns:
@@ -126,8 +123,7 @@ class Node:
             process.kill()
 
     def _connected(self) -> int | None:
-        text = self._processes[1].log.read_bytes()[self._looked :]
-        match = _NODE.search(text.decode("utf-8", "replace"))
+        match = _NODE.search(self._processes[1].output())
         return int(match[1]) if match else None
 
 
@@ -148,14 +144,14 @@ class Federation:
 
         Args:
           project: see `project.write`.
-          poll: called every 0.2 s; what it raises ends the run.
+          poll: called every 0.2 s. What it raises ends the wait; the run itself ends
+            with the federation.
 
         Raises:
           InputError: if Flower does not take the project, or the SuperLink ends.
         """
         stream = self._finished("run", commands.run(project), poll)
-        text = stream.log.read_text("utf-8", "replace")
-        if (match := _STARTED.search(text)) is None:
+        if (match := _STARTED.search(stream.output())) is None:
             raise stream.failure()
         while not (row := self._row(match[1], poll))["status"].startswith("finished"):
             _pause(1.0, poll)  # the log's end came first, or its connection was lost
@@ -172,25 +168,25 @@ class Federation:
 
     def _row(self, run: str, poll: Poll) -> dict[str, Any]:
         """Returns Flower's record of a run."""
-        process = self._finished("state", commands.state(run), poll, fresh=True)
+        process = self._finished("state", commands.state(run), poll)
         try:
-            row: dict[str, Any] = json.loads(process.log.read_text("utf-8"))["runs"][0]
+            row: dict[str, Any] = json.loads(process.output())["runs"][0]
         except (ValueError, LookupError) as error:
             raise process.failure() from error
         return row
 
-    def _finished(
-        self, name: str, command: list[str], poll: Poll, fresh: bool = False
-    ) -> Process:
+    def _finished(self, name: str, command: list[str], poll: Poll) -> Process:
         """Runs a command of ``flwr`` to its end."""
         environment = self._place.environment("command-line")
-        if fresh:
-            (self._place.directory / "logs" / f"{name}.log").unlink(missing_ok=True)
         process = self._place.processes.start(name, command, environment)
-        while process.running():
-            if not self._superlink.running():
-                raise self._superlink.failure()
-            _pause(POLL, poll)
+        try:
+            while process.running():
+                if not self._superlink.running():
+                    raise self._superlink.failure()
+                _pause(POLL, poll)
+        except BaseException:
+            process.kill()
+            raise
         return process
 
 
@@ -313,7 +309,7 @@ def _wait(ready: Callable[[], Any], processes: Sequence[Process], poll: Poll) ->
                 raise process.failure()
             if time.monotonic() > deadline:
                 text = f"{process.name} is not ready after {_START:g} s"
-                raise InputError(f"{text}: {last_line(process.log)}")
+                raise InputError(f"{text}: {reason(process.output())}")
         _pause(POLL, poll)
     return value
 

@@ -15,6 +15,7 @@ from fedsparsify_jax.federate.flower import guard
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOG_LEVEL = re.compile(r"^(INFO|WARNING|ERROR|DEBUG)\s*:\s*")
+_EXIT = "Exit Code: "
 _FRAME = "│╭╮╰╯─┃━ "
 
 
@@ -26,9 +27,9 @@ class Process:
       log: the file of its output.
     """
 
-    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path):
+    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path, at: int):
         self.name, self.log = name, log
-        self._popen = popen
+        self._popen, self._at = popen, at
 
     def running(self) -> bool:
         """Says whether it has not ended."""
@@ -48,7 +49,11 @@ class Process:
     def failure(self) -> InputError:
         """Returns the error for a process that should not have ended."""
         text = f"{self.name} ended with status {self.status}"
-        return InputError(f"{text}: {last_line(self.log)} (see {self.log})")
+        return InputError(f"{text}: {reason(self.output())} (see {self.log})")
+
+    def output(self) -> str:
+        """Returns what it wrote so far."""
+        return self.log.read_bytes()[self._at :].decode("utf-8", "replace")
 
 
 class Processes:
@@ -64,6 +69,7 @@ class Processes:
         """Starts a process in a session of its own; its log is appended to."""
         log = self._logs / f"{name}.log"
         with log.open("ab") as output:
+            at = output.tell()
             popen = subprocess.Popen(
                 command,
                 env={**environment, guard.MARK: self._mark},
@@ -73,7 +79,7 @@ class Processes:
                 start_new_session=True,
             )
         self._started.append(popen)
-        return Process(name, popen, log)
+        return Process(name, popen, log, at)
 
     def end(self) -> None:
         """Ends all of them, and all processes that they started."""
@@ -110,9 +116,16 @@ def guarded(logs: Path) -> Iterator[Processes]:
             watching.wait()
 
 
-def last_line(log: Path) -> str:
-    """Returns the last line of a log with words in it, see `words`."""
-    lines = [words(line) for line in log.read_text("utf-8", "replace").splitlines()]
+def reason(output: str) -> str:
+    """Returns why a process ended, in one line: Flower's words, or its last ones.
+
+    >>> reason("Exit Code: 305\\nNo connection.\\n\\nFor more, visit\\nINFO: bye")
+    '305 No connection.'
+    """
+    _, code, after = output.rpartition(_EXIT)
+    if code:
+        return " ".join(map(words, after.partition("\n\n")[0].splitlines()))
+    lines = [words(line) for line in output.splitlines()]
     return next((line for line in reversed(lines) if line), "it said nothing")
 
 

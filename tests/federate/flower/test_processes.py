@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fedsparsify_jax
-from fedsparsify_jax.federate.flower.processes import guarded, last_line, words
+from fedsparsify_jax.federate.flower.processes import guarded, reason, words
 
 ROOT = Path(fedsparsify_jax.__file__).parents[1]
 # A process, its child, and a grandchild in a session of its own whose parent is gone.
@@ -99,9 +99,30 @@ def test_a_process_that_ended_tells_its_last_words(tmp_path):
         assert str(process.failure()) == line
 
 
-def test_a_silent_process_has_no_last_words(tmp_path):
-    (tmp_path / "log").write_text("\n│  │\n")
-    assert last_line(tmp_path / "log") == "it said nothing"
+def test_a_log_tells_each_process_its_own_part(tmp_path):
+    with guarded(tmp_path) as processes:
+        for word in ("first", "second"):
+            process = processes.start("node-1", ["echo", word], os.environ)
+            wait_for(lambda process=process: not process.running())
+            assert process.output() == f"{word}\n"
+
+
+def test_a_silent_process_has_no_last_words():
+    assert reason("\n│  │\n") == "it said nothing"
+
+
+def test_flowers_reason_is_told_and_not_what_its_helpers_say_after_it():
+    output = """\x1b[91mERROR \x1b[0m:     Exit Code: 305
+Failed to initialize the connection to the SuperLink.
+[code: 2001] All SuperNodes must be registered.
+
+For more information, visit: <https://flower.ai>
+\x1b[92mINFO \x1b[0m:      SuperExec terminated gracefully.
+"""
+    assert reason(output) == (
+        "305 Failed to initialize the connection to the SuperLink. "
+        "[code: 2001] All SuperNodes must be registered."
+    )
 
 
 @pytest.mark.parametrize(
