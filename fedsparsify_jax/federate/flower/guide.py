@@ -73,8 +73,10 @@ that started it. The second one connects to the server:
         --root-certificates tls/ca.crt --auth-supernode-private-key keys/north \\
         --node-config "socket=\\"$PWD/socket/node.sock\\""
 
-The second process needs flwr alone. If another package of yours asks for versions that
-flwr excludes, give it an environment of its own.
+A node that lost its power or its line counts as connected for up to a minute, and is
+refused as "Failed to activate" for as long; then start it again. The second process
+needs flwr alone: if a package of yours asks for versions that flwr excludes, give it an
+environment of its own.
 
 ## 4. The run
 

@@ -16,7 +16,7 @@ import time
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from fedsparsify_jax.federate.flower import commands, local, project, security
+from fedsparsify_jax.federate.flower import commands, local, ports, project, security
 from fedsparsify_jax.federate.flower.processes import guarded
 
 
@@ -104,7 +104,7 @@ def test_registered_nodes_answer_over_tls(running, tmp_path):
 def intruder(running, directory, authority, key):
     """Starts a node that should not get in; returns why it ended."""
     path = directory / "none.sock"
-    port = local.free_ports(1)[0]
+    port = ports.free(1)[0]
     command = commands.supernode(
         running.address, port, path, authority=authority, key=key
     )
@@ -147,7 +147,7 @@ def test_a_node_with_a_key_keeps_its_number_when_it_comes_back(running, tmp_path
 
 def test_the_server_accepts_no_plain_text(running, tmp_path):
     with guarded(tmp_path / "logs") as processes:
-        port = local.free_ports(1)[0]
+        port = ports.free(1)[0]
         command = commands.supernode(running.address, port, tmp_path / "none.sock")
         environment = commands.environment(tmp_path)
         process = processes.start("plain", command, environment)
