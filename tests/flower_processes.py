@@ -47,6 +47,8 @@ def remote_addresses(numbers):
         for line in (PROC / "net" / name).read_text().splitlines()[1:]:
             fields = line.split()
             if fields[9] in sockets:
-                addresses |= {field.split(":")[0] for field in fields[1:3]}
-    # Hexadecimal, the last byte first; what listens has no other side.
-    return addresses - {"0100007F", "00000000"}, len(addresses)
+                local, remote = fields[1:3]
+                addresses.add(local.split(":")[0])
+                # What only listens has no other side: all zeros.
+                addresses |= {remote.split(":")[0]} if int(remote[-4:], 16) else set()
+    return addresses - {"0100007F"}, len(addresses)  # hexadecimal, the last byte first

@@ -73,6 +73,17 @@ def test_one_worker_answers_all_rounds_and_errors_come_back(running, tmp_path):
 
 
 @pytest.mark.skipif(not flower_processes.PROC.exists(), reason="there is no /proc")
+def test_a_process_that_all_machines_reach_would_be_seen():
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+        assert flower_processes.remote_addresses([os.getpid()])[0] == set()
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        assert flower_processes.remote_addresses([os.getpid()])[0] == {"00000000"}
+
+
+@pytest.mark.skipif(not flower_processes.PROC.exists(), reason="there is no /proc")
 def test_processes_speak_to_this_machine_alone(running, place, tmp_path):
     strangers, sockets = set(), 0
 
