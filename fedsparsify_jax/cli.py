@@ -13,6 +13,10 @@ from typing import Annotated, Any
 import cyclopts
 
 from fedsparsify_jax.errors import InputError, shown
+from fedsparsify_jax.federate.options import InitConfig, LocalConfig
+from fedsparsify_jax.federate.setting_up import init as federate_init
+from fedsparsify_jax.federate.simulated import train as encrypted_train
+from fedsparsify_jax.federate.trial import train as federate_local
 from fedsparsify_jax.report import ReportConfig, report
 from fedsparsify_jax.runner import SweepConfig, TrainConfig, sweep, train
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
@@ -40,6 +44,13 @@ _FILE = Option(
 )
 
 app = cyclopts.App(name="fedsparsify", version_flags=[], help_format="plaintext")
+_FEDERATE = cyclopts.App(
+    name="federate",
+    help="Train a federation whose clients are on machines of their own.",
+    sort_key=100,
+    version_flags=[],
+    help_format="plaintext",
+)
 
 
 @functools.cache
@@ -94,19 +105,22 @@ def _register(
             words = config_file.beneath(words, _FILE.parse(path), options)
         run(config(**{field: options[field].parse(w) for field, w in words.items()}))
 
-    every = [*options.values(), *([_FILE] if name in ("train", "sweep") else [])]
+    every = [*options.values(), *([_FILE] if name in _FROM_FILES else [])]
     signature = Signature(list(map(_parameter, every)))
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__doc__ = config.__doc__
     _OPTIONS[name] = [flag(option.field) for option in every]
-    app.command(command, name=name, sort_key=len(_OPTIONS))
+    group, _, last = name.rpartition(" ")
+    (_FEDERATE if group else app).command(command, name=last, sort_key=len(_OPTIONS))
 
 
+_FROM_FILES = ("train", "sweep", "federate local", "federate init")
+"""Commands whose options may come from a file."""
 _OPTIONS: dict[str, list[str]] = {}
 """The options of every command, as they are typed."""
 
 # By lambdas, so that the functions can be exchanged in this module.
-_register(lambda config: train(config), "train", TrainConfig, read(TrainConfig))
+_register(lambda config: _train(config), "train", TrainConfig, read(TrainConfig))
 _register(lambda config: sweep(config), "sweep", SweepConfig, COMMAND_LINE)
 _register(lambda config: show_costs(config), "costs", CostsConfig, read(CostsConfig))
 _register(lambda config: report(config), "report", ReportConfig, read(ReportConfig))
@@ -116,6 +130,21 @@ _register(lambda config: predict(config), "predict", PredictConfig, read(Predict
 _register(
     lambda config: evaluate(config), "evaluate", EvaluateConfig, read(EvaluateConfig)
 )
+_register(
+    lambda config: federate_local(config),
+    "federate local",
+    LocalConfig,
+    read(LocalConfig),
+)
+_register(
+    lambda config: federate_init(config), "federate init", InitConfig, read(InitConfig)
+)
+app.command(_FEDERATE)
+
+
+def _train(config: TrainConfig) -> object:
+    """Trains in one program, or with clients whose uploads the server cannot read."""
+    return encrypted_train(config) if config.encrypted is True else train(config)
 
 
 def _message(error: cyclopts.CycloptsError) -> str:
@@ -127,7 +156,7 @@ def _message(error: cyclopts.CycloptsError) -> str:
     if not isinstance(error, cyclopts.UnknownOptionError):
         return str(error).rstrip(".")
     name = (error.token.keyword or error.token.value).partition("=")[0]
-    (command, *_) = error.command_chain or ("",)
+    command = " ".join(error.command_chain or ())
     others = [other for other, names in _OPTIONS.items() if name in names]
     if others:
         return f"{command} has no option {name}: it is one of {others[0]}"
@@ -152,7 +181,10 @@ def _parse(arguments: Sequence[str]) -> Callable[[], object]:
     return functools.partial(command, **bound.arguments)
 
 
-_WITH_FILES = (["train"], ["sweep"], ["report"], ["export"], ["predict"])
+_WITH_FILES = (
+    *(["train"], ["sweep"], ["report"], ["export"], ["predict"]),
+    ["federate"],
+)
 """Commands whose results are files, whatever becomes of what they print."""
 
 

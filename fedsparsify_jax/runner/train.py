@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from fedsparsify_jax import data
-from fedsparsify_jax.errors import counted
+from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.runner import finish, loop, messages
 from fedsparsify_jax.runner.display import loggers, summary
 from fedsparsify_jax.runner.display.progress import duration, reporter
@@ -58,6 +58,11 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
         what these do when.
     """
     config = resolve(config)
+    if config.encrypted:
+        raise InputError(
+            "--encrypted is for fedsparsify_jax.federate.simulated.train, which has "
+            "clients, server and key holder"
+        )
     loggers.check(config.logger)
     config = dataclasses.replace(config, out=config.out or default_path(config))
     assert config.out is not None
