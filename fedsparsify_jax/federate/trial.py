@@ -33,12 +33,18 @@ BESIDE = ".federation"
 """Ending of the directory beside a run's that has logs, keys and settings."""
 
 
-def train(config: LocalConfig, console: Console | None = None) -> dict[str, Any]:
+def train(
+    config: LocalConfig,
+    console: Console | None = None,
+    meanwhile: Callable[[local.Federation], None] = lambda federation: None,
+) -> dict[str, Any]:
     """Trains a federation of processes and writes the run directory.
 
     Args:
       config: the options.
       console: where progress goes; standard output by default.
+      meanwhile: called with the federation some times a second while it trains, for
+        instance to kill a node and start it again.
 
     Returns:
       The content of ``summary.json``.
@@ -69,7 +75,12 @@ def train(config: LocalConfig, console: Console | None = None) -> dict[str, Any]
             poll=lambda: next(follow),
         ) as federation,
     ):
-        outcome = federation.run(files.project, lambda: next(follow))
+
+        def poll() -> None:
+            next(follow)
+            meanwhile(federation)
+
+        outcome = federation.run(files.project, poll)
         next(follow)
     for line in _notes(outcome.log):
         console.print(line, soft_wrap=True)
