@@ -2,13 +2,14 @@
 
 Flower's processes start others, some in sessions of their own; all inherit the mark.
 Run as a script, this file waits until its standard input is closed, which also happens
-when the process that started it is killed, and then ends all processes with the mark.
-It needs Python alone, so that it starts at once.
+when the process that started it is killed, and then ends all processes with the mark
+and removes their temporary directories. It needs Python alone, and starts at once.
 """
 
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,3 +65,5 @@ def _signal(processes: list[int], number: int) -> None:
 if __name__ == "__main__":
     sys.stdin.buffer.read()
     end(sys.argv[1])
+    for directory in sys.argv[2:]:
+        shutil.rmtree(directory, ignore_errors=True)

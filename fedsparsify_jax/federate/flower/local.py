@@ -12,7 +12,6 @@ Logs are in ``directory/logs``; nothing is read from or written to ``~/.flwr``.
 import contextlib
 import json
 import re
-import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,31 +141,28 @@ def federation(
     ports.refuse_taken(port)
     free, *others = ports.free(1 + len(settings))
     sockets = Path(tempfile.mkdtemp(prefix="fedsparsify-"))  # their paths are short
-    try:
-        with catching(at_once=True), guarded(directory / "logs") as processes:
-            place = Place(
-                directory=directory,
-                sockets=sockets,
-                processes=processes,
-                address=f"{LOCALHOST}:{port or free}",
-                tls=tls,
-                answer=answer,
-            )
-            superlink = _superlink(place, authenticate=bool(keys), poll=poll)
-            private: Sequence[Path | None] = keys or [None] * len(others)
-            pairs = zip(others, private, strict=True)
-            nodes = [Node(place, n, *pair) for n, pair in enumerate(pairs, 1)]
-            running = Federation(place, superlink, nodes)
-            for key in keys:
-                running.register(public(key), poll)
-            for node, content in zip(nodes, settings, strict=True):
-                _write_settings(node.settings, content)
-                node.start()
-            for node in nodes:
-                node.wait(poll)
-            yield running
-    finally:
-        shutil.rmtree(sockets, ignore_errors=True)
+    with catching(at_once=True), guarded(directory / "logs", sockets) as processes:
+        place = Place(
+            directory=directory,
+            sockets=sockets,
+            processes=processes,
+            address=f"{LOCALHOST}:{port or free}",
+            tls=tls,
+            answer=answer,
+        )
+        superlink = _superlink(place, authenticate=bool(keys), poll=poll)
+        private: Sequence[Path | None] = keys or [None] * len(others)
+        pairs = zip(others, private, strict=True)
+        nodes = [Node(place, n, *pair) for n, pair in enumerate(pairs, 1)]
+        running = Federation(place, superlink, nodes)
+        for key in keys:
+            running.register(public(key), poll)
+        for node, content in zip(nodes, settings, strict=True):
+            _write_settings(node.settings, content)
+            node.start()
+        for node in nodes:
+            node.wait(poll)
+        yield running
 
 
 def public(key: Path) -> Path:

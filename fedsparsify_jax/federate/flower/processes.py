@@ -89,15 +89,16 @@ class Processes:
 
 
 @contextlib.contextmanager
-def guarded(logs: Path) -> Iterator[Processes]:
+def guarded(logs: Path, *temporary: Path) -> Iterator[Processes]:
     """Ends all processes that were started within, and theirs, in every case.
 
-    A second process does so if this one is killed.
+    Temporary directories are removed then. A second process sees to both, also if this
+    one is killed.
     """
     logs.mkdir(parents=True, exist_ok=True)
     mark = secrets.token_hex(16)
     watching = subprocess.Popen(
-        [sys.executable, guard.__file__, mark],
+        [sys.executable, guard.__file__, mark, *map(str, temporary)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -64,10 +64,13 @@ def test_they_end_after_an_error(tmp_path):
 @pytest.mark.parametrize("name", [signal.SIGKILL, signal.SIGTERM])
 def test_they_end_when_their_starter_is_killed(tmp_path, name):
     number = os.getpid() * 10 + 2 + (name == signal.SIGKILL)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     script = f"""
 import os, pathlib, time
 from fedsparsify_jax.federate.flower.processes import guarded
-with guarded(pathlib.Path({str(tmp_path)!r})) as processes:
+path = pathlib.Path({str(tmp_path)!r})
+with guarded(path, path / "temporary") as processes:
     processes.start("family", {family(number)!r}, os.environ)
     time.sleep(600)
 """
@@ -75,7 +78,7 @@ with guarded(pathlib.Path({str(tmp_path)!r})) as processes:
     with subprocess.Popen([sys.executable, "-c", script], env=environment) as starter:
         wait_for(lambda: alive(number) == 3)
         starter.send_signal(name)
-    wait_for(lambda: alive(number) == 0)
+    wait_for(lambda: alive(number) == 0 and not temporary.exists())
 
 
 def test_others_processes_are_left_alone(tmp_path):
