@@ -12,7 +12,7 @@ trap 'rm -f "$constraints"' EXIT
 grep -vE '^(protobuf|rich|packaging)==' requirements.txt > "$constraints"
 [ -x "$environment/bin/python" ] || python3.11 -m venv "$environment"
 "$environment/bin/pip" install --quiet --constraint "$constraints" \
-    '.[flower]' pytest hypothesis
+    '.[flower,encrypted,medical]' pytest hypothesis
 
 environment=$(cd "$environment" && pwd)
 cd tests

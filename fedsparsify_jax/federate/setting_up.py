@@ -17,7 +17,7 @@ from fedsparsify_jax.federate.settings import ServerSettings
 from fedsparsify_jax.runner.options import schema
 
 CONFIG = "federation.json"
-"""The server's options, relative to where the server is started."""
+"""The server's options."""
 
 
 def init(config: InitConfig, console: Console | None = None) -> Path:
@@ -48,13 +48,15 @@ def init(config: InitConfig, console: Console | None = None) -> Path:
         join_timeout=config.join_timeout,
         round_timeout=config.round_timeout,
     )
-    out = run.out or Path("runs/federation")
-    run = dataclasses.replace(run, out=out)
+    # Flower starts the server elsewhere.
+    out = (run.out or directory / "run").absolute()
+    data_dir = run.data_dir and run.data_dir.absolute()
+    run = dataclasses.replace(run, out=out, data_dir=data_dir)
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     whole = Path(tempfile.mkdtemp(prefix=".federation-", dir=directory.parent))
     try:
-        project.write(whole / "project", {"config": CONFIG})
+        project.write(whole / "project", {"config": str(directory / CONFIG)})
         for path in (whole / "project").iterdir():
             path.rename(whole / path.name)
         (whole / "project").rmdir()

@@ -16,6 +16,8 @@ from typing import NamedTuple
 from fedsparsify_jax.errors import InputError
 
 LOCALHOST = "127.0.0.1"
+QUICK = "fedsparsify_jax.federate.flower.quick_supernode"
+"""The module that runs a SuperNode of this machine."""
 CONNECTION = "federation"
 """The name of the SuperLink in Flower's configuration file."""
 QUIET = {
@@ -108,7 +110,8 @@ def supernode(
       authority: the certificate to trust; None sends plain text.
       key: the node's private key, if the SuperLink asks for it.
     """
-    command = [program("flower-supernode"), "--superlink", address]
+    program("flower-supernode")  # complains early
+    command = [sys.executable, "-m", QUICK, "--superlink", address]
     command += ["--host", LOCALHOST, "--port", str(port)]
     command += ["--node-config", f"socket={json.dumps(str(socket))}"]
     if authority is None:

@@ -40,9 +40,9 @@ def command(line):
 
 def test_the_command_trains_what_train_does_over_loopback_alone(tmp_path):
     line = f"federate local --nodes 3 {OPTIONS} --out {tmp_path}/run"
-    process = subprocess.Popen(
-        command(line), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    printed = tmp_path / "printed.txt"
+    with printed.open("w") as file:
+        process = subprocess.Popen(command(line), stdout=file, stderr=file)
     strangers, most = set(), 0
     while process.poll() is None:
         family = flower_processes.family(tmp_path / "run.federation")
@@ -50,7 +50,7 @@ def test_the_command_trains_what_train_does_over_loopback_alone(tmp_path):
         strangers |= other
         most = max(most, sockets)
         time.sleep(0.1)
-    output = process.stdout.read()
+    output = printed.read_text()
     assert process.returncode == 0, output
     assert "round 4/4" in output and "run directory" in output
     assert most and not strangers
