@@ -1,4 +1,4 @@
-"""What the server merges in a round: uploads of all clients, or one encrypted mean."""
+"""Collected uploads, which the server merges: those of all clients, in clear."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol

@@ -1,19 +1,14 @@
 """The server of a federation: an ordinary run whose clients are on other machines."""
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from fedsparsify_jax import data
-from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.federate.clients import Clients
 from fedsparsify_jax.federate.encrypting import EncryptedMean, check_options
@@ -25,23 +20,24 @@ from fedsparsify_jax.federate.plan import (
     exchange_of,
     plan_for,
 )
-from fedsparsify_jax.federate.rounds import NetworkRounds, check_apart, halves_of
+from fedsparsify_jax.federate.rounds import NetworkRounds, check_apart
+from fedsparsify_jax.federate.server_side import (
+    Nowhere,
+    assembled,
+    refuse_early,
+    shapes_of,
+)
 from fedsparsify_jax.federate.settings import ServerSettings
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.process.signals import Stop, catching
-from fedsparsify_jax.runner.programs.devices import place
 from fedsparsify_jax.runner.programs.federation import (
-    Federation,
     Keys,
-    algorithm_of,
-    checked_model,
     load,
     partition,
 )
-from fedsparsify_jax.runner.programs.sources import Read, RoundData
 from fedsparsify_jax.runner.storage import resume
 from fedsparsify_jax.runner.storage.lock import refuse_if_locked
 from fedsparsify_jax.runner.storage.run_directory import (
@@ -50,8 +46,6 @@ from fedsparsify_jax.runner.storage.run_directory import (
     default_path,
 )
 from fedsparsify_jax.runner.train import Work, carried_out
-from fedsparsify_jax.training.losses import TASKS
-from fedsparsify_jax.types import ClientData, ClientsState, Key, State, Variables
 
 
 def train(
@@ -140,12 +134,49 @@ def _train(
     dataset = load(config)
     if not settings.own_data:
         dataset = data.hold_out(dataset, config.validation_fraction, config.seed)
+    refuse_early(config, dataset)
 
     # Nodes join, and say how many examples they have.
     parts = None
     if not settings.own_data:
         parts = partition(config, dataset.train.y, dataset.owners)
         config = dataclasses.replace(config, num_clients=len(parts))
+    clients = _gathered(network, config, dataset, settings, console)
+    sizes = [clients.sizes[client] for client in range(len(clients.sizes))]
+    if config.encrypted and clients.holder is None:
+        raise InputError(
+            "--encrypted needs a key holder: give one of the nodes a directory for keys"
+        )
+    federation = assembled(config, dataset, parts, sizes)
+    one = shapes_of(dataset, max(sizes))
+    check_apart(federation, one)
+    clients.begin()
+
+    # The rest is an ordinary run.
+    keys = Keys.from_seed(config.seed)
+    collect = EncryptedMean(clients, config) if config.encrypted else None
+    program = NetworkRounds(config, federation, clients, one, keys.rounds, collect)
+    work = Work(
+        config=config,
+        federation=federation,
+        keys=keys,
+        directory=directory,
+        fingerprints=resume.fingerprints(federation, keys),
+        source=Nowhere(federation.clients),
+        program=program,
+        measure=NetworkMeter(clients),
+    )
+    return carried_out(work, console, stop)
+
+
+def _gathered(
+    network: Network,
+    config: TrainConfig,
+    dataset: data.Dataset,
+    settings: ServerSettings,
+    console: Console,
+) -> Clients:
+    """Returns the clients of a federation, all of which have joined."""
     number = config.num_clients
     assert number is not None
     clients = Clients(
@@ -158,115 +189,7 @@ def _train(
     )
     console.print(f"waiting for {counted(number, 'client')}")
     clients.gather(settings.join_timeout)
-    sizes = [clients.sizes[client] for client in range(number)]
-    seen = parts is not None
-    if parts is None:
-        parts = _unseen(sizes)
-    if config.encrypted and clients.holder is None:
-        raise InputError(
-            "--encrypted needs a key holder: give one of the nodes a directory for keys"
-        )
-    federation = assembled(config, dataset, parts)._replace(seen=seen)
-    check_apart(federation, _shapes(dataset, max(sizes)))
-    clients.begin()
-
-    keys = Keys.from_seed(config.seed)
-    return carried_out(
-        Work(
-            config=config,
-            federation=federation,
-            keys=keys,
-            directory=directory,
-            fingerprints=resume.fingerprints(federation, keys),
-            source=Nowhere(federation.clients),
-            program=NetworkRounds(
-                config,
-                federation,
-                clients,
-                _shapes(dataset, max(sizes)),
-                keys.rounds,
-                EncryptedMean(clients, config) if config.encrypted else None,
-            ),
-            measure=NetworkMeter(clients),
-        ),
-        console,
-        stop,
-    )
-
-
-def _unseen(sizes: list[int]) -> list[np.ndarray]:
-    """Returns parts of these sizes, of examples that nobody but a node has seen."""
-    ends = np.cumsum(sizes)
-    return [np.arange(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-
-
-def assembled(
-    config: TrainConfig, dataset: data.Dataset, parts: list[np.ndarray]
-) -> Federation:
-    """Returns the federation as its server has it: without clients' data.
-
-    Raises:
-      InputError: for options that do not go together, or an algorithm whose clients
-        cannot work apart.
-    """
-    model, start = checked_model(config, dataset)
-    longest = max(map(len, parts))
-    algorithm = algorithm_of(
-        config,
-        model,
-        dataset,
-        vmapped(),
-        batch_size=min(config.batch_size or 1, longest),
-    )
-    halves_of(config, algorithm)
-    x, y = (np.asarray(part) for part in dataset.train)
-    nobody = ClientData(
-        x=jnp.zeros((0, longest, *x.shape[1:]), x.dtype),
-        y=jnp.zeros((0, longest), y.dtype),
-        sizes=jnp.zeros(0, jnp.int32),
-    )
-
-    def init(key: Key, variables: Variables) -> State:
-        # What clients keep is on their machines.
-        return algorithm.init(key, variables)._replace(clients=ClientsState())
-
-    placement = place(nobody, config.participation, jax.local_devices()[:1])
-    return Federation(
-        dataset=dataset,
-        parts=parts,
-        clients=nobody,
-        model=model,
-        task=TASKS[dataset.task],
-        algorithm=algorithm._replace(init=init),
-        placement=placement._replace(divided=False),
-        start=start,
-    )
-
-
-def _shapes(dataset: data.Dataset, longest: int) -> ClientData:
-    """Returns the shapes of one client's data."""
-
-    def of(array: Any) -> Any:
-        array = np.asarray(array)
-        return jax.ShapeDtypeStruct((longest, *array.shape[1:]), array.dtype)
-
-    x, y = dataset.train
-    sizes: Any = jax.ShapeDtypeStruct((), jnp.int32)
-    return ClientData(x=of(x), y=of(y), sizes=sizes)
-
-
-class Nowhere:
-    """The clients' data as a server has them: not at all."""
-
-    def __init__(self, nobody: ClientData):
-        self.clients = nobody
-
-    def shapes(self, rounds: int) -> RoundData:
-        return RoundData(())
-
-    @contextlib.contextmanager
-    def reading(self, directory: Path) -> Iterator[Read]:
-        yield lambda completed, rounds, following: RoundData(())
+    return clients
 
 
 def serve(network: Network, settings: Mapping[str, Any]) -> None:
