@@ -149,14 +149,14 @@ def _following(
     with reporter(console, run.rounds or 0, completed) as show:
         shown = completed
         while True:
-            for record in _records(out / "metrics.jsonl")[shown:]:
+            for record in records(out / "metrics.jsonl")[shown:]:
                 show(record)
                 shown += 1
             yield
 
 
-def _records(path: Path) -> list[Record]:
-    """Returns the whole lines of a file that is being written."""
+def records(path: Path) -> list[Record]:
+    """Returns the whole lines of a ``metrics.jsonl`` that is being written."""
     try:
         *lines, _ = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
