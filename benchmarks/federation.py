@@ -15,6 +15,7 @@ over some idle seconds, and taken off.
 """
 
 import argparse
+import itertools
 import socket
 import statistics
 import tempfile
@@ -130,7 +131,7 @@ def main() -> None:
     training = statistics.median(row["seconds"] for row in simulated[1:])
     ways = {}
     for place, way in ((1, "up"), (2, "down")):
-        pairs = list(zip(marks[1:], marks[2:], strict=False))
+        pairs = list(itertools.pairwise(marks[1:]))
         wire = [b[place] - a[place] - idle[place - 1] * (b[0] - a[0]) for a, b in pairs]
         sent = [row[f"message_bytes_{way}"] for row in rows[1:]]
         ways[way] = line(sent, wire) | {
