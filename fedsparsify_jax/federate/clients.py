@@ -73,7 +73,8 @@ class Clients:
         self._number, self._form, self._timeout = number, form, timeout
         self._note = note
         self._nodes: dict[int, int] = {}  # node of a client
-        self._refused: set[int] = set()  # nodes
+        self._refused: dict[int, int | None] = {}  # node to the client it would be
+        self._silent: set[int] = set()  # clients without an answer, the last time
         self._has_begun = False
         self.sizes: dict[int, int] = {}
         self.known = Known()
@@ -213,18 +214,21 @@ class Clients:
         """Lets nodes join that are new, and forgets those that are gone."""
         there = set(self._network.nodes())
         self._nodes = {c: node for c, node in self._nodes.items() if node in there}
-        new = there - set(self._nodes.values()) - self._refused
+        # A node that is gone may be listed for a while, beside the one that came back.
+        refused = {n for n, c in self._refused.items() if c not in self._silent}
+        new = there - set(self._nodes.values()) - refused
         if not new:
             return
         message = envelope.write(self._invitation)
         replies = self._network.ask(dict.fromkeys(new, message), self._timeout)
         for node, reply in sorted(replies.items()):
+            self._refused.pop(node, None)
             try:
                 self._enrol(node, reply)
             except InputError as error:
                 self._note(f"a node is left out: {error}")
                 if not reply.error:
-                    self._refused.add(node)
+                    self._refused.setdefault(node, None)
         late = [c for c in self._nodes if self._nodes[c] in new]
         if late and self._has_begun:
             begin = self._beginning()
@@ -245,7 +249,8 @@ class Clients:
                 f"it says that it is client {client} with {size} examples: clients of "
                 f"this federation are 0 to {self._number - 1}"
             )
-        if client in self._nodes:
+        if client in self._nodes and client not in self._silent:
+            self._refused[node] = client
             raise InputError(f"client {client} is there already")
         if self.sizes.get(client, size) != size:
             raise InputError(
@@ -266,6 +271,8 @@ class Clients:
         answers = self._network.ask(messages, self._timeout) if messages else {}
         nothing = Reply(error="no answer")
         replies = {c: answers.get(node, nothing) for c, node in nodes.items()}
+        for client, reply in replies.items():
+            (self._silent.add if reply.error else self._silent.discard)(client)
         self.traffic = Traffic(
             up=self.traffic.up + sum(len(r.content) for r in replies.values()),
             down=self.traffic.down + sum(map(len, messages.values())),

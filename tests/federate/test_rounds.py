@@ -177,6 +177,30 @@ def test_a_node_that_was_started_anew_goes_on_as_the_same_client(tmp_path, quiet
     assert nodes.same_models(tmp_path / "alone", tmp_path / "run", atol=1e-6)
 
 
+class Twice(Failing):
+    """A network that lists a dead node 12 beside node 22, which is the same client."""
+
+    def __init__(self):
+        super().__init__({})
+        self.inner._answers[22] = nodes.node(2)
+        self._round = 0
+
+    def nodes(self):
+        return [10, 11, 12, 22] if self._round else [10, 11, 12]
+
+    def ask(self, messages, timeout):
+        for message in messages.values():
+            self._round = envelope.read(message).facts.get("round", self._round)
+        dead = {12} if self._round >= 2 else set()
+        alive = {n: m for n, m in messages.items() if n not in dead}
+        return self.inner.ask(alive, timeout)
+
+
+def test_a_node_may_come_back_while_it_is_still_listed_as_another(tmp_path, quiet):
+    rows = nodes.federated(tmp_path / "run", Twice(), console=quiet, rounds=5)
+    assert [row["merged"] for row in rows] == [3, 2, 3, 3, 3]
+
+
 def simulated_without_one(out, console, **options):
     """The federation in which client 2 drops out of round 2, by Failing."""
     network = Failing({(2, 2): lambda reply: Reply(error="away")})
