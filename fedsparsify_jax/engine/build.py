@@ -32,6 +32,7 @@ from fedsparsify_jax.engine.wrappers.powerprop import (
     powers_of,
     tuning_roots,
 )
+from fedsparsify_jax.engine.wrappers.private import private
 from fedsparsify_jax.engine.wrappers.setup import with_setup
 from fedsparsify_jax.engine.wrappers.transport import downloads_as, uploads_as
 from fedsparsify_jax.engine.wrappers.variables import checked
@@ -96,6 +97,8 @@ def engine(
     tuning = tuning_roots(powers, tuning)
     if o.powerprop_average == "theta":
         method = merging_roots(powers, method)
+    # Before the uploads' wrappers: it looks at what the method itself sends.
+    method = private(method, o.privacy)
     client_map = o.client_map or vmapped()
     if o.compact_form is not None:
         client_map = compact.indexed(client_map, o.compact_form)
@@ -118,7 +121,9 @@ def engine(
     algorithm = gathering(init_of(method, keep, o.num_clients), run, o)
     apart = halves_of(method, clients, keep, o.wire_values)
     algorithm = algorithm._replace(halves=apart)
-    return with_checks(with_ema(o.server_ema, with_setup(method, algorithm)))
+    algorithm = with_setup(method, algorithm)
+    always = not method.needs_uploads
+    return with_checks(with_ema(o.server_ema, algorithm, always=always))
 
 
 def keep_of(

@@ -69,6 +69,9 @@ def run_charts(setting: Setting) -> list[Chart]:
             ("clients_forget_fraction", "of clients' own", 1, False),
             ("learned_fraction", "learned fraction", 7, True),
         ),
+        over(
+            "Epsilon over rounds", "epsilon", "number", ("epsilon", "spent", 0, False)
+        ),
         path(f"Test {name} against bytes", "moved so far", "moved_so_far", "megabytes"),
         path(f"Test {name} against sparsity", "sparsity", "sparsity", "percent"),
     ]
