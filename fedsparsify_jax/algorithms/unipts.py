@@ -120,8 +120,8 @@ def unipts(
     _check(calibration_examples, generations, post_epochs, post_batch_size)
     if options.get("privacy") is not None:
         raise InputError(
-            "this method cannot be private: after the last round it looks at clients' "
-            "examples without noise; use fedsparsify-global, which does not"
+            "privacy does not go with this method: after the last round it looks at "
+            "clients' examples without noise; use fedsparsify-global"
         )
     settings = Distillation(
         epochs=post_epochs,

@@ -16,6 +16,7 @@ from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import cross_entropy
 from fedsparsify_jax.training.powerprop import check_alpha
 from fedsparsify_jax.types import (
+    CohortSampling,
     GradientPoint,
     LocalOptimizer,
     LossFn,
@@ -42,6 +43,7 @@ class EngineOptions(TypedDict, total=False):
     local_steps: int | None
     batch_size: int
     participation: float
+    cohort_sampling: CohortSampling
     client_map: ClientMap | None
     compact_form: Form | None
     faults: Faults | None
@@ -86,6 +88,8 @@ class Options(NamedTuple):
       batch_size: B.
       participation: share of the clients that takes part in a round, drawn without
         replacement; ``floor(participation * N)`` clients.
+      cohort_sampling: ``"poisson"`` draws for each client whether it takes part, with
+        probability ``participation``, see `sampling`; ``"fixed"`` draws so many.
       client_map: how the cohort's clients are run, see `client_map`; all at once by
         default.
       compact_form: a compact form of the model that clients train where the round's
@@ -134,6 +138,7 @@ class Options(NamedTuple):
     local_steps: int | None = None
     batch_size: int = 32
     participation: float = 1.0
+    cohort_sampling: CohortSampling = "fixed"
     client_map: ClientMap | None = None
     compact_form: Form | None = None
     faults: Faults | None = None
@@ -167,8 +172,14 @@ def resolve(options: EngineOptions) -> Options:
         raise ValueError(
             f"unknown optimizer_state {resolved.optimizer_state!r}: fresh or kept"
         )
+    if resolved.cohort_sampling not in get_args(CohortSampling):
+        raise ValueError(
+            f"unknown cohort_sampling {resolved.cohort_sampling!r}: fixed or poisson"
+        )
     if resolved.num_clients is not None:
-        cohort_size(resolved.num_clients, resolved.participation)  # complain early
+        cohort_size(
+            resolved.num_clients, resolved.participation, resolved.cohort_sampling
+        )  # complain early
     if resolved.faults is not None:
         faults.check(resolved.faults)
     clipping.check_norm(resolved.clip_norm)

@@ -142,15 +142,18 @@ def _check_method(method: Method) -> None:
         reason = "its first masks come from clients' data"
     if reason is not None:
         raise InputError(
-            f"this method cannot be private: {reason}; use one whose clients send "
-            "models under the server's masks, such as fedavg or fedsparsify-global"
+            f"privacy does not go with this method: {reason}; use one whose clients "
+            "send models under the server's masks, such as fedavg or "
+            "fedsparsify-global"
         )
 
 
 def _check_upload(uploads: Uploads, context: Context) -> None:
     """Checks, when the round is traced, that a model is all that is sent."""
     if jax.tree.leaves(uploads.extra):
-        raise InputError("this method cannot be private: it uploads more than models")
+        raise InputError(
+            "privacy does not go with this method: it uploads more than models"
+        )
     needs_parameters_alone(context.variables)
 
 

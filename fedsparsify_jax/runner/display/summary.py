@@ -73,7 +73,7 @@ def round_record(
         # Summed on the host: a large cohort's bytes exceed 32 bit.
         "bytes_up": _total(info.bytes_up, info.setup_up),
         "bytes_down": _total(info.bytes_down, info.setup_down),
-        "bytes_dense": 2 * len(info.cohort) * dense,
+        "bytes_dense": 2 * int(np.count_nonzero(info.cohort >= 0)) * dense,
         "kept": {name: int(count) for name, count in info.kept.items()},
         **{field: int(getattr(info, field)) for field in COUNTED},
         "seconds": round(seconds, 6),

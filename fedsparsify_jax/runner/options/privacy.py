@@ -71,9 +71,10 @@ def sampling(options: Mapping[str, Any]) -> Sampling:
     Args:
       options: of a run; ``num_clients`` is its number.
     """
-    clients = options["num_clients"]
-    size = cohort_size(clients, options["participation"])
-    return accounting.fixed(size, clients)
+    clients, share = options["num_clients"], options["participation"]
+    if options["cohort_sampling"] == "poisson":
+        return accounting.poisson(share, clients)
+    return accounting.fixed(cohort_size(clients, share), clients)
 
 
 def noise_multiplier(options: Mapping[str, Any]) -> Any:
@@ -106,12 +107,18 @@ def mechanism(options: Mapping[str, Any]) -> Privacy | None:
     """
     if not wanted(options):
         return None
-    drawn = sampling(options)
     return Privacy(
         clip_norm=options["dp_clip"],
         noise_multiplier=noise_multiplier(options),
-        denominator=drawn.size,
+        denominator=_expected(sampling(options)),
     )
+
+
+def _expected(drawn: Sampling) -> float:
+    """Returns the clients of a round on average: what the sum is divided by."""
+    if drawn.probability is None:
+        return float(drawn.size or 0)
+    return drawn.probability * drawn.population
 
 
 def spent(options: Mapping[str, Any]) -> tuple[float, ...]:
@@ -143,6 +150,6 @@ def described(options: Mapping[str, Any]) -> dict[str, Any]:
             "clip_norm": options["dp_clip"],
             "neighbours": drawn.neighbours,
             "clients": drawn.population,
-            "cohort": drawn.size,
+            "cohort": _expected(drawn),
         },
     }

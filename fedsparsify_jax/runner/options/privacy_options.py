@@ -1,10 +1,11 @@
-"""Options of differential privacy: what is hidden of a client, and by how much noise."""
+"""Options of differential privacy: what hides a client, and for which promise."""
 
 import dataclasses
 from typing import Annotated
 
 from fedsparsify_jax.runner.options.rules import Rule, above
-from fedsparsify_jax.runner.options.schema import TRACED, Heading, Shown
+from fedsparsify_jax.runner.options.schema import TRACED, Heading, Keyword, Shown
+from fedsparsify_jax.types import CohortSampling
 
 _DELTA = Rule(lambda value: 0 < value < 1, "above 0 and below 1")
 
@@ -17,6 +18,7 @@ class PrivacyOptions:
         float | None,
         Heading("Differential privacy"),
         above(0),
+        Keyword("privacy"),
         Shown(hint="default: no privacy"),
         TRACED,
     ] = None
@@ -30,3 +32,6 @@ class PrivacyOptions:
     keeps it is taken."""
     delta: Annotated[float | None, _DELTA, Shown(hint="below 1 / clients")] = None
     """The delta of epsilon."""
+    cohort_sampling: Annotated[CohortSampling, Keyword()] = "fixed"
+    """Whether a round has floor(participation * N) clients, or each one with the
+    probability --participation (poisson): a far smaller epsilon for the same noise."""

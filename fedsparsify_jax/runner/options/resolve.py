@@ -27,7 +27,7 @@ def check_cohort(config: TrainConfig) -> None:
     """
     assert config.num_clients is not None
     try:
-        cohort_size(config.num_clients, config.participation)
+        cohort_size(config.num_clients, config.participation, config.cohort_sampling)
     except ValueError as error:
         raise InputError(in_options(str(error))) from error
 

@@ -380,7 +380,9 @@ def _compact(
 ) -> CompactTraining:
     """Returns what may make the clients' training smaller between rounds."""
     devices = federation.placement.mesh.devices
-    cohort = cohort_size(len(federation.parts), config.participation)
+    cohort = cohort_size(
+        len(federation.parts), config.participation, config.cohort_sampling
+    )
     longest = max(map(len, federation.parts))
     batch_size = min(config.batch_size or 1, longest)
     batches = config.local_steps or -(-longest // batch_size) * config.local_epochs
