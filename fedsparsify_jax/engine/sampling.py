@@ -67,7 +67,7 @@ def poisson_places(num_clients: int, probability: float) -> int:
     ``exp(-N KL((m + 1) / N || q))``.
 
     >>> poisson_places(1000, 0.05), poisson_places(10, 0.5), poisson_places(10, 1.0)
-    (161, 10, 10)
+    (149, 10, 10)
     """
 
     def suffices(places: int) -> bool:
