@@ -339,6 +339,8 @@ class Method(NamedTuple):
     fine_tune_epochs: int = 0
     upload: Uploader = Uploader(no_state, _send)
     server: ServerTransform = ServerTransform(no_state, _unchanged)
+    # whether a round in which no upload counts leaves the model as it was
+    needs_uploads: bool = True
     # whether messages carry masks, so that a kept weight which is zero costs 32 bits
     masks_travel: bool = False
     # whether weights that were pruned may come back, at zero

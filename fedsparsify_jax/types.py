@@ -42,6 +42,8 @@ Allocation = Literal["erk", "er", "erk_feddst", "layer"]
 """Rule by which layers share the sparsity."""
 VoteRule = Literal["authors", "strict", "none"]
 """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
+CohortSampling = Literal["fixed", "poisson"]
+"""Clients of a round: so many, or each with a probability, independently."""
 OptimizerState = Literal["fresh", "kept"]
 """Optimizer state of a client: new in every round, or kept."""
 Penalties = Literal["local", "averaged", "closed-form", "frozen"]
@@ -175,7 +177,7 @@ class RoundInfo(NamedTuple):
     # methods whose masks travel, and what else they send in the round
     bytes_up: jax.Array
     bytes_down: jax.Array
-    cohort: jax.Array  # [K] int32: who took part
+    cohort: jax.Array  # [K] int32: who took part; -1 for an empty place
     # int32 scalars: numbers of clients of the cohort, see `engine.wrappers.faults`
     merged: jax.Array  # uploads that were merged; if 0, the model stayed as it was
     dropped: jax.Array  # clients that sent nothing
@@ -193,6 +195,8 @@ class Cohort(NamedTuple):
 
     ids: jax.Array | None  # [K] int32, distinct; None for all N clients, in order
     data: ClientData  # [K, M, ...], in that order
+    # bool [K]: who takes part, of a Poisson sample; the others fill its places
+    joined: jax.Array | None = None
 
 
 class RunFn(Protocol):

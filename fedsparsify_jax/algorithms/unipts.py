@@ -100,6 +100,7 @@ def unipts(
         search too.
 
     Raises:
+      InputError: for private rounds.
       ValueError: for an unknown merge, or numbers of examples or epochs that cannot be.
 
     Returns:
@@ -117,6 +118,11 @@ def unipts(
       (0.0, 0.9)
     """
     _check(calibration_examples, generations, post_epochs, post_batch_size)
+    if options.get("privacy") is not None:
+        raise InputError(
+            "privacy does not go with this method: after the last round it looks at "
+            "clients' examples without noise; use fedsparsify-global"
+        )
     settings = Distillation(
         epochs=post_epochs,
         batch_size=post_batch_size,

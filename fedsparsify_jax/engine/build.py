@@ -15,7 +15,12 @@ from fedsparsify_jax.engine.halves import halves_of
 from fedsparsify_jax.engine.options import EngineOptions, Options, resolve
 from fedsparsify_jax.engine.records import RoundKeys
 from fedsparsify_jax.engine.round import RoundFn, client_half, round_of
-from fedsparsify_jax.engine.sampling import cohort_size, sample_cohort
+from fedsparsify_jax.engine.sampling import (
+    cohort_size,
+    joins,
+    sample_cohort,
+    sample_poisson,
+)
 from fedsparsify_jax.engine.tuning import Tuning, tuning_of
 from fedsparsify_jax.engine.wrappers.attacks import forging, poisoned
 from fedsparsify_jax.engine.wrappers.clipping import clipped_to
@@ -32,6 +37,7 @@ from fedsparsify_jax.engine.wrappers.powerprop import (
     powers_of,
     tuning_roots,
 )
+from fedsparsify_jax.engine.wrappers.private import private
 from fedsparsify_jax.engine.wrappers.setup import with_setup
 from fedsparsify_jax.engine.wrappers.transport import downloads_as, uploads_as
 from fedsparsify_jax.engine.wrappers.variables import checked
@@ -96,6 +102,8 @@ def engine(
     tuning = tuning_roots(powers, tuning)
     if o.powerprop_average == "theta":
         method = merging_roots(powers, method)
+    # Before the uploads' wrappers: it looks at what the method itself sends.
+    method = private(method, o.privacy)
     client_map = o.client_map or vmapped()
     if o.compact_form is not None:
         client_map = compact.indexed(client_map, o.compact_form)
@@ -116,9 +124,12 @@ def engine(
     run = downloads_as(o.wire_values, run)
     keep = keep_of(method, tuning, compression)
     algorithm = gathering(init_of(method, keep, o.num_clients), run, o)
-    apart = halves_of(method, clients, keep, o.wire_values)
-    algorithm = algorithm._replace(halves=apart)
-    return with_checks(with_ema(o.server_ema, with_setup(method, algorithm)))
+    if o.cohort_sampling == "fixed":  # else places are filled that nobody answers for
+        apart = halves_of(method, clients, keep, o.wire_values)
+        algorithm = algorithm._replace(halves=apart)
+    algorithm = with_setup(method, algorithm)
+    always = not method.needs_uploads
+    return with_checks(with_ema(o.server_ema, algorithm, always=always))
 
 
 def keep_of(
@@ -173,25 +184,44 @@ def gathering(init: InitFn, run: RoundFn, o: Options) -> FederatedAlgorithm:
             raise ValueError(
                 f"num_clients is {o.num_clients}, asked for {total} clients"
             )
-        key = RoundKeys.of(jax.random.clone(key)).cohort
-        return sample_cohort(key, total, cohort_size(total, o.participation))
+        size, key = size_of(total), _cohort_key(key)
+        if o.cohort_sampling == "poisson":
+            return sample_poisson(key, total, o.participation, size)
+        return sample_cohort(key, total, size)
+
+    def size_of(total: int) -> int:
+        return cohort_size(total, o.participation, o.cohort_sampling)
+
+    def joining(key: Key, cohort: Cohort) -> Cohort:
+        """Marks those who join, if that is for each client to draw."""
+        if o.cohort_sampling == "fixed":
+            return cohort
+        ids = cohort.ids
+        if ids is None:
+            ids = jnp.arange(cohort.data.sizes.shape[0], dtype=jnp.int32)
+        return cohort._replace(joined=joins(_cohort_key(key), ids, o.participation))
 
     def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
         _check_clients(clients, state, o.num_clients)
         total = clients.sizes.shape[0]
-        if cohort_size(total, o.participation) == total:
-            return run(key, state, Cohort(None, clients))
+        if size_of(total) == total:
+            return run(key, state, joining(key, Cohort(None, clients)))
         ids = sample(key, total)
-        return run(key, state, Cohort(ids, trees.take(clients, ids)))
+        cohort = Cohort(ids, trees.take(clients, ids))
+        return run(key, state, joining(key, cohort))
 
     def run_cohort(
         key: Key, state: State, cohort: Cohort, setup_clients: Cohort | None = None
     ) -> tuple[State, RoundInfo]:
         _check_cohort(cohort)
-        return run(key, state, cohort)
+        return run(key, state, joining(key, cohort))
 
     cohorts = Cohorts(sample=sample, run=run_cohort, setup_clients=no_clients)
     return FederatedAlgorithm(init, step, cohorts=cohorts)
+
+
+def _cohort_key(key: Key) -> Key:
+    return RoundKeys.of(jax.random.clone(key)).cohort
 
 
 def _check_clients(clients: ClientData, state: State, num_clients: int | None) -> None:

@@ -23,7 +23,7 @@ from fedsparsify_jax.engine.records import (
 )
 from fedsparsify_jax.engine.round import server_half
 from fedsparsify_jax.engine.sampling import client_keys
-from fedsparsify_jax.engine.wrappers.faults import ClientFaults, is_finite
+from fedsparsify_jax.engine.wrappers.faults import is_finite, left_out
 from fedsparsify_jax.engine.wrappers.transport import rounded
 from fedsparsify_jax.method import Context, Method
 from fedsparsify_jax.types import (
@@ -103,13 +103,7 @@ def present(ids: jax.Array, sizes: jax.Array, arrived: jax.Array) -> Members:
     [0.75, 0.25, 0.0]
     """
     counted = jnp.where(arrived, sizes.astype(jnp.float32), 0.0)
-    zeros = jnp.zeros_like(counted)
-    fault = ClientFaults(
-        participating=arrived,
-        straggling=jnp.zeros_like(arrived),
-        effort=arrived.astype(jnp.float32),
-        corruption=zeros,
-    )
+    fault = left_out(None, arrived)
     return Members(ids=ids, sizes=counted, shares=shares(counted), fault=fault)
 
 

@@ -11,10 +11,12 @@ from fedsparsify_jax.engine.sampling import cohort_size
 from fedsparsify_jax.engine.wrappers import clipping, faults
 from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.engine.wrappers.faults import Faults
+from fedsparsify_jax.engine.wrappers.private import Privacy
 from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import cross_entropy
 from fedsparsify_jax.training.powerprop import check_alpha
 from fedsparsify_jax.types import (
+    CohortSampling,
     GradientPoint,
     LocalOptimizer,
     LossFn,
@@ -41,11 +43,13 @@ class EngineOptions(TypedDict, total=False):
     local_steps: int | None
     batch_size: int
     participation: float
+    cohort_sampling: CohortSampling
     client_map: ClientMap | None
     compact_form: Form | None
     faults: Faults | None
     attack: Attack | None
     clip_norm: ArrayLike | None
+    privacy: Privacy | None
     server_ema: ArrayLike | None
     powerprop: ArrayLike | None
     powerprop_average: PowerpropAverage
@@ -63,8 +67,8 @@ class Options(NamedTuple):
 
     ``learning_rate``, ``momentum``, ``weight_decay``, ``trust_coefficient``,
     ``clip_norm``, ``server_ema``, ``powerprop``, ``gradient_radius``,
-    ``topk_fraction`` and the numbers of ``faults`` and ``attack`` may be traced; all
-    else is static.
+    ``topk_fraction`` and the numbers of ``faults``, ``attack`` and ``privacy`` may be
+    traced; all else is static.
 
     Attributes:
       learning_rate: of the clients' SGD.
@@ -84,6 +88,8 @@ class Options(NamedTuple):
       batch_size: B.
       participation: share of the clients that takes part in a round, drawn without
         replacement; ``floor(participation * N)`` clients.
+      cohort_sampling: ``"poisson"`` draws for each client whether it takes part, with
+        probability ``participation``, see `sampling`; ``"fixed"`` draws so many.
       client_map: how the cohort's clients are run, see `client_map`; all at once by
         default.
       compact_form: a compact form of the model that clients train where the round's
@@ -93,6 +99,8 @@ class Options(NamedTuple):
       attack: what hostile clients do, see `wrappers.attacks`.
       clip_norm: the largest norm of a client's update; longer ones are scaled down
         before the merge, see `wrappers.clipping`.
+      privacy: clipping and noise of differentially private rounds, see
+        `wrappers.private`; none by default.
       server_ema: decay of an average model to evaluate, see `wrappers.ema`.
       powerprop: exponent alpha >= 1 of Powerpropagation: clients train roots of the
         kernels, see `wrappers.powerprop`; None or 1 trains weights.
@@ -130,11 +138,13 @@ class Options(NamedTuple):
     local_steps: int | None = None
     batch_size: int = 32
     participation: float = 1.0
+    cohort_sampling: CohortSampling = "fixed"
     client_map: ClientMap | None = None
     compact_form: Form | None = None
     faults: Faults | None = None
     attack: Attack | None = None
     clip_norm: ArrayLike | None = None
+    privacy: Privacy | None = None
     server_ema: ArrayLike | None = None
     powerprop: ArrayLike | None = None
     powerprop_average: PowerpropAverage = "theta"
@@ -162,12 +172,19 @@ def resolve(options: EngineOptions) -> Options:
         raise ValueError(
             f"unknown optimizer_state {resolved.optimizer_state!r}: fresh or kept"
         )
+    if resolved.cohort_sampling not in get_args(CohortSampling):
+        raise ValueError(
+            f"unknown cohort_sampling {resolved.cohort_sampling!r}: fixed or poisson"
+        )
     if resolved.num_clients is not None:
-        cohort_size(resolved.num_clients, resolved.participation)  # complain early
+        cohort_size(
+            resolved.num_clients, resolved.participation, resolved.cohort_sampling
+        )  # complain early
     if resolved.faults is not None:
         faults.check(resolved.faults)
     clipping.check_norm(resolved.clip_norm)
     _check_powerprop(resolved)
+    _check_privacy(resolved)
     _check_point(resolved)
     resolved = _with_optimizer(resolved)
     if resolved.wire_values not in get_args(WireValues):
@@ -191,6 +208,16 @@ def _check_powerprop(o: Options) -> None:
         raise ValueError(
             "powerprop does not go with wire_values float16, in which small weights "
             "become zero and would stay zero: use bfloat16"
+        )
+
+
+def _check_privacy(o: Options) -> None:
+    if o.privacy is None or o.powerprop in (None, 1):
+        return
+    if o.powerprop_average == "theta":
+        raise ValueError(
+            "privacy does not go with powerprop_average theta: no noise is known for "
+            "a mean of roots: use weights"
         )
 
 

@@ -17,6 +17,7 @@ from fedsparsify_jax.engine.wrappers.faults import (
     Faults,
     corrupted,
     is_finite,
+    left_out,
     sample_faults,
 )
 from fedsparsify_jax.method import Aggregate, Client, Context, Method, Upload, Uploads
@@ -82,6 +83,7 @@ class Members(NamedTuple):
     sizes: jax.Array  # [K] float32: numbers of examples; 0 where one drops out
     shares: jax.Array  # [K] float32: of the examples of all that participate
     fault: ClientFaults | None  # [K], where anything may go wrong
+    joined: jax.Array | None = None  # bool [K], of a Poisson sample
 
     @property
     def participating(self) -> jax.Array:
@@ -157,8 +159,13 @@ def members_of(
     fault = None
     if faults is not None:
         fault = sample_faults(faults, key, context.round, ids)
+    if cohort.joined is not None:
+        fault = left_out(fault, cohort.joined)
+    if fault is not None:
         sizes = jnp.where(fault.participating, sizes, 0.0)
-    return Members(ids=ids, sizes=sizes, shares=shares(sizes), fault=fault)
+    return Members(
+        ids=ids, sizes=sizes, shares=shares(sizes), fault=fault, joined=cohort.joined
+    )
 
 
 def client_tasks(
@@ -368,6 +375,9 @@ def report(
     else:
         bytes_down = results.bytes_down
     stragglers = ~participating if members.fault is None else members.fault.straggling
+    joined = members.joined
+    if joined is None:
+        joined = jnp.ones(members.ids.shape, bool)
     return RoundInfo(
         round=context.round,
         loss=jnp.where(jnp.any(sizes > 0), loss, jnp.nan),
@@ -375,10 +385,10 @@ def report(
         sparsity=mask_algebra.sparsity(new.masks, method.prunable),
         kept=mask_algebra.kept(new.masks),
         bytes_up=jnp.where(participating, results.bytes_up, jnp.uint32(0)),
-        bytes_down=jnp.broadcast_to(bytes_down, members.ids.shape),
-        cohort=members.ids,
+        bytes_down=jnp.where(joined, bytes_down, jnp.uint32(0)),
+        cohort=jnp.where(joined, members.ids, -1),
         merged=_count(sizes > 0),
-        dropped=_count(~participating),
+        dropped=_count(joined & ~participating),
         stragglers=_count(stragglers),
         rejected=_count(participating & ~results.finite),
         setup_up=jnp.zeros(0, jnp.uint32),

@@ -111,7 +111,7 @@ def server_half(method: Method) -> ServerHalf:
 
         # If no upload counts, keep the old model and skip the purge.
         variables, masks, server = trees.where(
-            jnp.any(uploads.sizes > 0),
+            jnp.any(uploads.sizes > 0) | (not method.needs_uploads),
             (variables, masks, server),
             (context.variables, context.masks, context.server),
         )

@@ -10,15 +10,15 @@ from fedsparsify_jax.report.settings import Setting
 LAYERS = 24
 """Strips of a heat map: the largest layers."""
 
+_Line = tuple[str, str, int, bool]  # column, label, tone, dashed
+
 
 def run_charts(setting: Setting) -> list[Chart]:
     """Returns the charts of a single setting, those that its records can fill."""
     kind, name = measure(setting.metric)
     results, test = setting.results, f"test_{setting.metric}"
 
-    def over(
-        title: str, label: str, kind: str, *lines: tuple[str, str, int, bool]
-    ) -> Chart:
+    def over(title: str, label: str, kind: str, *lines: _Line) -> Chart:
         series = [
             line
             for column, words, tone, dashed in lines
@@ -68,6 +68,9 @@ def run_charts(setting: Setting) -> list[Chart]:
             ("forget_fraction", "forget fraction", 0, False),
             ("clients_forget_fraction", "of clients' own", 1, False),
             ("learned_fraction", "learned fraction", 7, True),
+        ),
+        over(
+            "Epsilon over rounds", "epsilon", "number", ("epsilon", "spent", 0, False)
         ),
         path(f"Test {name} against bytes", "moved so far", "moved_so_far", "megabytes"),
         path(f"Test {name} against sparsity", "sparsity", "sparsity", "percent"),

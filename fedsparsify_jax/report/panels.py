@@ -167,6 +167,7 @@ def curves(layout: Layout) -> dict[str, list[Chart]]:
         ("Forget fraction", over("forget_fraction"), rounds, share),
         ("Learned fraction", over("learned_fraction"), rounds, share),
         ("Forget fraction of clients", over("clients_forget_fraction"), rounds, share),
+        ("Epsilon", over("epsilon"), rounds, ("epsilon", "number")),
         (f"Test {name} against bytes", path, so_far, (name, kind)),
     ]
     charts = {t: _charts(layout, t, draw, x, y) for t, draw, x, y in measures}

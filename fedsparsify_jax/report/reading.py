@@ -89,6 +89,7 @@ class Run:
             "best": self.evaluated.agg("min" if self.metric == "mae" else "max"),
             "clients": self._last("client_accuracy_mean"),
             "worst_clients": self._last("client_accuracy_worst_decile"),
+            "epsilon": self._last("epsilon"),
             "sparsity": sparsity.iloc[-1:].sum(min_count=1),
             "bytes": moved,
             "saving": dense / moved if moved else math.nan,

@@ -70,6 +70,7 @@ def _columns(metric: str, runs: Iterable[Run]) -> list[tuple[str, str, str]]:
             ("Clients", "clients", kind),
             ("Worst tenth", "worst_clients", kind),
         ]
+    is_private = any("epsilon" in run.figures for run in runs)
     return [
         (f"Final {name}", "final", kind),
         (f"Last {LAST}", "last_10", kind),
@@ -78,6 +79,7 @@ def _columns(metric: str, runs: Iterable[Run]) -> list[tuple[str, str, str]]:
         ("Sparsity", "sparsity", "percent"),
         ("Moved", "bytes", "megabytes"),
         ("Saving", "saving", "times"),
+        *([("Epsilon", "epsilon", "number")] if is_private else []),
     ]
 
 

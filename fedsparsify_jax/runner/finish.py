@@ -18,6 +18,7 @@ from fedsparsify_jax.runner.display.summary import (
     summarize,
 )
 from fedsparsify_jax.runner.flops import Layers, flops_of, layers_of
+from fedsparsify_jax.runner.options import privacy
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.registry import prunable, takes
 from fedsparsify_jax.runner.programs import linear_evaluation
@@ -162,7 +163,7 @@ def write(
     kept = (finished or records[-1])["kept"]
     layers = layers or layers_of(federation, state.variables)
     summary |= flops_of(config, federation, layers, records, kept)
-    summary |= more or {}
+    summary |= privacy.described(federation.options(config)) | (more or {})
     if federation.compact:
         summary["sparse_training"] = federation.compact.summary()
     is_class = federation.dataset.task == "classification"

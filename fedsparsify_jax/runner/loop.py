@@ -23,6 +23,7 @@ class Run(NamedTuple):
 
     directory: RunDirectory
     records: list[Record]
+    epsilons: Sequence[float] = ()  # spent after every round, of a private run
 
 
 class Pause(NamedTuple):
@@ -78,6 +79,8 @@ def rounds(
             for t, report in enumerate(run_reports, completed - number + 1):
                 due = t % config.evaluate_every == 0 or t == total
                 record = round_record(report, metric, dense, share, due=due)
+                if run.epsilons:
+                    record["epsilon"] = run.epsilons[t - 1]
                 if measure is not None:
                     record |= measure(report.info)
                 if distributed.is_first():

@@ -98,6 +98,8 @@ class Meter:
         """Returns the bytes to all clients; equal messages are encoded once."""
         total, sizes = 0, {}
         for client, arrived in zip(cohort.tolist(), messages.arrived, strict=True):
+            if client < 0:  # an empty place
+                continue
             known = self._known.of(client)
             if id(known) not in sizes:
                 sizes[id(known)] = _size(

@@ -30,7 +30,7 @@ from fedsparsify_jax.runner import (
 )
 from fedsparsify_jax.runner.display.progress import duration
 from fedsparsify_jax.runner.display.sweep_progress import Grid, sweep_reporter
-from fedsparsify_jax.runner.options import sweep_grid
+from fedsparsify_jax.runner.options import privacy, sweep_grid
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.sharing import Share
@@ -328,7 +328,8 @@ def _begin(
         run.carry_out(dataclasses.replace(new, records=rows))
         divided = parts[trial.config.seed]
         run.write_partition(dataset.train.y, divided, origin(config, dataset))
-        runs.append(loop.Run(run, rows))
+        spent = privacy.spent(federation.options(config))
+        runs.append(loop.Run(directory=run, records=rows, epsilons=spent))
     return runs
 
 

@@ -16,6 +16,7 @@ from fedsparsify_jax.runner.display import loggers, summary
 from fedsparsify_jax.runner.display.progress import duration, reporter
 from fedsparsify_jax.runner.display.summary import Record
 from fedsparsify_jax.runner.history import History, history
+from fedsparsify_jax.runner.options import privacy
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.listing import to_json
 from fedsparsify_jax.runner.options.registry import unused
@@ -158,7 +159,11 @@ def carried_out(work: Work, console: Console, stop: Stop) -> dict[str, Any]:
         distributed.first_decides(lambda: stack.enter_context(locked(directory.path)))
         plan = _planned(config, work.fingerprints)
         _begin(config, plan, directory, federation, console)
-        run = loop.Run(directory, list(plan.records))
+        run = loop.Run(
+            directory=directory,
+            records=list(plan.records),
+            epsilons=privacy.spent(federation.options(config)),
+        )
         state = _run(work, run, plan, state, console, stop, past)
         state = _post_trained(federation, keys, source, state, console)
         if not distributed.is_first():

@@ -164,7 +164,7 @@ def more(key, local, context, client):
     ],
 )
 def test_releases_without_a_bound_are_refused(method, reason):
-    with pytest.raises(InputError, match=f"cannot be private: .*{reason}"):
+    with pytest.raises(InputError, match=f"does not go with this method: .*{reason}"):
         private(method, NO_NOISE)
 
 

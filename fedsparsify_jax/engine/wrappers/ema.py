@@ -71,7 +71,7 @@ def moving_average(
 
 
 def with_ema(
-    decay: ArrayLike | None, algorithm: FederatedAlgorithm
+    decay: ArrayLike | None, algorithm: FederatedAlgorithm, *, always: bool = False
 ) -> FederatedAlgorithm:
     """Makes the average of the global model the algorithm's ``model``.
 
@@ -83,6 +83,7 @@ def with_ema(
       decay: d in [0, 1); 0 averages nothing, None leaves the algorithm as it is. May be
         traced.
       algorithm: any.
+      always: whether rounds in which no upload counts make a new model, too.
 
     Raises:
       ValueError: for a decay outside [0, 1), if it is not traced.
@@ -121,7 +122,7 @@ def with_ema(
     def averaged(old: State, new: State, info: RoundInfo) -> tuple[State, RoundInfo]:
         mixed = moving_average(old.server.average, new.variables, decay, new.round)
         average = trees.where(
-            info.merged > 0,  # else the round changes nothing
+            (info.merged > 0) | always,  # else the round changes nothing
             masks.apply(new.masks, mixed),
             old.server.average,
         )

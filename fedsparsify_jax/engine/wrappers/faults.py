@@ -152,6 +152,27 @@ def sample_faults(
     )
 
 
+def left_out(fault: ClientFaults | None, joined: jax.Array) -> ClientFaults:
+    """Makes dropouts of those who did not join; None for no other faults.
+
+    >>> left_out(None, jnp.array([True, False])).effort.tolist()
+    [1.0, 0.0]
+    """
+    if fault is None:
+        return ClientFaults(
+            participating=joined,
+            straggling=jnp.zeros_like(joined),
+            effort=joined.astype(jnp.float32),
+            corruption=jnp.zeros(joined.shape, jnp.float32),
+        )
+    return ClientFaults(
+        participating=fault.participating & joined,
+        straggling=fault.straggling & joined,
+        effort=jnp.where(joined, fault.effort, 0.0),
+        corruption=jnp.where(joined, fault.corruption, 0.0),
+    )
+
+
 def corrupted(tree: Tree, corruption: jax.Array) -> Tree:
     """Overwrites the floats of a tree, unless the corruption is 0."""
 

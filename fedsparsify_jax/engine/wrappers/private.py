@@ -6,9 +6,8 @@ noisy model (post-processing): FedSparsify-Global's purge costs no privacy. See
 `privacy.noise` for the mechanism, `privacy.accounting` for its epsilon.
 
 What the guarantee does not cover is the simulation's own report, `RoundInfo`: losses,
-counts and bytes of clients are for the experimenter. And a round in which no upload
-counts leaves the model as it was, without noise (`engine.round`): a deployment must not
-publish that round.
+counts and bytes of clients are for the experimenter. A round in which no upload counts
+has its noise as any other, for that none did is a fact about data.
 """
 
 from typing import NamedTuple
@@ -40,7 +39,7 @@ class Privacy(NamedTuple):
     denominator: ArrayLike  # D: K of fixed cohorts, q N of Poisson samples
 
 
-def private(method: Method, options: Privacy) -> Method:
+def private(method: Method, options: Privacy | None) -> Method:
     """Makes a method's rounds differentially private at the level of clients.
 
     Other wrappers of uploads, such as attacks and clipping, go around the result.
@@ -48,7 +47,7 @@ def private(method: Method, options: Privacy) -> Method:
     Args:
       method: one whose clients send models under the server's masks, such as FedAvg or
         FedSparsify-Global. All clients count alike in place of its own weights.
-      options: see `Privacy`.
+      options: see `Privacy`; None leaves the method as it is.
 
     Returns:
       The method with another merge. Its rounds raise `InputError` for models that have
@@ -59,6 +58,8 @@ def private(method: Method, options: Privacy) -> Method:
         mean of updates: votes, gradients, medians, personal models, first masks from
         clients' data.
     """
+    if options is None:
+        return method
     _check_options(options)
     _check_method(method)
 
@@ -90,6 +91,7 @@ def private(method: Method, options: Privacy) -> Method:
     return method._replace(
         aggregate=Aggregate(sums=sums, merge=merge),
         server=ServerTransform(method.server.init, update),
+        needs_uploads=False,
     )
 
 
@@ -140,16 +142,28 @@ def _check_method(method: Method) -> None:
         reason = "its first masks come from clients' data"
     if reason is not None:
         raise InputError(
-            f"this method cannot be private: {reason}; use one whose clients send "
-            "models under the server's masks, such as fedavg or fedsparsify-global"
+            f"privacy does not go with this method: {reason}; use one whose clients "
+            "send models under the server's masks, such as fedavg or "
+            "fedsparsify-global"
         )
 
 
 def _check_upload(uploads: Uploads, context: Context) -> None:
     """Checks, when the round is traced, that a model is all that is sent."""
     if jax.tree.leaves(uploads.extra):
-        raise InputError("this method cannot be private: it uploads more than models")
-    others = [name for name in context.variables if name != "params"]
+        raise InputError(
+            "privacy does not go with this method: it uploads more than models"
+        )
+    needs_parameters_alone(context.variables)
+
+
+def needs_parameters_alone(variables: Variables) -> None:
+    """Refuses variables that noise on the parameters would not hide.
+
+    Raises:
+      InputError: naming a collection beside ``params``.
+    """
+    others = [name for name in variables if name != "params"]
     if others:
         raise InputError(
             f"private training is of parameters only, the model has {others[0]!r} as "

@@ -73,7 +73,7 @@ def round_record(
         # Summed on the host: a large cohort's bytes exceed 32 bit.
         "bytes_up": _total(info.bytes_up, info.setup_up),
         "bytes_down": _total(info.bytes_down, info.setup_down),
-        "bytes_dense": 2 * len(info.cohort) * dense,
+        "bytes_dense": 2 * int(np.count_nonzero(info.cohort >= 0)) * dense,
         "kept": {name: int(count) for name, count in info.kept.items()},
         **{field: int(getattr(info, field)) for field in COUNTED},
         "seconds": round(seconds, 6),
@@ -253,6 +253,18 @@ def _past(summary: dict[str, Any]) -> dict[str, str]:
     return rows
 
 
+def _private(summary: dict[str, Any]) -> dict[str, str]:
+    """Returns the line on differential privacy, if the run has some."""
+    if "epsilon" not in summary:
+        return {}
+    of = summary["privacy"]
+    text = (
+        f"epsilon {summary['epsilon']:.4g} at delta {of['delta']:g} ({of['neighbours']}"
+        f" client), noise {of['noise_multiplier']:.4g} x clip {of['clip_norm']:g}"
+    )
+    return {"privacy": text}
+
+
 def _encoded(summary: dict[str, Any]) -> dict[str, str]:
     """Returns the line on encoded messages, if they were measured."""
     if "message_bytes" not in summary:
@@ -306,6 +318,7 @@ def display(console: Console, summary: dict[str, Any], where: str) -> None:
             + (f" ({saving:.2f} x)" if saving else "")
         ),
         **_encoded(summary),
+        **_private(summary),
         "time": (
             f"{duration(summary['seconds'])}"
             f" ({duration(summary['median_round_seconds'])} a round)"

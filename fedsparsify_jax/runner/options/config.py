@@ -24,6 +24,7 @@ from fedsparsify_jax.runner.options.grammars import (
 from fedsparsify_jax.runner.options.method_options import MethodOptions
 from fedsparsify_jax.runner.options.model_options import ModelOptions
 from fedsparsify_jax.runner.options.past import Past
+from fedsparsify_jax.runner.options.privacy_options import PrivacyOptions
 from fedsparsify_jax.runner.options.rules import (
     BELOW_ONE,
     HALF,
@@ -78,7 +79,9 @@ Logger = Literal["csv", "tensorboard", "wandb"]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(ModelOptions, MethodOptions, ClientSteps, Tables, Past):
+class TrainConfig(
+    ModelOptions, MethodOptions, ClientSteps, Tables, Past, PrivacyOptions
+):
     """Train a federated model and write a run directory.
 
     Without options: FedSparsify-Global on the embedded digits, 10 clients,

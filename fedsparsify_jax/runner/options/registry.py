@@ -16,7 +16,7 @@ from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.engine.wrappers import attacks
 from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.models import Model
-from fedsparsify_jax.runner.options import grammars
+from fedsparsify_jax.runner.options import grammars, privacy
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.schema import read
 from fedsparsify_jax.training.compact.wrapper import Form
@@ -194,6 +194,7 @@ def build_algorithm(
         "client_map": client_map,
         "compact_form": compact_form,
         "attack": _attack(options, num_classes),
+        "privacy": privacy.mechanism(options),
         "keep_messages": options["measure_bytes"],
     }
     if options["widths"] is not None and "widths" in row.keywords:

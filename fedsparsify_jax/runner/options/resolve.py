@@ -11,7 +11,7 @@ from fedsparsify_jax.engine.wrappers.attacks import NAMES as ATTACKS
 from fedsparsify_jax.engine.wrappers.attacks import SCALED
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.pruning.patterns import UNSTRUCTURED, groups_of
-from fedsparsify_jax.runner.options import defaults, schema
+from fedsparsify_jax.runner.options import defaults, privacy, schema
 from fedsparsify_jax.runner.options.config import NATURAL, STORED, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
 from fedsparsify_jax.runner.options.registry import takes
@@ -27,7 +27,7 @@ def check_cohort(config: TrainConfig) -> None:
     """
     assert config.num_clients is not None
     try:
-        cohort_size(config.num_clients, config.participation)
+        cohort_size(config.num_clients, config.participation, config.cohort_sampling)
     except ValueError as error:
         raise InputError(in_options(str(error))) from error
 
@@ -52,6 +52,7 @@ def _check_together(config: TrainConfig) -> None:
     _check_past(config)
     _check_model(config)
     compression(config)
+    privacy.check(dataclasses.asdict(config))
     if config.chunk_size is not None and config.cohort == "vmap":
         raise InputError("--chunk-size has no meaning with --cohort vmap: use map")
     if config.wire_compression != "none" and not config.measure_bytes:

@@ -12,9 +12,11 @@ from fedsparsify_jax import data, models
 from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.data.sources.inputs import FIRST
 from fedsparsify_jax.engine.sampling import cohort_size
+from fedsparsify_jax.engine.wrappers.private import needs_parameters_alone
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.models import Augment, Model
 from fedsparsify_jax.pruning import patterns
+from fedsparsify_jax.runner.options import privacy
 from fedsparsify_jax.runner.options.config import NATURAL, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
 from fedsparsify_jax.runner.options.registry import (
@@ -96,6 +98,10 @@ class Federation(NamedTuple):
     tests: ClientRows | None = None  # of every client, if each is evaluated
     start: Start | None = None  # the weights of a file that it starts from
     seen: bool = True  # whether `parts` are rows of the data set, or of others' own
+
+    def options(self, config: TrainConfig) -> dict[str, Any]:
+        """Returns the options of a run, with the clients that the data count."""
+        return dataclasses.asdict(config) | {"num_clients": len(self.parts)}
 
 
 def _sizes(config: TrainConfig, examples: int) -> list[int]:
@@ -223,7 +229,10 @@ def checked_model(
     """Returns the model that is trained, and the weights that it starts from."""
     _check_fit(str(config.model), model := _build_model(config, dataset), dataset)
     linear_evaluation.check(config, model, dataset)
-    return started(config, model)
+    model, start = started(config, model)
+    if privacy.wanted(dataclasses.asdict(config)):
+        needs_parameters_alone(jax.eval_shape(model.init, jax.random.key(0)))
+    return model, start
 
 
 def algorithm_of(
@@ -372,7 +381,9 @@ def _compact(
 ) -> CompactTraining:
     """Returns what may make the clients' training smaller between rounds."""
     devices = federation.placement.mesh.devices
-    cohort = cohort_size(len(federation.parts), config.participation)
+    cohort = cohort_size(
+        len(federation.parts), config.participation, config.cohort_sampling
+    )
     longest = max(map(len, federation.parts))
     batch_size = min(config.batch_size or 1, longest)
     batches = config.local_steps or -(-longest // batch_size) * config.local_epochs

@@ -57,7 +57,7 @@ def check_memory(
     # CPU devices of one process have one memory.
     local = sum(other.process_index == device.process_index for other in devices)
     sharing = local if device.platform == "cpu" else 1
-    cohort = cohort_size(len(parts), config.participation)
+    cohort = cohort_size(len(parts), config.participation, config.cohort_sampling)
     share = -(-cohort // len(devices))
     at_once = min(clients_at_once(options, model, device) or share, share)
     example = math.prod(x.shape[1:])

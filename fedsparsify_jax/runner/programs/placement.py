@@ -101,6 +101,13 @@ def cohort_map(
     return sharded(mesh, inner) if mesh.size > 1 else inner
 
 
+def _places(options: Mapping[str, Any]) -> int:
+    """Returns the places for clients in a round."""
+    return cohort_size(
+        options["num_clients"], options["participation"], options["cohort_sampling"]
+    )
+
+
 def _filled(number: int, devices: int) -> float:
     """Returns how much more than it must be is done when devices are filled up.
 
@@ -128,7 +135,7 @@ def sharded_by_trial(
         return False
     if devices[0].platform != "cpu":
         return True
-    clients = cohort_size(options["num_clients"], options["participation"])
+    clients = _places(options)
     shared = _SHARING * _filled(clients, len(devices))
     return _filled(trials, len(devices)) <= shared
 
@@ -172,7 +179,7 @@ def client_map_of_trial(
     if at_once is None:
         return vmapped()
     if options["cohort"] == "auto" and devices[0].platform == "cpu":
-        clients = cohort_size(options["num_clients"], options["participation"])
+        clients = _places(options)
         share = -(-clients // len(devices))
         if clients % share == 0:
             return chunked(share, chunked(at_once))

@@ -230,6 +230,10 @@ def _refuse_options(
     changeable, allow = set(having(CHANGEABLE)), config.allow_changes
     if takes(config.algorithm, "stages") and config.stages != 1:
         changeable.remove("rounds")  # by them the network has its present layers
+    if config.dp_clip is not None:  # the accountant is of one sampling, and one noise
+        changeable.remove("participation")
+        if config.epsilon is not None:  # which rounds and epsilon give together
+            changeable.discard("rounds")
     never = {field: both for field, both in changes.items() if field not in changeable}
     if never and allow:
         raise InputError(

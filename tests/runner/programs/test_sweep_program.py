@@ -69,6 +69,8 @@ OF_SOME = {
         {"algorithm": "rigl", "growth": "momentum", "interval": 1},
     ),
     "topk_fraction": ((0.3, 0.6), {"upload_compression": "topk"}),
+    "dp_clip": ((0.5, 0.1), {"dp_noise": 2.0, "delta": 1e-3}),
+    "dp_noise": ((2.0, 4.0), {"dp_clip": 0.5, "delta": 1e-3}),
     "similarity_temperature": (
         (0.2, 0.5),
         {"algorithm": "slimmable", "loss": "contrastive", **IMAGES},
