@@ -14,7 +14,10 @@ import cyclopts
 
 from fedsparsify_jax.errors import InputError, shown
 from fedsparsify_jax.report import ReportConfig, report
+from fedsparsify_jax.report.audit import write_page
 from fedsparsify_jax.runner import SweepConfig, TrainConfig, sweep, train
+from fedsparsify_jax.runner.audit.command import audit
+from fedsparsify_jax.runner.audit.options import AuditConfig
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
 from fedsparsify_jax.runner.model_commands.evaluate import EvaluateConfig, evaluate
 from fedsparsify_jax.runner.model_commands.export import ExportConfig, export
@@ -116,6 +119,12 @@ _register(lambda config: predict(config), "predict", PredictConfig, read(Predict
 _register(
     lambda config: evaluate(config), "evaluate", EvaluateConfig, read(EvaluateConfig)
 )
+_register(
+    lambda config: print(write_page(audit(config))),
+    "audit",
+    AuditConfig,
+    read(AuditConfig),
+)
 
 
 def _message(error: cyclopts.CycloptsError) -> str:
@@ -152,7 +161,7 @@ def _parse(arguments: Sequence[str]) -> Callable[[], object]:
     return functools.partial(command, **bound.arguments)
 
 
-_WITH_FILES = (["train"], ["sweep"], ["report"], ["export"], ["predict"])
+_WITH_FILES = (["train"], ["sweep"], ["report"], ["export"], ["predict"], ["audit"])
 """Commands whose results are files, whatever becomes of what they print."""
 
 
