@@ -17,8 +17,6 @@ from fedsparsify_jax.runner.audit.command import CURVES, FIGURE, PAGE, RESULTS
 from fedsparsify_jax.runner.audit.figures import rows
 
 _POINTS = 200
-_LOWEST = 1e-4
-"""The left end of the chart of small rates."""
 
 
 def write_page(out: Path) -> Path:
@@ -63,24 +61,27 @@ def _chart(curves: Curves) -> Chart:
 
 
 def _small(curves: Curves) -> Chart:
-    """Returns the curves over powers of ten, which show rates near zero."""
+    """Returns the curves over powers of ten, which show rates near zero.
+
+    They begin with the first of the others: below its share there are no rates but 0.
+    """
+    lowest = min(float(fpr[fpr > 0][0]) for fpr, _ in curves.values())
 
     def line(name: str, tone: int, fpr: np.ndarray, tpr: np.ndarray) -> Series:
-        grid = np.logspace(np.log10(_LOWEST), 0, _POINTS)
-        reached = tpr[np.searchsorted(fpr, grid, side="right") - 1]
-        shown = np.log10(np.maximum(reached, _LOWEST))
+        grid = np.geomspace(fpr[fpr > 0][0], 1, _POINTS)
+        reached = tpr[np.searchsorted(fpr, grid * (1 + 1e-9), side="right") - 1]
+        shown = np.log10(np.maximum(reached, lowest))
         points = zip(np.log10(grid).tolist(), shown.tolist(), strict=True)
         return Series(name, tone, list(points))
 
-    ends = [(float(np.log10(_LOWEST)),) * 2, (0.0, 0.0)]
     series = [
         line(name, tone, fpr, tpr)
         for tone, (name, (fpr, tpr)) in enumerate(curves.items())
     ]
-    guess = Series("guess", 7, ends, dashed=True)
-    return Chart(
-        "The same, logarithms", "log10 FPR", "log10 TPR", (*series, guess), "number"
-    )
+    corner = float(np.log10(lowest))
+    guess = Series("guess", 7, [(corner, corner), (0.0, 0.0)], dashed=True)
+    title = "The same, logarithms"
+    return Chart(title, "log10 FPR", "log10 TPR", (*series, guess), "number")
 
 
 def _markdown(content: Mapping[str, Any]) -> str:

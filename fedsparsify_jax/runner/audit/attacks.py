@@ -24,7 +24,7 @@ authors' code of LiRA."""
 
 
 class Network(NamedTuple):
-    """What is attacked: a model, and the examples' task."""
+    """A model that is attacked, and the data set of its task."""
 
     model: Model
     variables: Variables

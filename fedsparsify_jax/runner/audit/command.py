@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from fedsparsify_jax.runner.audit.shadows import (
     trained,
 )
 from fedsparsify_jax.runner.model_commands.source import only
-from fedsparsify_jax.runner.storage.run_directory import write_json
+from fedsparsify_jax.runner.storage.run_directory import obstacle, versions, write_json
 from fedsparsify_jax.types import Examples
 
 RESULTS, CURVES, PAGE, FIGURE = "audit.json", "roc.npz", "audit.md", "roc.svg"
@@ -37,7 +37,7 @@ SHADOWS = "shadows"
 
 
 class Scene(NamedTuple):
-    """What an attacker has: a model, examples, and how to train models like it."""
+    """All that an attacker has: a model, examples, and a trainer of models like it."""
 
     network: Network
     pool: Pool
@@ -60,6 +60,8 @@ def audit(config: AuditConfig) -> Path:
     path = only(config.run, "run", "audit")
     out = config.out or _default_out(path, config)
     run = finished(path, config.data_dir)
+    if complaint := obstacle(out):
+        raise InputError(complaint)
     if config.shadow_runs and config.threat == "outsider":
         check_divisible(run)
     scene = _scene(config, run)
@@ -88,7 +90,7 @@ def _scene(config: AuditConfig, run: Finished) -> Scene:
     seed, at_once = config.seed, min(config.shadows_at_once, config.shadow_runs or 1)
     if config.threat == "outsider":
         pool = outsider.pool_of(run, seed)
-        trainer = outsider.trainer(run, pool, seed, at_once)
+        trainer = outsider.trainer(run, pool, seed, config.shadow_runs, at_once)
         return Scene(network=outsider.network_of(run), pool=pool, trainer=trainer)
     assert config.client is not None
     pool = curious_server.pool_of(run, config.client, config.non_members, seed)
@@ -119,6 +121,7 @@ def _shadows(
         "non_members": config.non_members,
         "seed": config.seed,
         "asked": rows.tolist(),
+        "versions": versions(),
     }
     setting = Setting(
         number=config.shadow_runs,
@@ -183,7 +186,7 @@ def _write(out: Path, content: dict[str, Any], results: Mapping[str, Result]) ->
 
 
 @contextlib.contextmanager
-def _writing(out: Path) -> Any:
+def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -38,13 +38,19 @@ def network_of(run: Finished) -> Network:
 
 
 def trainer(
-    run: Finished, pool: Pool, seed: int, at_once: int
+    run: Finished, pool: Pool, seed: int, number: int, at_once: int
 ) -> Callable[[Examples], Trainer]:
     """Builds what trains shadow runs and scores the examples that are attacked."""
 
     def of(examples: Examples) -> Trainer:
-        score = phi(run.federation.model, run.federation.dataset, examples)
-        selected = devices.select(run.config.devices)
-        return ShadowFederations(run, pool, seed, at_once, score, selected)
+        return ShadowFederations(
+            run,
+            pool,
+            seed,
+            number,
+            at_once,
+            score=phi(run.federation.model, run.federation.dataset, examples),
+            devices=devices.select(run.config.devices),
+        )
 
     return of

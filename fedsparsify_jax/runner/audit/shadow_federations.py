@@ -66,6 +66,7 @@ class ShadowFederations:
       run: the one that is attacked.
       pool: all examples.
       seed: of the audit.
+      number: of shadow runs in all, for the length of the longest client.
       at_once: shadow runs in one call of the program.
       score: a model's variables to its scores, see `attacks.phi`.
       devices: that the shadow runs are divided over.
@@ -77,6 +78,7 @@ class ShadowFederations:
         run: Finished,
         pool: Pool,
         seed: int,
+        number: int,
         at_once: int,
         score: Callable[[Variables], np.ndarray],
         devices: Sequence[Any] | None = None,
@@ -90,9 +92,9 @@ class ShadowFederations:
         self._examples = pool.take(np.arange(pool.size))
         config, model = run.config, run.federation.model
         options, dataset = dataclasses.asdict(config), run.federation.dataset
-        parts = self._parts(0)
-        self._longest = max(len(part) for part in parts)
-        taken = memory_of_clients(options, model, dataset, parts)
+        divided = [self._parts(shadow) for shadow in range(number)]
+        self._longest = max(len(part) for parts in divided for part in parts)
+        taken = memory_of_clients(options, model, dataset, divided[0])
         self._algorithm: FederatedAlgorithm = algorithm_of(
             config,
             model,
@@ -143,8 +145,6 @@ class ShadowFederations:
     def _data(self, numbers: Sequence[int]) -> ShadowData:
         """Returns the rows and keys of shadow runs, filled up to the longest client."""
         divided = [self._parts(number) for number in numbers]
-        longest = max(len(part) for parts in divided for part in parts)
-        self._longest = max(self._longest, longest)
         rows = np.zeros((len(numbers), len(divided[0]), self._longest), np.int32)
         sizes = np.zeros(rows.shape[:2], np.int32)
         for place, parts in enumerate(divided):

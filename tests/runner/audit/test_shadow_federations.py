@@ -1,0 +1,82 @@
+"""Shadow runs side by side are the runs that each of them would be alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from fedsparsify_jax.client_map import chunked, vmapped
+from fedsparsify_jax.data import Dataset
+from fedsparsify_jax.privacy import scores
+from fedsparsify_jax.runner import TrainConfig, train
+from fedsparsify_jax.runner.audit import attacks, outsider
+from fedsparsify_jax.runner.audit.finished import finished
+from fedsparsify_jax.runner.audit.members import asked, half, shadow_seed
+from fedsparsify_jax.runner.audit.shadow_federations import ShadowFederations
+from fedsparsify_jax.runner.programs.federation import Keys, assemble, round_key
+from fedsparsify_jax.types import Examples
+
+OPTIONS = {
+    "train_subset": 60,
+    "num_clients": 3,
+    "rounds": 3,
+    "local_epochs": 1,
+    "batch_size": 8,
+    "participation": 0.7,
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"algorithm": "fedsparsify-global"},
+        {"algorithm": "snip", "partition": "dirichlet", "alpha": 5.0},
+        {"algorithm": "unipts", "batch_size": 16},
+    ],
+    ids=lambda changed: changed["algorithm"],
+)
+def run(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train(TrainConfig(out=path, **OPTIONS | request.param))
+    return finished(path)
+
+
+def alone(run, pool, shadow, seed, examples):
+    """The scores of a shadow run that is assembled and trained by itself."""
+    rows = half(pool.size, shadow, seed)
+    x, y = pool.take(np.arange(pool.size))
+    dataset: Dataset = run.federation.dataset._replace(train=Examples(x[rows], y[rows]))
+    config = dataclasses.replace(run.config, seed=shadow_seed(shadow, seed))
+    federation = assemble(config, jax.local_devices()[:1], dataset)
+    keys, algorithm = Keys.from_seed(config.seed), federation.algorithm
+    state = algorithm.init(keys.state, federation.model.init(keys.model))
+    step = jax.jit(algorithm.step)
+    for completed in range(config.rounds):
+        state, _ = step(round_key(keys.rounds, completed), state, federation.clients)
+    state = algorithm.finish(keys.of_finish(), state, federation.clients)
+    return scores.confidences(federation.model.apply, algorithm.model(state), examples)
+
+
+@pytest.mark.parametrize("inner", [vmapped(), chunked(1)], ids=["vmapped", "chunked"])
+def test_scores_are_those_of_runs_that_are_trained_separately(run, inner):
+    pool = outsider.pool_of(run, seed=0)
+    examples = pool.take(asked(pool, 40, seed=0))
+    score = attacks.phi(run.federation.model, run.federation.dataset, examples)
+    devices = jax.local_devices()[:1]
+    together = ShadowFederations(run, pool, 0, 2, 2, score, devices, inner)([0, 1])
+    assert together.shape == (2, 40)
+    for shadow in (0, 1):
+        np.testing.assert_allclose(
+            together[shadow], alone(run, pool, shadow, 0, examples), atol=1e-5
+        )
+    assert np.abs(together[0] - together[1]).max() > 0.1
+
+
+def test_places_that_are_left_over_change_nothing(run):
+    pool = outsider.pool_of(run, seed=0)
+    examples = pool.take(asked(pool, 40, seed=0))
+    score = attacks.phi(run.federation.model, run.federation.dataset, examples)
+    federations = ShadowFederations(run, pool, 0, 4, 4, score)
+    together, last = federations([0, 1, 2, 3]), federations([3])
+    np.testing.assert_allclose(last[0], together[3], atol=1e-5)
