@@ -87,15 +87,15 @@ def observed(run: Finished, client: int) -> Observed:
       InputError: for algorithms whose clients cannot work apart, or upload no model of
         the whole network; and without a checkpoint of the last round.
     """
-    halves = _halves(run)
-    state = last_state(run)
     dataset, part = run.federation.dataset, run.federation.parts[client]
     data = ClientData(
         x=jnp.asarray(dataset.train.x[part]),
         y=jnp.asarray(dataset.train.y[part]),
         sizes=jnp.int32(len(part)),
     )
-    _check_apart(run, halves, state, data)
+    halves = _halves(run)
+    _check_apart(run, halves, data)
+    state = last_state(run)
     key = round_key(run.keys.rounds, state.round)
     context = jax.jit(halves.open)(key, state, no_examples(data))
     kept = trees.take(state.clients, client)
@@ -125,23 +125,27 @@ def _halves(run: Finished) -> Halves:
     return algorithm.halves
 
 
-def _check_apart(run: Finished, halves: Halves, state: State, data: ClientData) -> None:
+def _check_apart(run: Finished, halves: Halves, data: ClientData) -> None:
     """Refuses methods whose clients read one another, or get parts of the network."""
-    name = run.config.algorithm
-    if "clients" in fields_read(halves, state, data):
-        raise InputError(
-            f"clients of {name} read what others keep: --threat server does not go "
-            "with it"
-        )
+    name, key = run.config.algorithm, jax.random.key(0)
 
-    def shapes() -> ClientResult:
-        key = jax.random.key(0)
+    def start() -> State:
+        variables = run.federation.model.init(key)
+        return run.federation.algorithm.init(key, variables)
+
+    def part(state: State) -> ClientResult:
         context = halves.open(key, state, no_examples(data))
         kept = halves.keep(state.variables)
         result: ClientResult = halves.client(key, context, jnp.int32(0), data, kept)
         return result
 
-    if jax.tree.leaves(jax.eval_shape(shapes).bytes_down):
+    state = jax.eval_shape(start)
+    if "clients" in fields_read(halves, state, data):
+        raise InputError(
+            f"clients of {name} read what others keep: --threat server does not go "
+            "with it"
+        )
+    if jax.tree.leaves(jax.eval_shape(part, state).bytes_down):
         raise InputError(
             f"every client of {name} gets a part of the network, so an upload is no "
             "whole model: --threat server does not go with it"
