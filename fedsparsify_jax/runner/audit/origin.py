@@ -3,10 +3,9 @@
 import subprocess
 from pathlib import Path
 
-import fedsparsify_jax
 from fedsparsify_jax.runner.storage.run_directory import versions
 
-_PACKAGE = Path(fedsparsify_jax.__file__).parent
+_PACKAGE = Path(__file__).parents[2]
 
 
 def _git(*words: str) -> str | None:

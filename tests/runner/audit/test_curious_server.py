@@ -3,6 +3,7 @@
 import dataclasses
 
 import chex
+import jax
 import numpy as np
 import pytest
 
@@ -68,7 +69,7 @@ def test_shadow_uploads_are_what_clients_with_those_examples_send(run):
         own = Examples(everything.x[rows], everything.y[rows])
         clients = data.stack(own, [np.arange(len(rows))])
         key = Keys.from_seed(shadow_seed(shadow, 0)).rounds
-        state, _ = algorithm.step(key, last_state(run), clients)
+        state, _ = jax.jit(algorithm.step)(key, last_state(run), clients)
         expected = scores.confidences(
             run.federation.model.apply, algorithm.model(state), examples
         )
