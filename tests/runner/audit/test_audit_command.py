@@ -1,6 +1,8 @@
 """The command: what it measures, writes and prints, and what it refuses."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -62,6 +64,21 @@ def test_a_run_that_overfits_is_told_from_strangers(run, capsys):
     assert results(run / "audit")["attacks"] == {
         "lira-online": content["attacks"]["lira-online"]
     }
+
+
+def test_the_commands_of_the_page_do_what_it_says(capsys):
+    page = (Path(__file__).parents[3] / "docs" / "privacy.md").read_text("utf-8")
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+    for command in commands.splitlines():
+        program, *words = shlex.split(command)
+        assert program == "fedsparsify" and main(words) == 0
+    shown = capsys.readouterr().out
+    said = re.findall(r"^([a-z-]+) +(0\.\d{3}) \[", page, re.M)
+    assert len(said) == 5
+    for name, auc in said:
+        first = re.search(rf"^{name} +(0\.\d{{3}}) ", shown, re.M)
+        assert abs(float(first[1]) - float(auc)) < 0.03, name
+    assert (Path("runs/small/audit/client-1") / "audit.json").is_file()
 
 
 def test_a_run_that_has_learnt_nothing_tells_nothing():
@@ -136,7 +153,7 @@ def edited(run, **options):
     """Changes the options that a run says it had."""
     path = run / "config.json"
     content = json.loads(path.read_text())
-    content.pop("digest")
+    content.pop("digest", None)
     content["options"] |= options
     path.write_text(json.dumps(content))
     return content
