@@ -18,7 +18,10 @@ from fedsparsify_jax.federate.setting_up import init as federate_init
 from fedsparsify_jax.federate.simulated import train as encrypted_train
 from fedsparsify_jax.federate.trial import train as federate_local
 from fedsparsify_jax.report import ReportConfig, report
+from fedsparsify_jax.report.audit import write_page
 from fedsparsify_jax.runner import SweepConfig, TrainConfig, sweep, train
+from fedsparsify_jax.runner.audit.command import audit
+from fedsparsify_jax.runner.audit.options import AuditConfig
 from fedsparsify_jax.runner.costs import CostsConfig, show_costs
 from fedsparsify_jax.runner.model_commands.evaluate import EvaluateConfig, evaluate
 from fedsparsify_jax.runner.model_commands.export import ExportConfig, export
@@ -131,6 +134,12 @@ _register(
     lambda config: evaluate(config), "evaluate", EvaluateConfig, read(EvaluateConfig)
 )
 _register(
+    lambda config: print(write_page(audit(config))),
+    "audit",
+    AuditConfig,
+    read(AuditConfig),
+)
+_register(
     lambda config: federate_local(config),
     "federate local",
     LocalConfig,
@@ -183,7 +192,7 @@ def _parse(arguments: Sequence[str]) -> Callable[[], object]:
 
 _WITH_FILES = (
     *(["train"], ["sweep"], ["report"], ["export"], ["predict"]),
-    ["federate"],
+    *(["audit"], ["federate"]),
 )
 """Commands whose results are files, whatever becomes of what they print."""
 

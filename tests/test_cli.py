@@ -23,6 +23,7 @@ from fedsparsify_jax.algorithms.registry import ALGORITHMS
 from fedsparsify_jax.cli import main
 from fedsparsify_jax.data.sources.fashion_mnist import DEBIAN_DIR
 from fedsparsify_jax.report import ReportConfig
+from fedsparsify_jax.runner.audit.options import AuditConfig
 from fedsparsify_jax.runner.costs import CostsConfig
 from fedsparsify_jax.runner.model_commands.evaluate import EvaluateConfig
 from fedsparsify_jax.runner.model_commands.export import ExportConfig
@@ -102,6 +103,7 @@ COMMANDS = {
     "inspect": schema.read(InspectConfig),
     "predict": schema.read(PredictConfig),
     "evaluate": schema.read(EvaluateConfig),
+    "audit": schema.read(AuditConfig),
 }
 
 

@@ -63,6 +63,11 @@ def check_options(config: TrainConfig) -> None:
             "--encrypted does not go with --upload-compression, --wire-values or "
             "--criterion: what is encrypted is the model, as it is"
         )
+    if config.dp_clip is not None:
+        raise InputError(
+            "--encrypted does not go with --dp-clip: the server clips uploads, and it "
+            "cannot read these"
+        )
     if config.vote_rule == "none":
         raise InputError(
             "--encrypted does not go with --vote-rule none: under the masks of all "

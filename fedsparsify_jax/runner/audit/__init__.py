@@ -1,0 +1,1 @@
+"""``fedsparsify audit``: what the models of a finished run show of its data."""
