@@ -2,31 +2,27 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from rich.console import Console
 
-from fedsparsify_jax import data
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.runner import finish, loop, messages
-from fedsparsify_jax.runner.display import loggers, summary
+from fedsparsify_jax.runner.display import beginning, loggers, summary
 from fedsparsify_jax.runner.display.progress import duration, reporter
 from fedsparsify_jax.runner.display.summary import Record
 from fedsparsify_jax.runner.history import History, history
 from fedsparsify_jax.runner.options import privacy
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.listing import to_json
-from fedsparsify_jax.runner.options.registry import unused
 from fedsparsify_jax.runner.options.resolve import resolve
-from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.process import compilation_cache, distributed
 from fedsparsify_jax.runner.process.signals import Stop, Stopped, catching
 from fedsparsify_jax.runner.programs import devices
 from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
-from fedsparsify_jax.runner.programs.natural import origin, said
+from fedsparsify_jax.runner.programs.natural import origin
 from fedsparsify_jax.runner.programs.program import Report, RoundProgram, Rounds
 from fedsparsify_jax.runner.programs.sources import DataSource, InMemory, OnDisk, Read
 from fedsparsify_jax.runner.storage import resume, run_directory
@@ -142,7 +138,7 @@ def carried_out(work: Work, console: Console, stop: Stop) -> dict[str, Any]:
     config, federation, program = work.config, work.federation, work.program
     keys, directory, source = work.keys, work.directory, work.source
     plan = _planned(config, work.fingerprints)
-    for line in _described(config, federation):
+    for line in beginning.described(config, federation):
         console.print(line, soft_wrap=True)
 
     # Compile the program of the first call, with the state of round 0.
@@ -368,36 +364,3 @@ def _begin(
         console.print(f"note: {warning}", soft_wrap=True)
     if plan.completed:
         console.print(f"resuming after round {plan.completed}")
-
-
-def _understood(dataset: data.Dataset) -> str:
-    """Returns how the user's arrays are read: what is scaled, and what is learnt."""
-    x, scale = dataset.train.x, dataset.normalization.std
-    treated = "taken as they are" if scale == 1 else f"divided by {scale:g}"
-    learnt = f"{dataset.num_classes} classes"
-    if dataset.task == "regression":
-        learnt = "numbers (regression; for classes save them as integers)"
-    return f"inputs from {x.min():g} to {x.max():g} are {treated}; targets are {learnt}"
-
-
-def _described(config: TrainConfig, federation: Federation) -> Iterator[Any]:
-    """Yields what is going to be trained, line by line, and its warnings."""
-    sizes = [len(part) for part in federation.parts]
-    yield (
-        f"{config.algorithm} on {config.dataset}: {counted(len(sizes), 'client')} of "
-        f"{min(sizes):,} to {counted(max(sizes), 'example')}, {config.partition} "
-        f"partition, {counted(config.rounds or 0, 'round')}"
-    )
-    if config.dataset == "npz":
-        yield _understood(federation.dataset)
-    yield from said(config, federation.dataset)
-    untouched = dataclasses.asdict(resolve(TrainConfig(dataset=config.dataset)))
-    for field in unused(dataclasses.asdict(config), untouched):
-        yield f"note: {config.algorithm} has no use for {flag(field)}"
-    if federation.compact and federation.compact.note:
-        yield f"note: clients train in full: {federation.compact.note}"
-    if config.show_partition:
-        yield data.class_table(federation.dataset.train.y, federation.parts)
-    if config.verbose:
-        names = ", ".join(map(str, federation.placement.mesh.devices.flat))
-        yield f"jax {jax.__version__} on {names}"
