@@ -113,6 +113,11 @@ def checked(config: TrainConfig) -> TrainConfig:
         )
     if config.encrypted:
         check_options(config)
+    if config.cohort_sampling == "poisson":
+        raise InputError(
+            "--cohort-sampling poisson goes with fedsparsify train: the cohorts of a "
+            "federation have a fixed size"
+        )
     if config.show_partition:
         raise InputError("--show-partition goes with fedsparsify train")
     if config.dataset == "store":
