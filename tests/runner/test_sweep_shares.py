@@ -318,6 +318,6 @@ def test_a_stopped_launcher_stops_its_jobs(tmp_path):
     with process:
         wait_until(is_training)
         process.terminate()
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
     assert process.returncode == 143 and "0 of 8 runs finished" in err
     wait_until(lambda: not at_work(Path("grid")))

@@ -239,6 +239,7 @@ def test_three_trials_on_two_devices_share_their_clients(file):
 )
 def test_who_shares_devices(trials, clients, devices, platform, by_trial):
     options = {"num_clients": clients, "participation": 1.0}
+    options["cohort_sampling"] = "fixed"
     there = [types.SimpleNamespace(platform=platform)] * devices
     assert sharded_by_trial(trials, options, there) is by_trial
 
