@@ -32,7 +32,7 @@ def write_page(out: Path) -> Path:
       InputError: if it cannot be written.
     """
     content = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-    with np.load(io.BytesIO((out / CURVES).read_bytes())) as arrays:
+    with np.load(io.BytesIO((out / CURVES).read_bytes()), allow_pickle=False) as arrays:
         curves = {
             name: (arrays[f"{name}/fpr"], arrays[f"{name}/tpr"])
             for name in content["attacks"]

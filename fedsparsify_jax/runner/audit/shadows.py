@@ -113,7 +113,7 @@ def _stored(folder: Path, setting: Setting) -> dict[int, np.ndarray]:
     scores: dict[int, np.ndarray] = {}
     for path in sorted(folder.glob("*.npz")):
         try:
-            with np.load(io.BytesIO(path.read_bytes())) as arrays:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 chunk = dict(
                     zip(arrays["numbers"].tolist(), arrays["scores"], strict=True)
                 )
