@@ -11,7 +11,11 @@ from fedsparsify_jax.types import ClientData, Examples
 
 
 def stack(
-    examples: Examples, parts: Sequence[np.ndarray], *, num_classes: int | None = None
+    examples: Examples,
+    parts: Sequence[np.ndarray],
+    *,
+    num_classes: int | None = None,
+    length: int | None = None,
 ) -> ClientData:
     """Gathers every client's examples, padded with zeros to the largest client.
 
@@ -19,6 +23,7 @@ def stack(
       examples: x ``[n, ...]`` and y ``[n]``.
       parts: one index array a client, of any sizes above zero.
       num_classes: C, to refuse labels that are not in ``0 .. C - 1``.
+      length: M, of the largest client where it is not among these.
 
     Returns:
       x ``[N, M, ...]`` in the dtype of ``examples``, y ``[N, M]`` and sizes ``[N]``.
@@ -38,7 +43,7 @@ def stack(
     counts = np.array([len(part) for part in parts], np.int32)
     if counts.min() == 0:
         raise InputError(f"client {int(counts.argmin())} has no examples")
-    length = int(counts.max())
+    length = int(counts.max()) if length is None else length
     if num_classes is not None:
         check_classes(np.asarray(examples.y), num_classes)
     source_x, source_y = np.asarray(examples.x), np.asarray(examples.y)

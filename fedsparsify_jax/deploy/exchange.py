@@ -12,7 +12,13 @@ import numpy as np
 from fedsparsify_jax.compressors import Change
 from fedsparsify_jax.deploy import wire
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.types import Masks, UploadCompression, Variables, WireValues
+from fedsparsify_jax.types import (
+    Masks,
+    PyTree,
+    UploadCompression,
+    Variables,
+    WireValues,
+)
 
 Parts = dict[str, bytes]
 MODEL, MASKS, CHANGE = "model", "masks", "change"
@@ -78,7 +84,7 @@ def write_upload(
     """
     if isinstance(change, tuple) and not change:
         return write_model(exchange, variables, masks, previous)
-    if not _finite(variables):
+    if not is_finite(variables):
         return write_model(exchange, variables, masks, previous)
     message = encode_change(
         exchange.uploads,
@@ -194,10 +200,14 @@ def packed_like(mask: Any) -> np.ndarray:
     return np.empty(-(-int(np.prod(mask.shape)) // 8), np.uint8)
 
 
-def _finite(variables: Variables) -> bool:
-    """Returns whether an upload is whole: others are sent as they are."""
-    floats = (v for v in jax.tree.leaves(variables) if v.dtype.kind not in "biu")
-    return all(bool(np.isfinite(leaf).all()) for leaf in floats)
+def is_finite(tree: PyTree) -> bool:
+    """Returns whether every number of host arrays is finite.
+
+    >>> is_finite({"w": np.array([0.0, np.inf])}), is_finite(())
+    (False, True)
+    """
+    floats = (np.asarray(leaf) for leaf in jax.tree.leaves(tree))
+    return all(bool(np.isfinite(f).all()) for f in floats if f.dtype.kind not in "biu")
 
 
 def unpacked(packed: Any, like: Masks) -> Masks:

@@ -13,7 +13,8 @@ class Known:
     def __init__(self) -> None:
         self._masks: dict[int, Masks] = {}
         self._merged: dict[int, int] = {}
-        self._oldest: dict[int, int] = {}
+        self._saved: dict[int, int] = {}  # merged, as of the latest save
+        self._oldest: dict[int, int] = {}  # the same of the save before it
 
     def of(self, client: int) -> Masks | None:
         """Returns the masks that a client was sent last."""
@@ -28,7 +29,10 @@ class Known:
         self._merged[client] = number
 
     def merged(self, client: int) -> tuple[int, int]:
-        """Returns the latest merged round of a client, and the latest as of a save."""
+        """Returns the latest merged round of a client, now and as of the save before.
+
+        Nobody goes back behind that save: it was whole when the latest was made.
+        """
         return self._merged.get(client, 0), self._oldest.get(client, 0)
 
     def saved(self) -> bytes:
@@ -40,14 +44,9 @@ class Known:
             for key, masks in distinct.items()
         }
         clients = {str(c): numbers[id(masks)] for c, masks in self._masks.items()}
+        self._oldest, self._saved = self._saved, dict(self._merged)
         merged = {str(client): t for client, t in self._merged.items()}
         return wire.encode(packed, metadata={"clients": clients, "merged": merged})
-
-    def is_saved(self, saved: bytes) -> None:
-        """Notes that a checkpoint has this: nobody goes back behind it."""
-        message = wire.decode(saved, limit=2**40)
-        merged = message.metadata.get("merged", {})
-        self._oldest = {int(client): t for client, t in merged.items()}
 
     def restore(self, saved: bytes, like: Masks) -> None:
         """Takes up what was saved.
@@ -66,4 +65,4 @@ class Known:
         self._merged = {
             int(client): t for client, t in message.metadata.get("merged", {}).items()
         }
-        self._oldest = dict(self._merged)
+        self._saved, self._oldest = dict(self._merged), {}

@@ -55,7 +55,7 @@ class Clients:
     Attributes:
       sizes: examples of every client that has joined.
       known: masks that clients have, and rounds that counted.
-      traffic: bytes of the latest round.
+      traffic: bytes of the rounds that nobody has asked for yet.
       holder: the client that has the secret key; None if nobody has.
       public: the public key.
     """
@@ -80,7 +80,8 @@ class Clients:
         self.known = Known()
         self.holder: int | None = None
         self.public = b""
-        self.traffic = Traffic(0, 0)
+        self.traffic: dict[int, Traffic] = {}
+        self._round = 0
 
     def gather(self, wait: float) -> None:
         """Waits until all clients have joined.
@@ -130,16 +131,22 @@ class Clients:
           sent: the round.
           facts: client to what else its message says.
         """
-        self.traffic = Traffic(0, 0)
+        self._round = sent.round
         self._welcome()
         cohort = [client for client in ids if client in self._nodes]
-        answers = self._read(self._asked(cohort, sent, facts))
+        answers = self.ask({c: self._task(c, sent, facts(c)) for c in cohort})
+        lacking = {c: a.facts.get("what") for c, a in answers.items() if _lacks(a)}
+        if lacking:
+            self._tell([c for c, what in lacking.items() if what == kinds.JOIN])
+            whole = {c: self._task(c, sent, facts(c), whole=True) for c in lacking}
+            answers = {c: a for c, a in answers.items() if c not in lacking}
+            answers |= self.ask(whole)
         for client in answers:
             self.known.put(client, sent.masks)
         return answers
 
     def ask(self, letters: Mapping[int, Envelope]) -> dict[int, Envelope]:
-        """Asks clients something else in the same round."""
+        """Asks clients, in a round, and returns the answers that came in time."""
         there = {c: letter for c, letter in letters.items() if c in self._nodes}
         return self._read(self._ask(there, there))
 
@@ -161,25 +168,11 @@ class Clients:
                 answers[client] = Envelope("", {})
         return answers
 
-    def _asked(
-        self,
-        cohort: list[int],
-        sent: Broadcast,
-        facts: Callable[[int], Mapping[str, Any]],
-    ) -> dict[int, Reply]:
-        """Returns the answers to a round; what a node lacks is sent with it again."""
-        replies = self._ask(cohort, {c: self._task(c, sent, facts(c)) for c in cohort})
-        lacking = {c: _lack(reply) for c, reply in replies.items()}
-        anew = [c for c, lack in lacking.items() if lack == kinds.JOIN]
-        if anew:
-            self._ask(anew, dict.fromkeys(anew, self._invitation))
-            begins = self._ask(anew, self._beginning())
-            replies |= {c: r for c, r in begins.items() if r.error}
-        again = [c for c, lack in lacking.items() if lack and not replies[c].error]
-        if again:
-            whole = {c: self._task(c, sent, facts(c), whole=True) for c in again}
-            replies |= self._ask(again, whole)
-        return replies
+    def _tell(self, clients: Iterable[int]) -> None:
+        """Tells nodes that were started anew what precedes the first round."""
+        clients = list(clients)
+        self._ask(clients, dict.fromkeys(clients, self._invitation))
+        self._ask(clients, self._beginning())
 
     def _task(
         self,
@@ -273,19 +266,13 @@ class Clients:
         replies = {c: answers.get(node, nothing) for c, node in nodes.items()}
         for client, reply in replies.items():
             (self._silent.add if reply.error else self._silent.discard)(client)
-        self.traffic = Traffic(
-            up=self.traffic.up + sum(len(r.content) for r in replies.values()),
-            down=self.traffic.down + sum(map(len, messages.values())),
+        before = self.traffic.get(self._round, Traffic(0, 0))
+        self.traffic[self._round] = Traffic(
+            up=before.up + sum(len(r.content) for r in replies.values()),
+            down=before.down + sum(map(len, messages.values())),
         )
         return replies
 
 
-def _lack(reply: Reply) -> str:
-    """Returns what a node says it lacks; "" if it does not say so."""
-    if reply.error:
-        return ""
-    try:
-        letter = envelope.read(reply.content)
-    except InputError:  # is dealt with where answers are read
-        return ""
-    return str(letter.facts.get("what")) if letter.kind == kinds.LACKS else ""
+def _lacks(letter: Envelope) -> bool:
+    return letter.kind == kinds.LACKS

@@ -13,14 +13,14 @@ import jax
 import numpy as np
 
 from fedsparsify_jax import masks as mask_algebra
-from fedsparsify_jax.deploy import encrypted, wire
+from fedsparsify_jax.deploy import encrypted, exchange, wire
 from fedsparsify_jax.engine.records import ClientResult
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.federate import cipher, kinds, leaves
 from fedsparsify_jax.federate.clients import Broadcast, Clients
 from fedsparsify_jax.federate.collecting import Collected
 from fedsparsify_jax.federate.envelope import Envelope
-from fedsparsify_jax.federate.results import broken, check, is_finite, more_of
+from fedsparsify_jax.federate.results import broken, check, more_of
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.types import Masks, RoundInfo, Variables
 
@@ -149,7 +149,7 @@ class EncryptedMean:
                 check(client, letter, sent.round)
                 message = letter.parts.get("more", b"")
                 more = leaves.read(message, more_of(like), "the upload")
-                if not is_finite(more) or not letter.fact("finite", bool):
+                if not exchange.is_finite(more) or not letter.fact("finite", bool):
                     raise InputError("its model is not finite")
             except InputError as error:
                 self._clients.note(client, error)

@@ -26,9 +26,10 @@ from fedsparsify_jax.federate.clients import PUBLIC
 from fedsparsify_jax.federate.envelope import Envelope
 from fedsparsify_jax.federate.kept import Kept
 from fedsparsify_jax.federate.network import Answer
-from fedsparsify_jax.federate.plan import Plan, exchange_of, plan_of
+from fedsparsify_jax.federate.plan import Plan, plan_of
 from fedsparsify_jax.federate.results import more_of
 from fedsparsify_jax.models import Model
+from fedsparsify_jax.runner.messages import exchange_of
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.types import ClientData, Masks
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from fedsparsify_jax.data import Dataset, hold_out, with_rows
 from fedsparsify_jax.errors import InputError, counted, shown
-from fedsparsify_jax.federate.plan import Plan, config_from
+from fedsparsify_jax.federate.plan import Plan
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options import schema
 from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import from_json
 from fedsparsify_jax.runner.programs.federation import checked_model, load, partition
 
 DATA = ("dataset", "data_dir", "label_column", "input_columns", "train_subset")
@@ -34,7 +35,7 @@ def loaded(
     Raises:
       InputError: for data that cannot be loaded, or do not fit the server's.
     """
-    config = config_from(plan.options)
+    config = from_json(plan.options, "the server's plan")
     if own:
         usual = {field: getattr(TrainConfig, field) for field in (*DATA, *DIVIDED)}
         config = dataclasses.replace(config, **usual | _checked(own))

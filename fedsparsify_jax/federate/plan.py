@@ -2,15 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedsparsify_jax.data import Dataset, Normalization
-from fedsparsify_jax.deploy.exchange import Exchange
-from fedsparsify_jax.errors import InputError, shown
+from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.federate import kinds
 from fedsparsify_jax.federate.envelope import Envelope
-from fedsparsify_jax.runner.options import schema
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.listing import to_json
 
@@ -80,33 +77,3 @@ def plan_of(letter: Envelope) -> Plan:
         return Plan(**facts)
     except (KeyError, TypeError) as error:
         raise InputError(f"the server's plan cannot be read: {error}") from error
-
-
-def config_from(written: Mapping[str, Any]) -> TrainConfig:
-    """Returns options that were written as JSON, each checked.
-
-    Raises:
-      InputError: for an option that this version does not have, or a wrong value.
-    """
-    options = schema.read(TrainConfig)
-    unknown = sorted(set(written) - set(options))
-    if unknown:
-        raise InputError(
-            f"the server has an option {shown(unknown[0])}, which is unknown here: "
-            "install the same fedsparsify_jax everywhere"
-        )
-    values: dict[str, Any] = {
-        field: Path(value) if options[field].kind is Path and value else value
-        for field, value in written.items()
-    }
-    config = TrainConfig(**values)
-    return dataclasses.replace(config, **schema.check(config))
-
-
-def exchange_of(config: TrainConfig) -> Exchange:
-    """Returns the form of a federation's messages."""
-    return Exchange(
-        values=config.wire_values,
-        compress="zstd" if config.wire_compression == "zstd" else None,
-        uploads=config.upload_compression,
-    )

@@ -47,14 +47,13 @@ def arrived(
     check(client, letter, sent.round)
     upload = exchange.read_model(letter.parts, like.upload.masks, sent.masks)
     variables = upload.variables
-    loss, bytes_up, extra, extra_bytes = more = leaves.read(
+    loss, bytes_up, extra, extra_bytes = leaves.read(
         letter.parts.get("more", b""), more_of(like), "the upload"
     )
-    del more
     if upload.is_change:
         variables = _changed(variables, upload.masks, sent.variables)
     exchange.check_structure(variables, like.upload.variables, "the upload")
-    finite = is_finite((variables, extra, loss))
+    finite = exchange.is_finite((variables, extra, loss))
     result = like._replace(
         upload=like.upload._replace(
             variables=variables,
@@ -114,16 +113,6 @@ def _changed(variables: Variables, masks: Masks, start: Variables) -> Variables:
     return variables | {
         "params": jax.tree.map(added, params, start["params"], masks["params"])
     }
-
-
-def is_finite(tree: PyTree) -> bool:
-    """Returns whether every number of host arrays is finite.
-
-    >>> is_finite({"w": np.array([0.0, np.inf])}), is_finite(())
-    (False, True)
-    """
-    floats = (np.asarray(leaf) for leaf in jax.tree.leaves(tree))
-    return all(bool(np.isfinite(f).all()) for f in floats if f.dtype.kind not in "biu")
 
 
 def broken(like: ClientResult) -> ClientResult:

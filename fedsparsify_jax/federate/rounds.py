@@ -71,15 +71,15 @@ def whole_of(halves: Halves, state: State, number: int) -> State:
     return state._replace(clients=of_all)
 
 
-def check_apart(federation: Federation, data: ClientData) -> None:
-    """Refuses a method whose clients read what others keep.
+def fields_sent(federation: Federation, data: ClientData) -> frozenset[str]:
+    """Returns the fields of the context that clients read, and must be sent.
 
     Args:
       federation: without clients' data.
       data: shapes of the data of a client.
 
     Raises:
-      InputError: naming what they read.
+      InputError: for a method whose clients read what others keep.
     """
     algorithm, halves = federation.algorithm, federation.algorithm.halves
     assert halves is not None
@@ -87,11 +87,13 @@ def check_apart(federation: Federation, data: ClientData) -> None:
     variables = jax.eval_shape(federation.model.init, key)
     state = jax.eval_shape(algorithm.init, key, variables)
     whole = whole_of(halves, state, len(federation.parts))
-    if "clients" in fields_read(halves, whole, data):
+    fields = fields_read(halves, whole, data)
+    if "clients" in fields:
         raise InputError(
             "the clients of this algorithm read the models of one another: no server "
             "of a federation has them"
         )
+    return fields
 
 
 class _Programs(NamedTuple):
@@ -106,35 +108,35 @@ class NetworkRounds:
     It has the methods of `RoundProgram`.
 
     Args of the constructor:
-      config: resolved.
       federation: without clients' data.
       clients: all of which have joined.
       data: shapes of the data of a client.
+      reads: fields of the context that clients read, see `fields_sent`.
       key: of the run's rounds.
       collect: how uploads come to the server; in clear by default.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
         federation: Federation,
         clients: Clients,
         data: ClientData,
+        reads: frozenset[str],
         key: Key,
         collect: Collect | None = None,
     ):
         self.traces, self.compile_seconds = 1, 0.0
         self._federation, self._key = federation, key
         self._known, self._collect = clients.known, collect or Uploads(clients)
-        self._halves = halves_of(config, federation.algorithm)
-        self._data = data
+        halves = federation.algorithm.halves
+        assert halves is not None
+        self._halves, self._data, self._reads = halves, data, reads
         self._sets = evaluation_sets(federation.dataset)
         self._sizes = np.array(
             [clients.sizes[number] for number in sorted(clients.sizes)], np.int32
         )
         self._like: ClientResult | None = None
         self._programs: _Programs | None = None
-        self._reads: frozenset[str] = frozenset()
 
     @property
     def programs(self) -> int:
@@ -146,10 +148,8 @@ class NetworkRounds:
         if self._like is not None:
             return
         begin = time.perf_counter()
-        whole = whole_of(self._halves, state, len(self._sizes))
-        self._reads = fields_read(self._halves, whole, self._data)
         context = jax.eval_shape(
-            self._halves.open, self._key, whole, no_examples(self._data)
+            self._halves.open, self._key, state, no_examples(self._data)
         )
         kept = jax.eval_shape(self._halves.keep, state.variables)
         number = jnp.int32(0)

@@ -15,12 +15,10 @@ from fedsparsify_jax.federate.encrypting import EncryptedMean, check_options
 from fedsparsify_jax.federate.meter import NetworkMeter
 from fedsparsify_jax.federate.network import Network
 from fedsparsify_jax.federate.plan import (
-    config_from,
     envelope_of,
-    exchange_of,
     plan_for,
 )
-from fedsparsify_jax.federate.rounds import NetworkRounds, check_apart
+from fedsparsify_jax.federate.rounds import NetworkRounds, fields_sent
 from fedsparsify_jax.federate.server_side import (
     Nowhere,
     assembled,
@@ -28,7 +26,9 @@ from fedsparsify_jax.federate.server_side import (
     shapes_of,
 )
 from fedsparsify_jax.federate.settings import ServerSettings
+from fedsparsify_jax.runner.messages import exchange_of
 from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import from_json
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.rules import flag
 from fedsparsify_jax.runner.process import compilation_cache
@@ -154,13 +154,13 @@ def _train(
         )
     federation = assembled(config, dataset, parts, sizes)
     one = shapes_of(dataset, max(sizes))
-    check_apart(federation, one)
+    reads = fields_sent(federation, one)
     clients.begin()
 
     # The rest is an ordinary run.
     keys = Keys.from_seed(config.seed)
     collect = EncryptedMean(clients, config) if config.encrypted else None
-    program = NetworkRounds(config, federation, clients, one, keys.rounds, collect)
+    program = NetworkRounds(federation, clients, one, reads, keys.rounds, collect)
     work = Work(
         config=config,
         federation=federation,
@@ -216,4 +216,4 @@ def serve(network: Network, settings: Mapping[str, Any]) -> None:
         raise InputError(f"cannot read the federation's options {path}: {error}") from (
             error
         )
-    train(network, config_from(options), ServerSettings(**server))
+    train(network, from_json(options, str(path)), ServerSettings(**server))

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +39,6 @@ def init(config: InitConfig, console: Console | None = None) -> Path:
     if number is None:
         raise InputError("--num-clients is needed: how many nodes are there?")
     directory = config.project[0].absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(f"{config.project[0]} is not empty: name another directory")
     settings = ServerSettings(
         own_data=True,
         join_timeout=config.join_timeout,
@@ -53,23 +49,14 @@ def init(config: InitConfig, console: Console | None = None) -> Path:
     data_dir = run.data_dir and run.data_dir.absolute()
     run = dataclasses.replace(run, out=out, data_dir=data_dir)
 
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    whole = Path(tempfile.mkdtemp(prefix=".federation-", dir=directory.parent))
-    try:
-        project.write(whole / "project", {"config": str(directory / CONFIG)})
-        for path in (whole / "project").iterdir():
-            path.rename(whole / path.name)
-        (whole / "project").rmdir()
+    def fill(whole: Path) -> None:
         _write_json(whole / CONFIG, written(run, settings))
         for client in range(number):
             _write_json(whole / "nodes" / f"{client}.json", _node(config, client))
         if config.secure is not None:
             _secure(whole, config.secure, number)
-        whole.chmod(0o755)
-        whole.replace(directory)
-    except BaseException:
-        shutil.rmtree(whole, ignore_errors=True)
-        raise
+
+    project.write(directory, {"config": str(directory / CONFIG)}, fill)
     console = console or Console(highlight=False)
     console.print(f"{config.project[0]}: README.md says how to go on", soft_wrap=True)
     return directory

@@ -16,9 +16,10 @@ from fedsparsify_jax.federate.client_program import ClientProgram, program_of
 from fedsparsify_jax.federate.kept import Kept
 from fedsparsify_jax.federate.network import Answer, Loopback
 from fedsparsify_jax.federate.node import Node
-from fedsparsify_jax.federate.plan import Plan, config_from
+from fedsparsify_jax.federate.plan import Plan
 from fedsparsify_jax.models import Model
 from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import from_json
 from fedsparsify_jax.runner.programs.federation import checked_model, load, partition
 
 HOLDER = 0
@@ -57,7 +58,7 @@ def train(config: TrainConfig, console: Console | None = None) -> dict[str, Any]
         own = data.with_rows(dataset, parts[number])
 
         def loaded(plan: Plan) -> tuple[TrainConfig, data.Dataset, Model]:
-            options = config_from(plan.options)
+            options = from_json(plan.options, "the server's plan")
             return options, own, checked_model(options, own)[0]
 
         cipher = Cipher(keys if number == HOLDER else None)

@@ -1,6 +1,6 @@
 """The bytes of a run's messages, by encoding all of them."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -13,8 +13,6 @@ from fedsparsify_jax.types import (
     Masks,
     RoundInfo,
     RoundMessages,
-    UploadCompression,
-    WireValues,
 )
 
 
@@ -26,10 +24,16 @@ def meter(config: TrainConfig) -> "Meter | None":
     """
     if not config.measure_bytes:
         return None
-    compress: Literal["zstd"] | None = (
-        None if config.wire_compression == "none" else "zstd"
+    return Meter(exchange_of(config))
+
+
+def exchange_of(config: TrainConfig) -> exchange.Exchange:
+    """Returns the form of a run's messages."""
+    return exchange.Exchange(
+        values=config.wire_values,
+        compress=None if config.wire_compression == "none" else "zstd",
+        uploads=config.upload_compression,
     )
-    return Meter(config.wire_values, compress, config.upload_compression)
 
 
 class MeasureFn(Protocol):
@@ -53,22 +57,13 @@ class Meter:
     masks of the download that it answers, which the server knows as well.
 
     Args:
-      values: dtype in which models travel.
-      compress: what messages are compressed by.
-      uploads: what clients upload in place of their model, if they do.
+      form: of the messages.
     """
 
-    def __init__(
-        self,
-        values: WireValues,
-        compress: Literal["zstd"] | None,
-        uploads: UploadCompression = "none",
-    ):
-        self._exchange = exchange.Exchange(
-            values=values, compress=compress, uploads=uploads
-        )
+    def __init__(self, form: exchange.Exchange):
+        self._exchange = form
         self._known = Known()
-        wire.encode({}, compress=compress)  # complains early
+        wire.encode({}, compress=form.compress)  # complains early
 
     def __call__(self, info: RoundInfo) -> Record:
         """Returns the fields that the messages of a round add to its record."""

@@ -62,6 +62,17 @@ def test_bytes_are_those_that_are_measured_and_a_constant_a_message(tmp_path, qu
         assert max(each) - min(each) <= 16
 
 
+def test_rounds_between_evaluations_have_bytes_of_their_own(tmp_path, quiet):
+    each = nodes.federated(tmp_path / "each", console=quiet, rounds=4)
+    seldom = nodes.federated(
+        tmp_path / "seldom", console=quiet, rounds=4, evaluate_every=2
+    )
+    for way in ("message_bytes_up", "message_bytes_down"):
+        sent = [row[way] for row in each]
+        assert sent == [row[way] for row in seldom]
+        assert sent[0] > sent[-1]
+
+
 def notes_of(tmp_path, network, **options):
     """The records of a federation, and what its server printed."""
     text = io.StringIO()

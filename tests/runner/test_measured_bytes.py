@@ -12,6 +12,7 @@ import pytest
 
 from fedsparsify_jax.cli import main
 from fedsparsify_jax.deploy import wire
+from fedsparsify_jax.deploy.exchange import Exchange
 from fedsparsify_jax.runner.messages import Meter
 from fedsparsify_jax.types import RoundInfo, RoundMessages
 
@@ -144,7 +145,7 @@ def test_clients_know_the_masks_that_they_got_last():
         return len(wire.encode(model(mask), mask, previous=previous))
 
     assert size(third, first) > size(third, second)
-    meter = Meter("float32", None)
+    meter = Meter(Exchange())
     record = meter(info(first, [first, own], cohort=[4, 9]))
     assert record["message_bytes_down"] == 2 * size(first) + 10
     up = size(first, first) + size(own, first) + 2 * 100 + 7
@@ -165,5 +166,5 @@ def test_broken_uploads_are_sent_whole():
     uploads = {"params": {"w": np.full((1, 1000), np.nan, np.float32)}}
     broken = broken._replace(messages=broken.messages._replace(uploads=uploads))
     whole = len(wire.encode({"params": {"w": uploads["params"]["w"][0]}}))
-    record = Meter("float32", None)(broken)
+    record = Meter(Exchange())(broken)
     assert record["message_bytes_up"] == whole + 100 + 7

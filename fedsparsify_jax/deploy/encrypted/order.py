@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedsparsify_jax.deploy.wire.names import flat, nested
-from fedsparsify_jax.errors import InputError, shown
+from fedsparsify_jax.deploy.wire.names import fitting, flat, nested
+from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.types import Masks, Variables
 
 Arrays = dict[str, np.ndarray]
@@ -87,13 +87,4 @@ def _floats(leaves: Mapping[str, np.ndarray]) -> list[str]:
 
 def _both(variables: Variables, masks: Masks) -> tuple[Arrays, Arrays]:
     leaves, _ = flat(variables, "variables")
-    kept, _ = flat(masks, "masks")
-    for name in sorted(leaves.keys() ^ kept.keys()):
-        raise InputError(f"masks and variables differ: only one has {shown(name)}")
-    for name, mask in kept.items():
-        if mask.dtype != bool or mask.shape != leaves[name].shape:
-            raise InputError(
-                f"the mask of {shown(name)} is {mask.dtype} {mask.shape}: it must be "
-                f"bool {leaves[name].shape}"
-            )
-    return leaves, kept
+    return leaves, fitting(masks, leaves)

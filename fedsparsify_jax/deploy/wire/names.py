@@ -36,6 +36,28 @@ def flat(tree: Any, what: str) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     return arrays, tuple(path for path in empty if path)
 
 
+def fitting(masks: Any, leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the masks of arrays by path.
+
+    Args:
+      masks: nested dicts of bools.
+      leaves: the arrays by path, see `flat`.
+
+    Raises:
+      InputError: if the two do not fit one another.
+    """
+    flat_masks, _ = flat(masks, "masks")
+    for name in sorted(leaves.keys() ^ flat_masks.keys()):
+        raise InputError(f"masks and variables differ: only one has {shown(name)}")
+    for name, mask in flat_masks.items():
+        if mask.dtype != bool or mask.shape != leaves[name].shape:
+            raise InputError(
+                f"the mask of {shown(name)} is {mask.dtype} {mask.shape}: it must be "
+                f"bool {leaves[name].shape}"
+            )
+    return flat_masks
+
+
 def _walk(
     tree: Mapping[Any, Any], what: str, path: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from fedsparsify_jax.deploy.wire import container, positions
 from fedsparsify_jax.deploy.wire.header import Header, digest, written
-from fedsparsify_jax.deploy.wire.names import flat
+from fedsparsify_jax.deploy.wire.names import fitting, flat
 from fedsparsify_jax.deploy.wire.values import (
     CODES,
     DTYPE_OF,
@@ -74,8 +74,8 @@ def encode(
     given = _scales(scales, values, leaves)
     _check_dtypes(leaves)
     receiver = known if previous is None else previous
-    has = None if receiver is None else _fitting(receiver, leaves)
-    kept = has if masks is None else _fitting(masks, leaves)
+    has = None if receiver is None else fitting(receiver, leaves)
+    kept = has if masks is None else fitting(masks, leaves)
     if known is not None and masks is not None:
         _check_same(kept, has)
 
@@ -143,20 +143,6 @@ def _check_dtypes(leaves: Arrays) -> None:
             raise InputError(
                 f"{shown(name)} is of {leaf.dtype}: messages have {', '.join(DTYPES)}"
             )
-
-
-def _fitting(masks: Masks, leaves: Arrays) -> dict[str, np.ndarray]:
-    """Returns the masks of leaves by path."""
-    flat_masks, _ = flat(masks, "masks")
-    for name in leaves.keys() ^ flat_masks.keys():
-        raise InputError(f"masks and variables differ: only one has {shown(name)}")
-    for name, mask in flat_masks.items():
-        if mask.dtype != bool or mask.shape != leaves[name].shape:
-            raise InputError(
-                f"the mask of {shown(name)} is {mask.dtype} {mask.shape}: it must be "
-                f"bool {leaves[name].shape}"
-            )
-    return flat_masks
 
 
 def _check_same(masks: Arrays | None, known: Arrays | None) -> None:

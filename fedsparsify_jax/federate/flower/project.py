@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fedsparsify_jax.errors import InputError, shown
@@ -31,12 +31,17 @@ _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 Scalar = str | int | float | bool
 
 
-def write(directory: Path, settings: Mapping[str, Scalar]) -> Path:
+def write(
+    directory: Path,
+    settings: Mapping[str, Scalar],
+    fill: Callable[[Path], None] = lambda whole: None,
+) -> Path:
     """Writes the project of a federation, all of it or nothing.
 
     Args:
       directory: where; it is made, or is empty.
       settings: what the server is given (``run_config`` in Flower).
+      fill: writes further files into a directory that then becomes the project.
 
     Returns:
       The directory.
@@ -53,6 +58,7 @@ def write(directory: Path, settings: Mapping[str, Scalar]) -> Path:
         for name, text in files.items():
             (whole / name).parent.mkdir(exist_ok=True)
             (whole / name).write_text(text, encoding="utf-8")
+        fill(whole)
         whole.chmod(0o755)
         whole.replace(directory)
     except BaseException:

@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fedsparsify_jax.deploy import SavedModel
-from fedsparsify_jax.errors import InputError, shown
+from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.model_commands.source import model_of_run
-from fedsparsify_jax.runner.options import schema
 from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import from_json
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.programs import devices, linear_evaluation
 from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
@@ -60,7 +60,7 @@ def finished(path: Path, data_dir: Path | None = None) -> Finished:
     recorded = run_directory.read(path).recorded
     if recorded is None:
         raise InputError(f"the config.json of the run {path} is damaged")
-    config = _options(path, recorded["options"])
+    config = from_json(recorded["options"], f"the run {path}")
     if linear_evaluation.wanted(config):
         raise InputError(
             f"the run {path} learnt without labels, and its last layer was fitted to "
@@ -93,19 +93,6 @@ def finished(path: Path, data_dir: Path | None = None) -> Finished:
         fingerprints=now,
         notes=_compared(path, before, now),
     )
-
-
-def _options(path: Path, written: Mapping[str, Any]) -> TrainConfig:
-    """Returns the options of a run as ``config.json`` has them, each checked."""
-    options = schema.read(TrainConfig)
-    unknown = sorted(set(written) - set(options))
-    if unknown:
-        raise InputError(
-            f"the run {path} has an option {shown(unknown[0])}, which this version of "
-            "fedsparsify_jax does not know"
-        )
-    config = TrainConfig(**written)
-    return dataclasses.replace(config, **schema.check(config))
 
 
 def _compared(
