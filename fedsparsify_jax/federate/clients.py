@@ -105,14 +105,17 @@ class Clients:
                 )
             time.sleep(_PAUSE)
 
-    def begin(self) -> None:
+    def begin(self, wait: float) -> None:
         """Tells all clients how long the largest one's data are; they compile.
+
+        Args:
+          wait: seconds at most; a round's answers may be wanted sooner than that.
 
         Raises:
           InputError: if one of them cannot begin.
         """
         self._has_begun = True
-        replies = self._ask(self._nodes, self._beginning())
+        replies = self._ask(self._nodes, self._beginning(), wait)
         for client in sorted(self._nodes):
             reply = replies.get(client, Reply(error="no answer"))
             if reply.error:
@@ -254,14 +257,18 @@ class Clients:
         self._nodes[client], self.sizes[client] = node, size
 
     def _ask(
-        self, clients: Iterable[int], letters: Mapping[int, Envelope]
+        self,
+        clients: Iterable[int],
+        letters: Mapping[int, Envelope],
+        wait: float | None = None,
     ) -> dict[int, Reply]:
         """Asks clients; those that do not answer have a reply that says so."""
+        wait = self._timeout if wait is None else wait
         nodes = {client: self._nodes[client] for client in clients}
         messages = {
             node: envelope.write(letters[client]) for client, node in nodes.items()
         }
-        answers = self._network.ask(messages, self._timeout) if messages else {}
+        answers = self._network.ask(messages, wait) if messages else {}
         nothing = Reply(error="no answer")
         replies = {c: answers.get(node, nothing) for c, node in nodes.items()}
         for client, reply in replies.items():

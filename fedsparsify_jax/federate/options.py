@@ -18,7 +18,7 @@ class _Waiting:
     """Options of the server."""
 
     join_timeout: Annotated[float, Heading("Server"), above(0)] = 600.0
-    """Seconds that all nodes are waited for at the start."""
+    """Seconds that all nodes are waited for at the start, to join and to compile."""
     round_timeout: Annotated[float, above(0)] = 3600.0
     """Seconds that the answers of a round are waited for; who is later has dropped
     out of it."""

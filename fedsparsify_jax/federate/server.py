@@ -155,7 +155,7 @@ def _train(
     federation = assembled(config, dataset, parts, sizes)
     one = shapes_of(dataset, max(sizes))
     reads = fields_sent(federation, one)
-    clients.begin()
+    clients.begin(settings.join_timeout)
 
     # The rest is an ordinary run.
     keys = Keys.from_seed(config.seed)

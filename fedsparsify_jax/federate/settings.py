@@ -10,7 +10,8 @@ class ServerSettings:
     Attributes:
       own_data: whether every node has data of its own; if not, each takes its part of
         the server's data set, for a trial.
-      join_timeout: seconds that the clients are waited for at the start.
+      join_timeout: seconds that the clients are waited for at the start, to join and
+        to compile.
       round_timeout: seconds that the answers of a round are waited for.
     """
 

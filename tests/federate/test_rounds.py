@@ -374,3 +374,26 @@ def test_settings_of_a_server_come_from_a_file(tmp_path):
     path.write_text(json.dumps({"options": options}), encoding="utf-8")
     server.serve(nodes.network(), {"config": str(path)})
     assert len(nodes.records(tmp_path / "run")) == 1
+
+
+class Timed:
+    """A network that notes how long the answers to each kind of message are wanted."""
+
+    def __init__(self):
+        self.inner, self.waits = nodes.network(), {}
+
+    def nodes(self):
+        return self.inner.nodes()
+
+    def ask(self, messages, timeout):
+        for message in messages.values():
+            self.waits.setdefault(envelope.read(message).kind, set()).add(timeout)
+        return self.inner.ask(messages, timeout)
+
+
+def test_compiling_before_the_first_round_is_no_round_s_time(tmp_path, quiet):
+    network = Timed()
+    settings = ServerSettings(join_timeout=600.0, round_timeout=10.0)
+    nodes.federated(tmp_path / "run", network, console=quiet, settings=settings)
+    assert network.waits[kinds.BEGIN] == {600.0}
+    assert network.waits[kinds.TRAIN] == {10.0}
