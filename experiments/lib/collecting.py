@@ -9,6 +9,8 @@ client_...  mean and worst tenth of the clients' accuracies, where they were eva
 bytes       both ways, by the authors' formula, and what of them is up (in lines since
             uploads can be compressed); bytes_with_masks adds one bit for every
             prunable number of every message; bytes_dense without pruning
+audit       of every attack its AUC, advantage and TPRs with their intervals, in tables
+            whose runs are audited
 curves      the metric after every round; sparsity and bytes so far every ``every``
             rounds, and what each layer keeps (and kept in round 1) where a figure
             needs that
@@ -20,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.lib import auditing
 from experiments.lib.provenance import of_run
 from experiments.lib.table import Table, identity
 from fedsparsify_jax.runner.options.listing import NOT_COMPARED
@@ -133,16 +136,24 @@ def collect(table: Table, preset: str, directories: Sequence[Path], path: Path) 
     cells, lines = table.cells(preset), read_lines(path)
     for run in runs(directories):
         name = identity(_read(run / "config.json")["options"])
-        if name in cells:
+        if name in cells and (judged := _audited(table, run)) is not None:
             point = cells[name]
             match = all(point.get(k) in _several(v) for k, v in table.layers.items())
-            lines[name] = line(run, layers=match)
+            lines[name] = line(run, layers=match) | judged
     present = [lines[name] for name in cells if name in lines]
     text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in present)
     if text:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
     return len(present)
+
+
+def _audited(table: Table, run: Path) -> Line | None:
+    """Returns what a line has of a run's audit; None where one is still to be made."""
+    if table.audit is None:
+        return {}
+    attacks = auditing.measures(run, table.audit)
+    return None if attacks is None else {"audit": attacks}
 
 
 def _several(value: Any) -> tuple[Any, ...]:

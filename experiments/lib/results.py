@@ -1,6 +1,7 @@
 """A table's committed lines, looked up by row and by point of its axes."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,32 @@ def saving_with_masks(line: Line) -> float:
 def achieved(line: Line) -> float:
     """Returns the exact sparsity of the final model."""
     return 1 - line["kept"] / line["parameters"]
+
+
+def of_attack(
+    name: str, measure: str = "auc", fpr: str | None = None
+) -> Callable[[Line], float]:
+    """Returns a measure of tables: the estimate of one attack.
+
+    Args:
+      name: of the attack.
+      measure: ``"auc"``, ``"advantage"`` or ``"tpr"``.
+      fpr: of a TPR, as ``audit.json`` spells it.
+
+    Example:
+      >>> line = {"audit": {"loss": {"tpr": {"0.01": {"estimate": 0.04}}}}}
+      >>> of_attack("loss", "tpr", "0.01")(line), of_attack("loss")({})
+      (0.04, nan)
+    """
+
+    def read(line: Line) -> float:
+        attack = line.get("audit", {}).get(name)
+        if attack is None:
+            return math.nan
+        interval = attack[measure] if fpr is None else attack[measure][fpr]
+        return math.nan if interval is None else interval["estimate"]
+
+    return read
 
 
 def rounds_of(line: Line) -> pd.DataFrame:

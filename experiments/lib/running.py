@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.lib import provenance
+from experiments.lib import auditing, collecting, provenance
 from experiments.lib.table import Row, Table, identity, traced
 from fedsparsify_jax.runner import SweepConfig, sweep
 
@@ -30,7 +30,7 @@ def run(
     data_dir: Path | None = None,
     finished: Collection[str] = (),
 ) -> None:
-    """Trains what is not finished yet.
+    """Trains what is not finished yet, and audits it if the table says so.
 
     Args:
       table: all of a table, or a part of it.
@@ -50,6 +50,9 @@ def run(
             console.print(f"\n{table.name}-{preset}: {row.label}", markup=False)
             provenance.record(home)
             sweep(_config(grid, home / row.key, data_dir), console)
+            if table.audit is not None:
+                finished_runs = list(collecting.runs([home / row.key]))
+                auditing.audit_all(finished_runs, table.audit, console, data_dir)
 
 
 Grid = dict[str, tuple[Any, ...]]

@@ -57,6 +57,8 @@ class Table:
     metric: str = "accuracy"  # or "mae", of which less is better
     layers: Options = dataclasses.field(default_factory=lambda: {"seed": ()})
     """Cells that match keep the curves of their layers; none by default."""
+    audit: Options | None = None
+    """Options of ``fedsparsify audit``, which all runs then have beside them."""
 
     def preset(self, name: str) -> Preset:
         """Returns a preset by name.
