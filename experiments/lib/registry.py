@@ -5,6 +5,7 @@ from experiments.lib.table import Table
 from experiments.tables import (
     brain_age,
     cifar,
+    differential_privacy,
     fair_rows,
     fashion_mnist,
     fashion_mnist_10,
@@ -37,6 +38,7 @@ _ALL: tuple[tuple[Table, ReportOf], ...] = (
     (precision.TABLE, precision.report),
     (membership.TABLE, membership.report),
     (membership.CIFAR10, membership.report),
+    (differential_privacy.TABLE, differential_privacy.report),
     (cifar.CIFAR10, cifar.report),
     (cifar.CIFAR100, cifar.report),
     (brain_age.TABLE, brain_age.report),
