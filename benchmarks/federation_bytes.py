@@ -56,8 +56,7 @@ def main() -> None:
     }
     for row in rows.values():
         row["off_by"] = {
-            way: row["moved"][way]
-            / (row["measured"][way] + constant[way] * messages)
+            way: row["moved"][way] / (row["measured"][way] + constant[way] * messages)
             - 1
             for way in ("up", "down")
         }

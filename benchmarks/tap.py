@@ -13,7 +13,7 @@ import threading
 from types import TracebackType
 
 _OUTGOING = 4  # loopback hands every packet over twice, as sent and as received
-_IPV4 = 0x0800
+_EVERY = 3  # ETH_P_ALL: only with it are packets seen as they are sent
 _TCP = 6
 _BUFFER = 2**26
 
@@ -54,7 +54,7 @@ class Tap:
         self._prefix, self._ends = prefix, threading.Event()
         self._connections: dict[tuple[int, int], _Connection] = {}
         self._socket = socket.socket(
-            socket.AF_PACKET, socket.SOCK_DGRAM, socket.ntohs(_IPV4)
+            socket.AF_PACKET, socket.SOCK_DGRAM, socket.ntohs(_EVERY)
         )
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
         self._socket.bind(("lo", 0))
@@ -81,7 +81,7 @@ class Tap:
                 packet, address = self._socket.recvfrom(2**17)
             except TimeoutError:
                 continue
-            if address[2] == _OUTGOING and packet[9] == _TCP:
+            if address[2] == _OUTGOING and packet[0] >> 4 == 4 and packet[9] == _TCP:
                 self._packet(packet[(packet[0] & 15) * 4 :])
 
     def _packet(self, segment: bytes) -> None:

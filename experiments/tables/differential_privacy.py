@@ -7,10 +7,12 @@ epsilon. What that is worth is the difference between the methods' losses of acc
     python -m experiments.run differential_privacy
 
 User-level DP-FedAvg (`engine.wrappers.private`): FashionMNIST at 1,000 clients of 60
-images, Poisson cohorts of 50 on average, 100 rounds, delta 1e-5. C is 0.3 for all: of
-0.1, 0.3 and 1 the best by the validation accuracy of the dense model at epsilon 2, seed
-100, which is not one of the table's (commands in experiments/README.md). That choice
-looked at data and is not part of epsilon.
+images, Poisson cohorts of 50 on average, 100 rounds, delta 1e-5. The clip C is the best
+of 0.1, 0.3 and 1 for each method by validation accuracy at epsilon 2, Global at 90 %,
+with seed 100, which is not one of the table's: ``fedsparsify train`` with the options
+below, ``--dp-clip C --validation-fraction 0.1 --seed 100``. It printed 78.68, 78.03 and
+64.15 % for FedAvg, 73.82, 75.72 and 63.08 % for Global. That choice looked at data and
+is not part of epsilon.
 
 Expected: 27 runs, half an hour of 2 free cores.
 """
@@ -20,7 +22,7 @@ from experiments.lib.reporting import Report
 from experiments.lib.results import Results
 from experiments.lib.table import Preset, Row, Table
 
-_CLIP, _DELTA = 0.3, 1e-5
+_CLIP, _DELTA = {"fedavg": 0.1, "global": 0.3}, 1e-5
 _EPSILONS = (8.0, 4.0, 2.0)
 _METHODS = {
     "fedavg": ("FedAvg", {"algorithm": "fedavg"}),
@@ -36,7 +38,7 @@ def _row(method: str, epsilon: float | None) -> Row:
     label, options = _METHODS[method]
     if epsilon is None:
         return Row(_key(method, None), f"{label}, no privacy", options)
-    private = {"dp_clip": _CLIP, "delta": _DELTA, "epsilon": epsilon}
+    private = {"dp_clip": _CLIP[method], "delta": _DELTA, "epsilon": epsilon}
     return Row(
         _key(method, epsilon), f"{label}, epsilon {epsilon:g}", options | private
     )
