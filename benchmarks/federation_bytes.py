@@ -16,13 +16,15 @@ heartbeats carry none: their number depends on time, so they are listed beside.
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import write_result
+from common import put_table, write_result
 from rich.console import Console
 from tap import Asked, Tap
 
+from fedsparsify_jax import text_table
 from fedsparsify_jax.federate import trial
 from fedsparsify_jax.federate.options import LocalConfig
 from fedsparsify_jax.runner import TrainConfig, train
@@ -70,6 +72,33 @@ def main() -> None:
     print(result)
     if options.out:
         write_result(options.out, result)
+        put_table("federation bytes", table(result))
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Returns the result as a table in Markdown."""
+    constant = result["constant_bytes_a_message"]
+    rows = [
+        [
+            run,
+            way,
+            f"{row['measured'][way]:,}",
+            f"{row['moved'][way]:,}",
+            f"{constant[way]:,}",
+            f"{100 * row['off_by'][way]:+.1f} %",
+        ]
+        for run, row in result["runs"].items()
+        for way in ("up", "down")
+    ]
+    head = [
+        "run",
+        "way",
+        "measured",
+        "moved",
+        "constant a message",
+        "moved beyond both",
+    ]
+    return text_table.markdown(head, rows)
 
 
 def _run(work: Path, options: dict[str, Any]) -> dict[str, Any]:

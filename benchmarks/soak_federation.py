@@ -19,11 +19,14 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from common import write_result
+from common import put_table, write_result
 from rich.console import Console
 
+from fedsparsify_jax import text_table
 from fedsparsify_jax.federate import trial
 from fedsparsify_jax.federate.flower import local
 from fedsparsify_jax.federate.options import LocalConfig
@@ -101,6 +104,25 @@ def main() -> None:
     print(result)
     if options.out:
         write_result(options.out, result)
+        put_table("federation soak", table(result))
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Returns the result as a table in Markdown."""
+    alone = result["undisturbed"]
+    return text_table.markdown(
+        ["rounds", "kills", "rounds lost", "uploads missed", "accuracy", "undisturbed"],
+        [
+            [
+                str(result["rounds"]),
+                str(len(result["kills"])),
+                str(result["rounds_lost"]),
+                f"{result['uploads_missing']} of {result['rounds'] * result['nodes']}",
+                f"{100 * result['test_accuracy']:.1f} %",
+                f"{100 * alone['mean']:.1f} ± {100 * alone['deviation']:.1f} %",
+            ]
+        ],
+    )
 
 
 if __name__ == "__main__":
