@@ -10,6 +10,7 @@ import optax
 from fedsparsify_jax.engine.options import Options
 from fedsparsify_jax.engine.records import ClientTask
 from fedsparsify_jax.method import Context, Method
+from fedsparsify_jax.privacy.private_steps import ExamplePrivacy, private_steps
 from fedsparsify_jax.training.compact import wrapper as compact
 from fedsparsify_jax.training.local import (
     Trained,
@@ -103,6 +104,8 @@ def _check_epochs(method: Method, o: Options) -> None:
 
 
 def _check_form(method: Method, o: Options) -> None:
+    if isinstance(o.privacy, ExamplePrivacy):
+        raise compact.UnsuitableError("examples' gradients are clipped in full shapes")
     compact.check(
         method,
         optimizer=o.optimizer is not None,
@@ -118,7 +121,9 @@ def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
       ValueError: for a negative number of epochs.
     """
     _check_epochs(method, o)
-    transform = optimizer_of(o)
+    transform, step_loss = optimizer_of(o), None
+    if isinstance(o.privacy, ExamplePrivacy):
+        step_loss = private_steps(o.privacy)
 
     def training(epochs: float, apply_fn: ApplyFn = apply_fn) -> TrainFn:
         return local_training(
@@ -128,6 +133,7 @@ def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
             epochs=epochs,
             batch_size=o.batch_size,
             steps=o.local_steps,
+            step_loss=step_loss,
         )
 
     def new_optimizer(variables: Variables) -> optax.OptState:

@@ -260,7 +260,7 @@ def _private(summary: dict[str, Any]) -> dict[str, str]:
     of = summary["privacy"]
     text = (
         f"epsilon {summary['epsilon']:.4g} at delta {of['delta']:g} ({of['neighbours']}"
-        f" client), noise {of['noise_multiplier']:.4g} x clip {of['clip_norm']:g}"
+        f" {of.get('unit', 'client')}), noise {of['noise_multiplier']:.4g} x clip {of['clip_norm']:g}"
     )
     return {"privacy": text}
 

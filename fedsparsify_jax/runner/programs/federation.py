@@ -230,7 +230,9 @@ def checked_model(
     _check_fit(str(config.model), model := _build_model(config, dataset), dataset)
     linear_evaluation.check(config, model, dataset)
     model, start = started(config, model)
-    if privacy.wanted(dataclasses.asdict(config)):
+    options = dataclasses.asdict(config)
+    privacy.check_examples(options, len(dataset.train.y))
+    if privacy.wanted(options):
         needs_parameters_alone(jax.eval_shape(model.init, jax.random.key(0)))
     return model, start
 
