@@ -86,7 +86,7 @@ method: its loss looks at examples outside of the gradients that are clipped
     def __getattr__(self, name: str) -> Any:
         self._refuse()
 
-    __getitem__ = __len__ = __iter__ = __array__ = __jax_array__ = _refuse
+    __getitem__ = __len__ = __iter__ = __array__ = _refuse
     __add__ = __sub__ = __mul__ = __truediv__ = __eq__ = __lt__ = __gt__ = _refuse
     __radd__ = __rsub__ = __rmul__ = __rtruediv__ = _refuse
     __hash__ = None  # type: ignore[assignment]

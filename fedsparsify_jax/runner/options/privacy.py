@@ -104,7 +104,7 @@ def passes(options: Mapping[str, Any]) -> int:
 
 def wanted(options: Mapping[str, Any]) -> bool:
     """Returns whether the rounds of a run are differentially private."""
-    return options["dp_clip"] is not None
+    return options.get("dp_clip") is not None
 
 
 def sampling(options: Mapping[str, Any]) -> Sampling:

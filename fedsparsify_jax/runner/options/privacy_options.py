@@ -33,7 +33,9 @@ class PrivacyOptions:
     epsilon: Annotated[float | None, above(0)] = None
     """Promise after the last round, in place of --dp-noise: the smallest noise that
     keeps it is taken."""
-    delta: Annotated[float | None, _DELTA, Shown(hint="below 1 / clients, or 1 / examples")] = None
+    delta: Annotated[
+        float | None, _DELTA, Shown(hint="below 1 / clients, or 1 / examples")
+    ] = None
     """The delta of epsilon."""
     cohort_sampling: Annotated[CohortSampling, Keyword()] = "fixed"
     """Whether a round has floor(participation * N) clients, or each one with the
