@@ -13,6 +13,7 @@ from fedsparsify_jax.method import Context, Method
 from fedsparsify_jax.privacy.private_steps import ExamplePrivacy, private_steps
 from fedsparsify_jax.training.compact import wrapper as compact
 from fedsparsify_jax.training.local import (
+    StepLossFn,
     Trained,
     TrainFn,
     batch_loss,
@@ -114,6 +115,11 @@ def _check_form(method: Method, o: Options) -> None:
     )
 
 
+def _step_loss(o: Options) -> StepLossFn | None:
+    """Returns what replaces the loss of every step, if the options ask for that."""
+    return private_steps(o.privacy) if isinstance(o.privacy, ExamplePrivacy) else None
+
+
 def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
     """Builds the clients' local training.
 
@@ -121,9 +127,7 @@ def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
       ValueError: for a negative number of epochs.
     """
     _check_epochs(method, o)
-    transform, step_loss = optimizer_of(o), None
-    if isinstance(o.privacy, ExamplePrivacy):
-        step_loss = private_steps(o.privacy)
+    transform = optimizer_of(o)
 
     def training(epochs: float, apply_fn: ApplyFn = apply_fn) -> TrainFn:
         return local_training(
@@ -133,7 +137,7 @@ def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
             epochs=epochs,
             batch_size=o.batch_size,
             steps=o.local_steps,
-            step_loss=step_loss,
+            step_loss=_step_loss(o),
         )
 
     def new_optimizer(variables: Variables) -> optax.OptState:

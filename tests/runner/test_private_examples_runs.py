@@ -129,4 +129,3 @@ def test_what_cannot_be_promised_is_one_line(options, line, capsys, tmp_path):
     error = capsys.readouterr().err
     assert line in error and error.count("\n") == 1, error
     assert not (tmp_path / "run").exists()
-

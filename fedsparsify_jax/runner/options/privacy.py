@@ -9,16 +9,17 @@ goes on with its accountant as well.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedsparsify_jax.engine.sampling import cohort_size
-from fedsparsify_jax.engine.wrappers.private import Privacy
+from fedsparsify_jax.engine.wrappers.private import Privacy, needs_parameters_alone
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.privacy import accounting
 from fedsparsify_jax.privacy.accounting import Sampling
 from fedsparsify_jax.privacy.private_steps import ExamplePrivacy
 from fedsparsify_jax.runner.options.rules import flag, in_options
+from fedsparsify_jax.types import Variables
 
 _FIELDS = ("dp_clip", "dp_noise", "epsilon", "delta")
 # The same numbers for every trial of a sweep, and every start of a run.
@@ -71,21 +72,28 @@ _MEANINGS = {
 }
 
 
-def check_examples(options: Mapping[str, Any], examples: int) -> None:
-    """Refuses a delta by which one of the examples may be published.
+def check_training(
+    options: Mapping[str, Any], variables: Callable[[], Variables], examples: int
+) -> None:
+    """Refuses models and data that the promise of a run is not for.
 
     Args:
       options: of a run.
+      variables: returns those of the model, or their shapes.
       examples: N, of all clients.
 
     Raises:
-      InputError: unless delta is below 1 / N, for runs that hide examples.
+      InputError: for collections beside the parameters, and, if examples are hidden,
+        for a delta of 1 / N or more.
     """
+    if not wanted(options):
+        return
     if of_examples(options) and not options["delta"] * examples < 1:
         raise InputError(
             f"--delta is {options['delta']}: it must be below 1 / {examples:,}, for so "
             "many are the examples, or one of them may be published"
         )
+    needs_parameters_alone(variables())
 
 
 def of_examples(options: Mapping[str, Any]) -> bool:
@@ -112,7 +120,7 @@ def sampling(options: Mapping[str, Any]) -> Sampling:
 
     Args:
       options: of a run; ``num_clients`` is its number. That of the examples is left to
-        `check_examples`.
+        `check_training`.
     """
     if of_examples(options):
         return accounting.shuffled(passes(options), examples=1)
