@@ -44,6 +44,8 @@ VoteRule = Literal["authors", "strict", "none"]
 """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
 CohortSampling = Literal["fixed", "poisson"]
 """Clients of a round: so many, or each with a probability, independently."""
+PrivacyUnit = Literal["client", "example"]
+"""What differential privacy hides: a client with all its examples, or one example."""
 OptimizerState = Literal["fresh", "kept"]
 """Optimizer state of a client: new in every round, or kept."""
 Penalties = Literal["local", "averaged", "closed-form", "frozen"]

@@ -38,6 +38,7 @@ from fedsparsify_jax.engine.wrappers.powerprop import (
     tuning_roots,
 )
 from fedsparsify_jax.engine.wrappers.private import private
+from fedsparsify_jax.engine.wrappers.private_examples import hiding_examples
 from fedsparsify_jax.engine.wrappers.setup import with_setup
 from fedsparsify_jax.engine.wrappers.transport import downloads_as, uploads_as
 from fedsparsify_jax.engine.wrappers.variables import checked
@@ -97,6 +98,7 @@ def engine(
             "clients are sent models of their own: the messages of a round have one "
             "for all, so their bytes cannot be measured"
         )
+    method = hiding_examples(o, method)
     powers = powers_of(o, method)
     tuning = tuning_of(apply_fn, at_point(o, on_roots(powers, method)), o)
     tuning = tuning_roots(powers, tuning)

@@ -12,6 +12,7 @@ from fedsparsify_jax.engine.wrappers import clipping, faults
 from fedsparsify_jax.engine.wrappers.attacks import Attack
 from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.engine.wrappers.private import Privacy
+from fedsparsify_jax.privacy.private_steps import ExamplePrivacy
 from fedsparsify_jax.training.compact.wrapper import Form
 from fedsparsify_jax.training.losses import cross_entropy
 from fedsparsify_jax.training.powerprop import check_alpha
@@ -49,7 +50,7 @@ class EngineOptions(TypedDict, total=False):
     faults: Faults | None
     attack: Attack | None
     clip_norm: ArrayLike | None
-    privacy: Privacy | None
+    privacy: Privacy | ExamplePrivacy | None
     server_ema: ArrayLike | None
     powerprop: ArrayLike | None
     powerprop_average: PowerpropAverage
@@ -99,8 +100,9 @@ class Options(NamedTuple):
       attack: what hostile clients do, see `wrappers.attacks`.
       clip_norm: the largest norm of a client's update; longer ones are scaled down
         before the merge, see `wrappers.clipping`.
-      privacy: clipping and noise of differentially private rounds, see
-        `wrappers.private`; none by default.
+      privacy: clipping and noise of differentially private rounds: of clients'
+        updates, see `wrappers.private`, or of examples' gradients, see
+        `wrappers.private_examples`; none by default.
       server_ema: decay of an average model to evaluate, see `wrappers.ema`.
       powerprop: exponent alpha >= 1 of Powerpropagation: clients train roots of the
         kernels, see `wrappers.powerprop`; None or 1 trains weights.
@@ -144,7 +146,7 @@ class Options(NamedTuple):
     faults: Faults | None = None
     attack: Attack | None = None
     clip_norm: ArrayLike | None = None
-    privacy: Privacy | None = None
+    privacy: Privacy | ExamplePrivacy | None = None
     server_ema: ArrayLike | None = None
     powerprop: ArrayLike | None = None
     powerprop_average: PowerpropAverage = "theta"
@@ -212,7 +214,7 @@ def _check_powerprop(o: Options) -> None:
 
 
 def _check_privacy(o: Options) -> None:
-    if o.privacy is None or o.powerprop in (None, 1):
+    if not isinstance(o.privacy, Privacy) or o.powerprop in (None, 1):
         return
     if o.powerprop_average == "theta":
         raise ValueError(

@@ -10,8 +10,10 @@ import optax
 from fedsparsify_jax.engine.options import Options
 from fedsparsify_jax.engine.records import ClientTask
 from fedsparsify_jax.method import Context, Method
+from fedsparsify_jax.privacy.private_steps import ExamplePrivacy, private_steps
 from fedsparsify_jax.training.compact import wrapper as compact
 from fedsparsify_jax.training.local import (
+    StepLossFn,
     Trained,
     TrainFn,
     batch_loss,
@@ -103,12 +105,19 @@ def _check_epochs(method: Method, o: Options) -> None:
 
 
 def _check_form(method: Method, o: Options) -> None:
+    if isinstance(o.privacy, ExamplePrivacy):
+        raise compact.UnsuitableError("examples' gradients are clipped in full shapes")
     compact.check(
         method,
         optimizer=o.optimizer is not None,
         keeps_optimizer=o.optimizer_state == "kept",
         fine_tunes=method.fine_tune_epochs > 0,
     )
+
+
+def _step_loss(o: Options) -> StepLossFn | None:
+    """Returns what replaces the loss of every step, if the options ask for that."""
+    return private_steps(o.privacy) if isinstance(o.privacy, ExamplePrivacy) else None
 
 
 def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
@@ -128,6 +137,7 @@ def tuning_of(apply_fn: ApplyFn, method: Method, o: Options) -> Tuning:
             epochs=epochs,
             batch_size=o.batch_size,
             steps=o.local_steps,
+            step_loss=_step_loss(o),
         )
 
     def new_optimizer(variables: Variables) -> optax.OptState:

@@ -63,7 +63,7 @@ def check_options(config: TrainConfig) -> None:
             "--encrypted does not go with --upload-compression, --wire-values or "
             "--criterion: what is encrypted is the model, as it is"
         )
-    if config.dp_clip is not None:
+    if config.dp_clip is not None and config.dp_unit == "client":
         raise InputError(
             "--encrypted does not go with --dp-clip: the server clips uploads, and it "
             "cannot read these"

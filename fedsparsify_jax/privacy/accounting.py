@@ -20,7 +20,14 @@ depends on the sampling:
 
 The same z has a much larger epsilon under fixed cohorts; to account for them as if they
 were Poisson samples is a mistake (Lebeda et al., arXiv 2405.20769). Batches by
-shuffling, as ordinary epochs have them, are neither (Chua et al., arXiv 2403.17673).
+shuffling, as ordinary epochs have them, are neither (Chua et al., arXiv 2403.17673):
+
+* `shuffled`: every pass over a client's examples has each of them in one batch. Nothing
+  is left to chance. Neighbours have the same numbers of examples, one of which is
+  zeroed out: it counts, and its gradient is zero. Given the order, that moves the sum
+  of one step by at most C, and all other steps of the pass are functions of what came
+  out before them. So a pass is one Gaussian mechanism of multiplier z, and passes
+  compose. For neighbours with another example in its place take z / 2.
 
 Accountants: ``"rdp"`` (Mironov, arXiv 1702.07476) is fast and an upper bound;
 ``"pld"``, privacy loss distributions, is tighter, takes seconds, and has no event for
@@ -45,15 +52,21 @@ _LEAST, _MOST = 0.05, 1000.0  # noise multipliers that are looked at
 
 
 class Sampling(NamedTuple):
-    """The way in which the units of a round or step are drawn: `poisson` or `fixed`."""
+    """The way in which the units of a round or step are drawn.
+
+    Made by `poisson`, `fixed`, `dp_sgd` or `shuffled`.
+    """
 
     population: int  # N, of clients or of examples
     probability: float | None  # q of Poisson sampling
     size: int | None  # m of fixed samples
+    passes: int | None = None  # E over all units in a round, of `shuffled`
 
     @property
     def neighbours(self) -> str:
         """Returns the data sets that the guarantee makes alike, in words."""
+        if self.passes is not None:
+            return "zero out one"
         return "replace one" if self.probability is None else "add or remove one"
 
 
@@ -91,6 +104,30 @@ def fixed(size: int, population: int) -> Sampling:
     return Sampling(population=population, probability=None, size=size)
 
 
+def shuffled(passes: int, examples: int) -> Sampling:
+    """Returns the passes of a round over a client's examples, in batches by shuffling.
+
+    They are what `private_steps` and local epochs do: of a fraction of an epoch one
+    whole pass counts, of epochs after a client's purge each as well. A client may not
+    be in every cohort; epsilon is that of one that is, for the cohort's chance is no
+    secret of this mechanism.
+
+    Args:
+      passes: E of a round.
+      examples: N of all clients, which bounds delta; public under these neighbours.
+
+    Raises:
+      InputError: for no passes, or no examples.
+
+    Example:
+      >>> shuffled(4, 1000).neighbours
+      'zero out one'
+    """
+    _check_whole("passes", passes)
+    _check_whole("examples", examples)
+    return Sampling(population=examples, probability=None, size=None, passes=passes)
+
+
 def dp_sgd(batch_size: int, examples: int) -> Sampling:
     """Returns the Poisson sampling of examples for DP-SGD: q is batch size over n.
 
@@ -121,10 +158,10 @@ def epsilon(
 
     Args:
       noise_multiplier: z, the deviation of the noise on the sum over the clipping norm.
-      sampling: `poisson`, `fixed` or `dp_sgd`.
+      sampling: `poisson`, `fixed`, `dp_sgd` or `shuffled`.
       rounds: T, of the whole run.
       delta: above 0 and below 1 / N.
-      accountant: ``"rdp"`` or ``"pld"``.
+      accountant: ``"rdp"`` or ``"pld"``; of `shuffled` passes epsilon is exact anyway.
 
     Raises:
       InputError: for a value out of range, ``"pld"`` with fixed cohorts, or without the
@@ -133,16 +170,13 @@ def epsilon(
     _check_noise(noise_multiplier)
     _check(sampling, rounds, delta, accountant)
     dp = needs_dp_accounting()
-    with _quiet():
-        events = _new(dp, sampling, accountant)
-        events.compose(_event(dp, noise_multiplier, sampling), rounds)
-        return float(events.get_epsilon(delta))
+    return _epsilon(dp, noise_multiplier, sampling, rounds, delta, accountant)
 
 
 def epsilons(
     noise_multiplier: float, sampling: Sampling, *, rounds: int, delta: float
 ) -> np.ndarray:
-    """Computes epsilon after every round: float64 ``[T]``, by RDP.
+    """Computes epsilon after every round: float64 ``[T]``, by RDP if it is of samples.
 
     Args:
       noise_multiplier: z.
@@ -156,6 +190,9 @@ def epsilons(
     _check_noise(noise_multiplier)
     _check(sampling, rounds, delta, "rdp")
     dp = needs_dp_accounting()
+    if sampling.passes is not None:
+        spent = lambda t: _epsilon(dp, noise_multiplier, sampling, t, delta, "rdp")
+        return np.array([spent(t) for t in range(1, rounds + 1)])
     with _quiet():
         one = _new(dp, sampling, "rdp")
         one.compose(_event(dp, noise_multiplier, sampling))
@@ -188,24 +225,22 @@ def noise_multiplier(
         raise InputError(f"epsilon is {epsilon}: it must be above 0 and finite")
     _check(sampling, rounds, delta, accountant)
     dp = needs_dp_accounting()
-
-    def after(z: float) -> float:
-        events = _new(dp, sampling, accountant)
-        events.compose(_event(dp, z, sampling), rounds)
-        return float(events.get_epsilon(delta))
-
+    if _epsilon(dp, _MOST, sampling, rounds, delta, accountant) > epsilon:
+        raise InputError(
+            f"epsilon {epsilon:g} after {rounds} rounds needs noise of more than "
+            f"{_MOST:,.0f} times the clipping norm: ask for a larger epsilon or "
+            "fewer rounds"
+        )
+    if _epsilon(dp, _LEAST, sampling, rounds, delta, accountant) <= epsilon:
+        raise InputError(
+            f"epsilon {epsilon:g} is reached by noise of {_LEAST} times the "
+            "clipping norm, which hides nobody: ask for a smaller one"
+        )
+    if sampling.passes is not None:
+        # Rounding must not bring it below.
+        z = dp.get_sigma_gaussian(epsilon, delta) * math.sqrt(sampling.passes * rounds)
+        return float(z) * (1 + 1e-9)
     with _quiet():
-        if after(_MOST) > epsilon:
-            raise InputError(
-                f"epsilon {epsilon:g} after {rounds} rounds needs noise of more than "
-                f"{_MOST:,.0f} times the clipping norm: ask for a larger epsilon or "
-                "fewer rounds"
-            )
-        if after(_LEAST) <= epsilon:
-            raise InputError(
-                f"epsilon {epsilon:g} is reached by noise of {_LEAST} times the "
-                "clipping norm, which hides nobody: ask for a smaller one"
-            )
         z = dp.calibrate_dp_mechanism(
             lambda: _new(dp, sampling, accountant),
             lambda z: dp.SelfComposedDpEvent(_event(dp, z, sampling), rounds),
@@ -231,6 +266,23 @@ def needs_dp_accounting() -> Any:
             "epsilon needs dp-accounting: pip install 'fedsparsify_jax[privacy]'"
         ) from None
     return package
+
+
+def _epsilon(
+    dp: Any,
+    noise_multiplier: float,
+    sampling: Sampling,
+    rounds: int,
+    delta: float,
+    accountant: Accountant,
+) -> float:
+    if sampling.passes is not None:
+        together = noise_multiplier / math.sqrt(sampling.passes * rounds)
+        return float(dp.get_epsilon_gaussian(together, delta))
+    with _quiet():
+        events = _new(dp, sampling, accountant)
+        events.compose(_event(dp, noise_multiplier, sampling), rounds)
+        return float(events.get_epsilon(delta))
 
 
 def _new(dp: Any, sampling: Sampling, accountant: Accountant) -> Any:
@@ -293,7 +345,7 @@ def _check(
         )
     if accountant not in get_args(Accountant):
         raise InputError(f"accountant is {accountant!r}: it must be rdp or pld")
-    if accountant == "pld" and sampling.probability is None:
+    if accountant == "pld" and sampling.size is not None:
         raise InputError(
             "the accountant pld has no event for cohorts of a fixed size: use rdp, or "
             "Poisson sampling"

@@ -129,13 +129,28 @@ def add_noise(
       >>> add_noise(jax.random.key(0), {"w": jnp.array([1.0, 2.0])}, kept, 0.0)
       {'w': Array([1., 0.], dtype=float32)}
     """
-    leaves, structure = jax.tree.flatten(variables)
+    return mask_algebra.apply(masks, noisy(key, variables, deviation))
+
+
+def noisy(key: Key, tree: PyTree, deviation: ArrayLike) -> PyTree:
+    """Adds normal noise to all of a tree, in its dtypes.
+
+    Args:
+      key: consumed.
+      tree: float leaves.
+      deviation: of every entry; may be traced.
+
+    Example:
+      >>> noisy(jax.random.key(0), {"w": jnp.array([1.0, 2.0])}, 0.0)
+      {'w': Array([1., 2.], dtype=float32)}
+    """
+    leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(key, len(leaves))
-    noisy = [
+    moved = [
         (leaf + deviation * jax.random.normal(one, leaf.shape)).astype(leaf.dtype)
         for leaf, one in zip(leaves, keys, strict=True)
     ]
-    return mask_algebra.apply(masks, jax.tree.unflatten(structure, noisy))
+    return jax.tree.unflatten(structure, moved)
 
 
 def deviation_of_mean(

@@ -62,6 +62,31 @@ class TrainFn(Protocol):
     ) -> Trained: ...
 
 
+class StepLoss(NamedTuple):
+    """The loss of one step in place of the model's."""
+
+    loss: BatchLoss
+    batch: Batch  # the batch that the objective is given
+    check: Callable[[], None]  # called after the step's gradient was traced
+
+
+class StepLossFn(Protocol):
+    """Replaces the loss of a step: ``size`` are the client's examples, int32.
+
+    ``key`` is the step's, of which the objective draws too; ``kept`` takes a tree of
+    parameters to that tree without what the client's masks prune.
+    """
+
+    def __call__(
+        self,
+        loss: BatchLoss,
+        batch: Batch,
+        size: jax.Array,
+        key: Key,
+        kept: Callable[[PyTree], PyTree],
+    ) -> StepLoss: ...
+
+
 def continued(first: Trained, second: Trained, epochs: tuple[float, float]) -> Trained:
     """Joins two trainings of one client in a row, given the epochs of each."""
     share = epochs[1] / sum(epochs)
@@ -128,26 +153,18 @@ _Update = Callable[[_Carry, Batch, Key, ArrayLike], _Carry]
 
 
 def _step_on(
-    loss: BatchLoss, optimizer: optax.GradientTransformation, method: Method
-) -> Callable[[Masks, Context], _Update]:
+    loss: BatchLoss,
+    optimizer: optax.GradientTransformation,
+    method: Method,
+    step_loss: StepLossFn | None,
+) -> Callable[[Masks, Context, jax.Array], _Update]:
     """Builds the step on one batch: gradient, optimizer, projection."""
     change = for_clients(optimizer).update
-
-    def split(variables: Variables) -> tuple[Variables, Variables]:
-        others = {name: tree for name, tree in variables.items() if name != "params"}
-        return {"params": variables["params"]}, others
-
-    def gradient_of(batch: Batch, key: Callable[[], Key], context: Context) -> GradFn:
-        def objective(weights: Variables, others: Variables) -> Any:
-            return method.objective(loss, others | weights, batch, key(), context)
-
-        return lambda variables: jax.value_and_grad(objective, has_aux=True)(
-            *split(variables)
-        )
 
     def step(
         masks: Masks,
         context: Context,
+        size: jax.Array,
         carry: _Carry,
         batch: Batch,
         key: Key,
@@ -155,24 +172,31 @@ def _step_on(
     ) -> _Carry:
         # Every use of the step's key has its own, or it would count as used twice.
         numbers, with_keys = trees.hide_keys(key)
+
+        def kept(params: PyTree) -> PyTree:
+            variables = carry.variables | {"params": params}
+            return method.project(masks, variables)["params"]
+
+        used = StepLoss(loss, batch, lambda: None)
+        if step_loss is not None:
+            used = step_loss(loss, batch, size, with_keys(numbers), kept)
         (value, changed), gradients, memory = method.gradient.update(
-            gradient_of(batch, lambda: with_keys(numbers), context),
+            _gradient_of(method, used, lambda: with_keys(numbers), context),
             carry.variables,
             carry.memory,
             context._replace(step=Step(masks, with_keys(numbers))),
         )
+        used.check()
 
         def value_at(params: PyTree) -> jax.Array:
             variables = method.project(masks, carry.variables | {"params": params})
             same = with_keys(numbers)
             return method.objective(loss, variables, batch, same, context)[0]
 
-        def kept(params: PyTree) -> PyTree:
-            variables = carry.variables | {"params": params}
-            return method.project(masks, variables)["params"]
-
         params, gradient = carry.variables["params"], gradients["params"]
-        extra = extra_arguments(value, gradient, value_at, kept)
+        extra: dict[str, Any] = {"project": kept}
+        if step_loss is None:  # else examples would show in more than the gradient
+            extra = extra_arguments(value, gradient, value_at, kept)
         updates, state = change(gradient, carry.optimizer, params, **extra)
         weights = {"params": optax.apply_updates(params, updates)}
         seen = jnp.sum(batch.valid, dtype=jnp.float32)
@@ -185,7 +209,25 @@ def _step_on(
         # Data of 64 bits, or an optimizer that computes in them, change no dtype.
         return trees.where((seen > 0) & made, trees.cast_like(new, carry), carry)
 
-    return lambda masks, context: partial(step, masks, context)
+    return lambda masks, context, size: partial(step, masks, context, size)
+
+
+def _gradient_of(
+    method: Method, used: StepLoss, key: Callable[[], Key], context: Context
+) -> GradFn:
+    """Builds the function of variables that gives a step's loss and gradients."""
+
+    def objective(weights: Variables, others: Variables) -> Any:
+        variables = others | weights
+        return method.objective(used.loss, variables, used.batch, key(), context)
+
+    def split(variables: Variables) -> tuple[Variables, Variables]:
+        others = {name: tree for name, tree in variables.items() if name != "params"}
+        return {"params": variables["params"]}, others
+
+    return lambda variables: jax.value_and_grad(objective, has_aux=True)(
+        *split(variables)
+    )
 
 
 def _epoch(
@@ -271,6 +313,7 @@ def local_training(
     epochs: float,
     batch_size: int,
     steps: int | None = None,
+    step_loss: StepLossFn | None = None,
 ) -> TrainFn:
     """Builds the local training of one client.
 
@@ -285,6 +328,8 @@ def local_training(
       batch_size: B.
       steps: of every client, whatever it holds, in place of E epochs: as many epochs
         as they make, and the beginning of another.
+      step_loss: what replaces the loss of every step, such as that of
+        `privacy.private_steps`. The optimizer then gets gradients and nothing else.
 
     Returns:
       ``(key, variables, masks, optimizer_state, data, context) -> Trained``.
@@ -299,7 +344,7 @@ def local_training(
     if steps is not None and steps < 1:
         raise ValueError(f"local_steps is {steps}: it must be at least 1")
     whole = math.ceil(epochs)
-    step_on = _step_on(loss, optimizer, method)
+    step_on = _step_on(loss, optimizer, method, step_loss)
 
     def limit_of(size: jax.Array, effort: jax.Array | None) -> jax.Array | None:
         """Returns the number of steps that are made; None for all there are."""
@@ -320,7 +365,7 @@ def local_training(
         effort: jax.Array | None = None,
     ) -> Trained:
         limit = limit_of(data.sizes, effort)
-        update = step_on(masks, context)
+        update = step_on(masks, context, data.sizes)
 
         def epoch(carry: _Carry, number: jax.Array) -> tuple[_Carry, None]:
             new = _epoch(update, data, batch_size, limit, carry, key, number)

@@ -8,7 +8,14 @@ import pytest
 
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.privacy import accounting
-from fedsparsify_jax.privacy.accounting import dp_sgd, epsilon, epsilons, fixed, poisson
+from fedsparsify_jax.privacy.accounting import (
+    dp_sgd,
+    epsilon,
+    epsilons,
+    fixed,
+    poisson,
+    shuffled,
+)
 
 DELTA = 1e-5
 RUN = {"rounds": 100, "delta": DELTA}
@@ -90,6 +97,29 @@ def test_dp_sgd_is_a_poisson_sample_of_examples(dp):
     assert fixed(32, 1000).neighbours == "replace one"
 
 
+@pytest.mark.parametrize("accountant", ["rdp", "pld"])
+def test_passes_are_gaussian_mechanisms_without_amplification(dp, accountant):
+    """3 passes in each of 5 rounds, of neighbours that differ by a zeroed example."""
+    relation = dp.NeighboringRelation.REPLACE_SPECIAL
+    exact = epsilon(4.0, shuffled(3, 100), rounds=5, delta=1e-3, accountant=accountant)
+    accountants = {"rdp": dp.rdp.RdpAccountant, "pld": dp.pld.PLDAccountant}
+    direct = accountants[accountant](neighboring_relation=relation)
+    direct.compose(dp.SelfComposedDpEvent(dp.GaussianDpEvent(4.0), 15))
+    above = {"rdp": 1.2, "pld": 1 + 1e-6}[accountant]
+    assert exact * (1 - 1e-9) <= direct.get_epsilon(1e-3) <= above * exact
+    assert exact == dp.get_epsilon_gaussian(4.0 / math.sqrt(15), 1e-3)
+
+
+def test_noise_for_passes_keeps_the_promise_and_is_not_more(dp):
+    sampling, run = shuffled(2, 100), {"rounds": 10, "delta": 1e-3}
+    z = accounting.noise_multiplier(1.5, sampling, **run)
+    assert epsilon(z, sampling, **run) <= 1.5 < epsilon(z * (1 - 1e-6), sampling, **run)
+    after = epsilons(z, sampling, **run)
+    assert after[-1] == epsilon(z, sampling, **run) and (np.diff(after) > 0).all()
+    assert after[4] == epsilon(z, sampling, rounds=5, delta=1e-3)
+    assert sampling.neighbours == "zero out one"
+
+
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
@@ -101,6 +131,8 @@ def test_dp_sgd_is_a_poisson_sample_of_examples(dp):
         (lambda: fixed(0, 10), "size is 0"),
         (lambda: fixed(2.5, 10), "size is 2.5"),
         (lambda: dp_sgd(11, 10), "size is 11"),
+        (lambda: shuffled(0, 10), "passes is 0"),
+        (lambda: shuffled(1, 0), "examples is 0"),
     ],
 )
 def test_samples_that_cannot_be_drawn_are_refused(draw, message):

@@ -28,6 +28,7 @@ from fedsparsify_jax.method import (
     no_projection,
 )
 from fedsparsify_jax.privacy import noise
+from fedsparsify_jax.privacy.private_steps import ExamplePrivacy
 from fedsparsify_jax.types import Key, Masks, PyTree, Variables
 
 
@@ -39,7 +40,7 @@ class Privacy(NamedTuple):
     denominator: ArrayLike  # D: K of fixed cohorts, q N of Poisson samples
 
 
-def private(method: Method, options: Privacy | None) -> Method:
+def private(method: Method, options: Privacy | ExamplePrivacy | None) -> Method:
     """Makes a method's rounds differentially private at the level of clients.
 
     Other wrappers of uploads, such as attacks and clipping, go around the result.
@@ -47,7 +48,8 @@ def private(method: Method, options: Privacy | None) -> Method:
     Args:
       method: one whose clients send models under the server's masks, such as FedAvg or
         FedSparsify-Global. All clients count alike in place of its own weights.
-      options: see `Privacy`; None leaves the method as it is.
+      options: see `Privacy`; None leaves the method as it is, and so do those of
+        examples, which clients hide themselves (`wrappers.private_examples`).
 
     Returns:
       The method with another merge. Its rounds raise `InputError` for models that have
@@ -58,9 +60,9 @@ def private(method: Method, options: Privacy | None) -> Method:
         mean of updates: votes, gradients, medians, personal models, first masks from
         clients' data.
     """
-    if options is None:
+    if not isinstance(options, Privacy):
         return method
-    _check_options(options)
+    check_numbers(options)
     _check_method(method)
 
     def sums(uploads: Uploads, context: Context) -> PyTree:
@@ -105,7 +107,12 @@ def _anonymous(uploads: Uploads) -> Uploads:
     )
 
 
-def _check_options(options: Privacy) -> None:
+def check_numbers(options: Privacy | ExamplePrivacy) -> None:
+    """Refuses a number out of range, where it is not traced.
+
+    Raises:
+      InputError: naming the number and what is allowed.
+    """
     for name, value in options._asdict().items():
         least = "at least 0" if name == "noise_multiplier" else "above 0"
         if not isinstance(value, int | float):

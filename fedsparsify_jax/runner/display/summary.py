@@ -258,9 +258,10 @@ def _private(summary: dict[str, Any]) -> dict[str, str]:
     if "epsilon" not in summary:
         return {}
     of = summary["privacy"]
+    unit, z = of.get("unit", "client"), of["noise_multiplier"]
     text = (
         f"epsilon {summary['epsilon']:.4g} at delta {of['delta']:g} ({of['neighbours']}"
-        f" client), noise {of['noise_multiplier']:.4g} x clip {of['clip_norm']:g}"
+        f" {unit}), noise {z:.4g} x clip {of['clip_norm']:g}"
     )
     return {"privacy": text}
 

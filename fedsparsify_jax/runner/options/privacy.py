@@ -1,19 +1,25 @@
 """The noise of a private run and the epsilon that it spends, from the run's options.
 
+Units are clients, whose updates the server clips (`engine.wrappers.private`), or
+examples, whose gradients clients clip (`privacy.private_steps`).
+
 Epsilon after round t is a function of the options and of t alone, so a run that goes on
 goes on with its accountant as well.
 """
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedsparsify_jax.engine.sampling import cohort_size
-from fedsparsify_jax.engine.wrappers.private import Privacy
+from fedsparsify_jax.engine.wrappers.private import Privacy, needs_parameters_alone
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.privacy import accounting
 from fedsparsify_jax.privacy.accounting import Sampling
+from fedsparsify_jax.privacy.private_steps import ExamplePrivacy
 from fedsparsify_jax.runner.options.rules import flag, in_options
+from fedsparsify_jax.types import Variables
 
 _FIELDS = ("dp_clip", "dp_noise", "epsilon", "delta")
 # The same numbers for every trial of a sweep, and every start of a run.
@@ -32,6 +38,11 @@ def check(options: Mapping[str, Any]) -> None:
       InputError: naming the options.
     """
     if not any(options[field] is not None for field in _FIELDS):
+        if options["dp_unit"] == "example":
+            raise InputError(
+                "--dp-unit example needs --dp-clip, --delta, and --dp-noise or "
+                "--epsilon: it says what they hide"
+            )
         return
     for field in ("dp_clip", "delta"):
         if options[field] is None:
@@ -50,27 +61,69 @@ def check(options: Mapping[str, Any]) -> None:
             "to clients' examples without noise in the end"
         )
     accounting.needs_dp_accounting()
-    if options["num_clients"] is not None:
+    if options["num_clients"] is not None or of_examples(options):
         spent(options)
 
 
 _MEANINGS = {
-    "dp_clip": "the norm that clients' updates are clipped to",
-    "delta": "the probability, below 1 / clients, that epsilon does not hold",
+    "dp_clip": "the norm that clients' updates, or examples' gradients, are clipped to",
+    "delta": "the probability, below 1 / clients or 1 / examples, that epsilon does "
+    "not hold",
 }
+
+
+def check_training(
+    options: Mapping[str, Any], variables: Callable[[], Variables], examples: int
+) -> None:
+    """Refuses models and data that the promise of a run is not for.
+
+    Args:
+      options: of a run.
+      variables: returns those of the model, or their shapes.
+      examples: N, of all clients.
+
+    Raises:
+      InputError: for collections beside the parameters, and, if examples are hidden,
+        for a delta of 1 / N or more.
+    """
+    if not wanted(options):
+        return
+    if of_examples(options) and not options["delta"] * examples < 1:
+        raise InputError(
+            f"--delta is {options['delta']}: it must be below 1 / {examples:,}, for so "
+            "many are the examples, or one of them may be published"
+        )
+    needs_parameters_alone(variables())
+
+
+def of_examples(options: Mapping[str, Any]) -> bool:
+    """Returns whether a run is private, and what it hides is an example."""
+    return wanted(options) and options["dp_unit"] == "example"
+
+
+def passes(options: Mapping[str, Any]) -> int:
+    """Returns how often a client's training may use an example in one round.
+
+    >>> passes({"local_epochs": 1.5, "fine_tune_epochs": None})
+    2
+    """
+    return math.ceil(options["local_epochs"]) + (options["fine_tune_epochs"] or 0)
 
 
 def wanted(options: Mapping[str, Any]) -> bool:
     """Returns whether the rounds of a run are differentially private."""
-    return options["dp_clip"] is not None
+    return options.get("dp_clip") is not None
 
 
 def sampling(options: Mapping[str, Any]) -> Sampling:
-    """Returns how the clients of a round are drawn, for the accountant.
+    """Returns how the clients or examples of a round are drawn, for the accountant.
 
     Args:
-      options: of a run; ``num_clients`` is its number.
+      options: of a run; ``num_clients`` is its number. That of the examples is left to
+        `check_training`.
     """
+    if of_examples(options):
+        return accounting.shuffled(passes(options), examples=1)
     clients, share = options["num_clients"], options["participation"]
     if options["cohort_sampling"] == "poisson":
         return accounting.poisson(share, clients)
@@ -96,7 +149,7 @@ def noise_multiplier(options: Mapping[str, Any]) -> Any:
         raise InputError(in_options(str(error))) from None
 
 
-def mechanism(options: Mapping[str, Any]) -> Privacy | None:
+def mechanism(options: Mapping[str, Any]) -> Privacy | ExamplePrivacy | None:
     """Returns the engine's option; None for a run without privacy.
 
     Args:
@@ -107,6 +160,12 @@ def mechanism(options: Mapping[str, Any]) -> Privacy | None:
     """
     if not wanted(options):
         return None
+    if of_examples(options):
+        return ExamplePrivacy(
+            clip_norm=options["dp_clip"],
+            noise_multiplier=noise_multiplier(options),
+            passes=passes(options),
+        )
     return Privacy(
         clip_norm=options["dp_clip"],
         noise_multiplier=noise_multiplier(options),
@@ -142,14 +201,14 @@ def described(options: Mapping[str, Any]) -> dict[str, Any]:
     if not wanted(options):
         return {}
     drawn = sampling(options)
-    return {
-        "epsilon": spent(options)[-1],
-        "privacy": {
-            "delta": options["delta"],
-            "noise_multiplier": noise_multiplier(options),
-            "clip_norm": options["dp_clip"],
-            "neighbours": drawn.neighbours,
-            "clients": drawn.population,
-            "cohort": _expected(drawn),
-        },
+    promise: dict[str, Any] = {
+        "delta": options["delta"],
+        "noise_multiplier": noise_multiplier(options),
+        "clip_norm": options["dp_clip"],
+        "neighbours": drawn.neighbours,
     }
+    if of_examples(options):
+        promise |= {"unit": "example", "passes": drawn.passes}
+    else:
+        promise |= {"clients": drawn.population, "cohort": _expected(drawn)}
+    return {"epsilon": spent(options)[-1], "privacy": promise}

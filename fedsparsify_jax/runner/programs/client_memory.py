@@ -20,7 +20,9 @@ from fedsparsify_jax import trees
 from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.method import Batch
 from fedsparsify_jax.models import Model
-from fedsparsify_jax.training.local import batch_loss
+from fedsparsify_jax.privacy.private_steps import ExamplePrivacy, private_steps
+from fedsparsify_jax.runner.options import privacy
+from fedsparsify_jax.training.local import StepLoss, batch_loss
 from fedsparsify_jax.training.losses import TASKS
 from fedsparsify_jax.types import Key, PyTree, Variables
 
@@ -39,7 +41,7 @@ def client_bytes(
     """Returns the bytes that one client in training takes on a device.
 
     They are those of a step of SGD, with weights, momentum and batch, and of a copy of
-    the client's examples.
+    the client's examples; of DP-SGD, with gradients of single examples.
 
     Args:
       options: all options of a run, resolved; the batch no longer than a client.
@@ -52,12 +54,20 @@ def client_bytes(
     batch_size = min(options["batch_size"], longest)
     loss = batch_loss(model.apply, TASKS[dataset.task].loss_fn)
     with_momentum = bool(options["momentum"])
+    secret = privacy.mechanism(options)
+
+    def used(batch: Batch, key: Key) -> StepLoss:
+        if not isinstance(secret, ExamplePrivacy):
+            return StepLoss(loss, batch, lambda: None)
+        size = jnp.int32(batch_size)
+        return private_steps(secret)(loss, batch, size, key, lambda tree: tree)
 
     def step(variables: Variables, velocity: PyTree, batch: Batch, key: Key) -> Any:
         others = {name: tree for name, tree in variables.items() if name != "params"}
 
         def objective(params: PyTree) -> Any:
-            return loss(others | {"params": params}, batch, key)
+            step = used(batch, jax.random.clone(key))
+            return step.loss(others | {"params": params}, step.batch, key)
 
         gradients, changed = jax.grad(objective, has_aux=True)(variables["params"])
         if with_momentum:

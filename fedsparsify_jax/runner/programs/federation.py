@@ -12,7 +12,6 @@ from fedsparsify_jax import data, models
 from fedsparsify_jax.client_map import ClientMap
 from fedsparsify_jax.data.sources.inputs import FIRST
 from fedsparsify_jax.engine.sampling import cohort_size
-from fedsparsify_jax.engine.wrappers.private import needs_parameters_alone
 from fedsparsify_jax.errors import InputError, counted
 from fedsparsify_jax.models import Augment, Model
 from fedsparsify_jax.pruning import patterns
@@ -230,8 +229,8 @@ def checked_model(
     _check_fit(str(config.model), model := _build_model(config, dataset), dataset)
     linear_evaluation.check(config, model, dataset)
     model, start = started(config, model)
-    if privacy.wanted(dataclasses.asdict(config)):
-        needs_parameters_alone(jax.eval_shape(model.init, jax.random.key(0)))
+    shapes = lambda: jax.eval_shape(model.init, jax.random.key(0))
+    privacy.check_training(dataclasses.asdict(config), shapes, len(dataset.train.y))
     return model, start
 
 

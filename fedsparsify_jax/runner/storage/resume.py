@@ -232,6 +232,8 @@ def _refuse_options(
         changeable.remove("rounds")  # by them the network has its present layers
     if config.dp_clip is not None:  # the accountant is of one sampling, and one noise
         changeable.remove("participation")
+        if config.dp_unit == "example":  # which is used once in every epoch
+            changeable -= {"local_epochs", "local_steps", "fine_tune_epochs"}
         if config.epsilon is not None:  # which rounds and epsilon give together
             changeable.discard("rounds")
     never = {field: both for field, both in changes.items() if field not in changeable}
