@@ -32,8 +32,13 @@ def largest_of(change, masks, fraction):
     return sent
 
 
-@hypothesis.given(st.lists(FLAT, min_size=1, max_size=3), st.data())
-def test_top_k_is_a_sort(leaves, data):
+# Each compiles a loop: few, then, and ever other numbers in them.
+LENGTHS = ((1,), (40,), (7, 1), (3, 40, 2))
+
+
+@hypothesis.given(st.sampled_from(LENGTHS), st.data())
+def test_top_k_is_a_sort(lengths, data):
+    leaves = [data.draw(arrays.arrays(np.float32, n, elements=FINITE)) for n in lengths]
     masks = [data.draw(arrays.arrays(bool, leaf.shape)) for leaf in leaves]
     hypothesis.assume(any(mask.any() for mask in masks))
     fraction = data.draw(st.floats(2**-6, 1, width=32))
