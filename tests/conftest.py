@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import compiling  # noqa: F401, before JAX starts
 import hypothesis
 import jax
 import numpy as np
@@ -16,21 +17,6 @@ from fedsparsify_jax.types import ClientData
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_debug_nans", True)
-jax.config.update("jax_num_cpu_devices", 2)  # for sharded cohorts
-# Compiling is nearly all that tests of whole rounds do; `optimized` turns this off.
-jax.config.update("jax_disable_most_optimizations", True)
-# So does leaving out a kind of fusion, for half of that time. Two programs would then
-# fuse multiplications and additions differently, if the processor could do that.
-# And a program need not be split over threads where every core has a test process.
-# Flags are read when JAX starts; command lines that tests start compile as for users.
-_FLAGS = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = (
-    f"{_FLAGS} --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=AVX"
-    " --xla_cpu_parallel_codegen_split_count=1"
-)
-jax.devices()
-os.environ["XLA_FLAGS"] = _FLAGS
-
 # Nothing of the user's is read or written: one cache for all processes of a test run.
 _SHARED = "FEDSPARSIFY_TEST_PROGRAMS"
 if _SHARED not in os.environ:  # the first process, which removes it in the end
@@ -46,10 +32,6 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("house")
 
-
-# Tracing makes many objects and few circles: looking for these took a fifth of its time.
-gc.freeze()  # what was imported stays
-gc.set_threshold(200_000, 20, 50)
 
 MAPS = Path("/proc/self/maps")
 _TESTS = itertools.count()
