@@ -1,8 +1,13 @@
-"""The README's `clients` and `model` for all doctests: `pytest -p doctest_names`."""
+"""The README's `clients` and `model` for all doctests: `pytest -p doctest_names`.
+
+They compile quickly, as tests do; numbers that users see are checked on the README,
+the examples and the commands of the documentation.
+"""
 
 import importlib.util
 from pathlib import Path
 
+import compiling  # noqa: F401, before JAX starts
 import jax
 import pytest
 

@@ -32,13 +32,19 @@ def largest_of(change, masks, fraction):
     return sent
 
 
-@hypothesis.given(st.lists(FLAT, min_size=1, max_size=3), st.data())
-def test_top_k_is_a_sort(leaves, data):
+# Each is compiled once, and has ever other numbers.
+LENGTHS = ((1,), (2,), (40,), (7, 1), (13, 13), (3, 40, 2))
+compiled_top_k = jax.jit(top_k)
+
+
+@hypothesis.given(st.sampled_from(LENGTHS), st.data())
+def test_top_k_is_a_sort(lengths, data):
+    leaves = [data.draw(arrays.arrays(np.float32, n, elements=FINITE)) for n in lengths]
     masks = [data.draw(arrays.arrays(bool, leaf.shape)) for leaf in leaves]
     hypothesis.assume(any(mask.any() for mask in masks))
     fraction = data.draw(st.floats(2**-6, 1, width=32))
     change = [np.where(mask, leaf, 0) for mask, leaf in zip(masks, leaves, strict=True)]
-    sent = top_k([*map(jnp.asarray, change)], [*map(jnp.asarray, masks)], fraction)
+    sent = compiled_top_k(change, masks, np.float32(fraction))
     flat = np.concatenate([np.ravel(leaf) for leaf in sent])
     np.testing.assert_array_equal(flat, largest_of(change, masks, fraction))
 

@@ -14,5 +14,6 @@ NO_MKDOCS_2_WARNING=1 "$bin/mkdocs" build --strict --quiet
 # source tree; a test checks that it did.
 cd tests
 export FEDSPARSIFY_INSTALLED=1
-"$bin/python" -m pytest -q -p doctest_names --doctest-modules --pyargs fedsparsify_jax
+"$bin/python" -m pytest -q -n 2 --dist worksteal -p doctest_names \
+  --doctest-modules --pyargs fedsparsify_jax
 "$bin/python" -m pytest -q -n 2 --dist worksteal --durations 15 .

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -100,11 +101,14 @@ def test_varied_counts_fill_no_leaf_beyond_its_size() -> None:
 room = st.lists(st.tuples(st.integers(0, 30), st.floats(0, 9)), min_size=1, max_size=7)
 
 
+divided = jax.jit(allocation.divided)  # compiled once a length
+
+
 @given(room, st.integers(0, 150))
 def test_a_budget_is_divided_to_the_last_one_in_proportion(rows, budget):
     most = np.array([limit for limit, _ in rows])
     shares = np.array([share for _, share in rows], np.float32)
-    counts = np.asarray(allocation.divided(budget, jnp.asarray(shares), most))
+    counts = np.asarray(divided(budget, shares, most))
     assert counts.sum() == min(budget, most.sum())
     assert (counts >= 0).all() and (counts <= most).all()
     # None that is not full has less for its share than another, but for roundings.

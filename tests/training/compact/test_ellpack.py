@@ -27,14 +27,19 @@ def masked_kernel(seed, inputs, outputs, density):
 def test_product_and_way_back(seed, inputs, outputs, density, slots, spare):
     mask, kernel = masked_kernel(seed, inputs, outputs, density)
     rows = int(ellpack.rows_needed(mask, slots)) + spare
-    lists = ellpack.index_lists(mask, rows, slots)
-    assert int(lists.valid.sum()) == int(mask.sum())
-    values = ellpack.pack(lists, kernel)
     x = jnp.asarray(np.random.default_rng(seed + 1).normal(size=(inputs, 3)))
-    np.testing.assert_allclose(
-        ellpack.matmul(lists, values, x, outputs), kernel.T @ x, rtol=1e-5, atol=1e-6
-    )
-    back = ellpack.unpack(lists, values + 1, kernel)
+
+    @jax.jit
+    def there_and_back(mask, kernel, x):
+        lists = ellpack.index_lists(mask, rows, slots)
+        values = ellpack.pack(lists, kernel)
+        product = ellpack.matmul(lists, values, x, outputs)
+        return lists.valid, product, ellpack.unpack(lists, values + 1, kernel)
+
+    valid, product, back = there_and_back(mask, kernel, x)
+    assert int(valid.sum()) == int(mask.sum())
+    expected = np.asarray(kernel).T @ np.asarray(x)
+    np.testing.assert_allclose(product, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(back, jnp.where(mask, kernel + 1, kernel))
 
 
