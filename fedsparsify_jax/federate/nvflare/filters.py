@@ -13,8 +13,15 @@ from nvflare.apis.shareable import Shareable
 
 from fedsparsify_jax.deploy import exchange
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.federate.nvflare import sparse
+from fedsparsify_jax.federate.nvflare import (
+    site,  # noqa: F401
+    sparse,
+)
 from fedsparsify_jax.federate.nvflare.arrays import MORE, bits
+
+# The trainer of a site runs in a thread of NVFlare's process, and imports `site`, which
+# parses source. CPython 3.11 fails if NVFlare reads an array in another one at that
+# moment (gh-106905), so `site` is imported here, before there are threads.
 
 BYTES = "fedsparsify_bytes"
 """The key of a message's meta for the bytes of its arrays on the network."""
