@@ -13,9 +13,13 @@ from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.federate.nvflare import arrays, site, sites, sparse
 from fedsparsify_jax.federate.nvflare.arrays import Content
 from fedsparsify_jax.federate.nvflare.inside_out import InsideOut
+from fedsparsify_jax.federate.plan import envelope_of, plan_for
 from fedsparsify_jax.runner import train
 from fedsparsify_jax.runner.messages import exchange_of
+from fedsparsify_jax.runner.options.resolve import resolve
 
+DIGITS = nodes.digits()
+PLAN = dict(envelope_of(plan_for(resolve(nodes.config(None)), DIGITS)).facts)
 NAMES = ("north", "south", "west")
 ROWS = {
     "global": {},
@@ -48,7 +52,7 @@ def federated(out, change=lambda client, facts, answer: answer, names=NAMES, **o
     config, text = nodes.config(out, **options), io.StringIO()
     console = Console(file=text, width=200)
     form = exchange_of(config)
-    clients = [site.Site(name, {}, out.with_name("state")) for name in NAMES]
+    clients = [site.Site(name, None, out.with_name("state")) for name in NAMES]
     run = InsideOut(lambda ask: sites.serve(ask, config, names, False, console))
     call = run.start()
     while call is not None:
@@ -150,6 +154,12 @@ def test_what_cannot_be_is_refused_before_the_first_round(line, tmp_path):
 def test_a_site_that_is_not_of_the_federation_cannot_join(tmp_path):
     with pytest.raises(InputError, match="no site 'west'"):
         federated(tmp_path / "run", names=("north", "south", "east"))
+
+
+def test_a_site_whose_file_cannot_be_read_says_so():
+    lost = site.Site("west", "/nowhere/{site}.json")
+    answer = lost.answer(Content({}, {"sites": ["west"], "plan": PLAN}))
+    assert "cannot read the settings in /nowhere/west.json" in answer.facts["error"]
 
 
 def test_garbage_on_the_network_is_refused():

@@ -62,6 +62,8 @@ def train(config: NVFlareConfig, console: Console | None = None) -> dict[str, An
         job = _written(config, run, config.export, run.rounds or 0, None)
         console.print(f"{job}: nvflare job submit -j {job}", soft_wrap=True)
         return {}
+    if any(character.isspace() for character in str(out)):
+        raise InputError(f"NVFlare's simulator takes no spaces in --out: it is {out}")
     refuse_if_locked(out)
     completed = plan(out, run).completed
     directory = out.with_name(out.name + BESIDE)

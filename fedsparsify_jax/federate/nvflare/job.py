@@ -1,8 +1,8 @@
 """A federation as a job of NVFlare."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from nvflare.app_common.executors.client_api_executor import (
     ClientAPIExecutor,
@@ -53,7 +53,7 @@ def job_of(
     executor = ClientAPIExecutor(
         execution_mode=ExecutionMode.IN_PROCESS,
         task_script_path=SCRIPT.name,
-        task_script_args=shlex.join(arguments),
+        task_script_args=" ".join(quote(word, safe="/{}") for word in arguments),
         params_exchange_format=ExchangeFormat.NUMPY,
     )
     job.to_clients(executor, tasks=TRAIN)

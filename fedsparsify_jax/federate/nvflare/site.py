@@ -20,6 +20,7 @@ from fedsparsify_jax.federate.nvflare.arrays import (
 )
 from fedsparsify_jax.federate.plan import plan_of
 from fedsparsify_jax.federate.results import more_of
+from fedsparsify_jax.federate.worker import read_settings
 from fedsparsify_jax.runner.messages import exchange_of
 from fedsparsify_jax.types import ClientData
 
@@ -29,13 +30,15 @@ class Site:
 
     Args of the constructor:
       name: in NVFlare.
-      data: options of `own.DATA` that name its own data; empty for a trial, where it
-        takes its part of the server's data set.
+      data: path of a JSON file with options of `own.DATA` that name its own data, in
+        which ``{site}`` is the name; None for a trial, where it takes its part of the
+        server's data set.
       state: directory of what it keeps between rounds; None to keep it in memory.
     """
 
-    def __init__(self, name: str, data: Mapping[str, Any], state: Path | None = None):
-        self._name, self._own = name, data
+    def __init__(self, name: str, data: str | None = None, state: Path | None = None):
+        self._name = name
+        self._own = data and Path(data.replace("{site}", name))
         self._kept = Kept(state / name if state else None)
         self._number, self._longest = -1, 0
         self._joined: Joined | None = None
@@ -63,7 +66,8 @@ class Site:
                 raise InputError(f"the federation has no site {shown(self._name)}")
             number = sites.index(self._name)
             plan = plan_of(Envelope(kinds.JOIN, letter.fact("plan", dict)))
-            config, dataset, model = own.loaded(number, self._own, plan)
+            data = read_settings(self._own) if self._own else {}
+            config, dataset, model = own.loaded(number, data, plan)
             form = exchange_of(config)
             self._number = number
             self._joined = Joined(

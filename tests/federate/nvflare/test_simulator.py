@@ -19,7 +19,7 @@ pytest.importorskip(
     "nvflare", reason="nvflare is not installed: see tools/nvflare_env.sh"
 )
 
-from fedsparsify_jax import data
+from fedsparsify_jax import cli, data
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.federate.nvflare import command, job
 from fedsparsify_jax.federate.options import NVFlareConfig
@@ -94,7 +94,6 @@ def test_local_has_the_numbers_of_train(tmp_path):
 
 
 GARBAGE = """
-import sys
 from fedsparsify_jax.federate.nvflare import client, site
 from fedsparsify_jax.federate.nvflare.arrays import Content, bits
 
@@ -108,7 +107,7 @@ class Broken(site.Site):
         raise OSError("the disk is full")
 
 client.Site = Broken
-client.main(sys.argv[1:])
+client.main()
 """
 
 
@@ -122,7 +121,7 @@ def test_garbage_is_rejected_and_a_broken_site_drops_out(tmp_path, monkeypatch, 
     assert [row["rejected"] for row in rows] == [0, 1, 0]
     assert [row["dropped"] for row in rows] == [0, 0, 1]
     output = capsys.readouterr().out
-    assert "note: site-2: the message is no" in output
+    assert "note: site-2: this is no whole message of fedsparsify" in output
     assert "note: site-2: no answer" in output
 
 
@@ -132,7 +131,30 @@ def test_what_the_server_refuses_is_the_error(tmp_path):
         command.train(config, Console(quiet=True))
 
 
+def test_a_directory_that_the_simulator_cannot_use_is_refused(tmp_path):
+    with pytest.raises(InputError, match="spaces in --out"):
+        command.train(NVFlareConfig(out=tmp_path / "a run", **SMALL))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_job_of_the_page_is_written_for_the_sites(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = next(words for words in commands() if "--export" in words)
+    cli.main(words[1:])
+    assert not list(tmp_path.glob("run*"))
+    (folder,) = (tmp_path / "jobs").iterdir()
+    client = json.loads((folder / "app/config/config_fed_client.json").read_text())
+    (row,) = client["executors"]
+    assert row["executor"]["args"]["task_script_args"] == "--data /data/site.json"
+    script = (folder / "app/custom/client.py").read_text(encoding="utf-8")
+    assert script == Path(job.SCRIPT).read_text(encoding="utf-8")
+    server = (folder / "app/config/config_fed_server.json").read_text(encoding="utf-8")
+    assert '"site-2"' in server and '"site-3"' not in server
+
+
 def test_sites_may_have_data_of_their_own(tmp_path):
+    run, tmp_path = tmp_path / "run", tmp_path / "a directory"
+    tmp_path.mkdir()
     digits = data.load("digits")
     x, y = digits.train
     test = {"x_test": digits.test.x, "y_test": digits.test.y}
@@ -148,12 +170,12 @@ def test_sites_may_have_data_of_their_own(tmp_path):
         NVFlareConfig(
             nodes=2,
             site_data=str(tmp_path / "{site}.json"),
-            out=tmp_path / "run",
+            out=run,
             learning_rate=0.1,
             **options,
         ),
         Console(quiet=True),
     )
-    assert [row["merged"] for row in nodes.records(tmp_path / "run")] == [2, 2]
-    partition = json.loads((tmp_path / "run" / "partition.json").read_text())
+    assert [row["merged"] for row in nodes.records(run)] == [2, 2]
+    partition = json.loads((run / "partition.json").read_text())
     assert partition["sizes"] == [45, 30]
