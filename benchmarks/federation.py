@@ -21,7 +21,7 @@ from pathlib import Path
 from common import write_result
 from rich.console import Console
 
-from fedsparsify_jax.federate import trial
+from fedsparsify_jax.federate import trial, watching
 from fedsparsify_jax.federate.options import LocalConfig
 from fedsparsify_jax.runner import TrainConfig, train
 
@@ -46,7 +46,7 @@ def main() -> None:
         )
         train(alone, quiet)
         rows, simulated = (
-            trial.records(work / run / "metrics.jsonl") for run in ("run", "alone")
+            watching.records(work / run / "metrics.jsonl") for run in ("run", "alone")
         )
     seconds = statistics.median(row["seconds"] for row in rows[1:])
     training = statistics.median(row["seconds"] for row in simulated[1:])

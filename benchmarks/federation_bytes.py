@@ -25,7 +25,7 @@ from rich.console import Console
 from tap import Asked, Tap
 
 from fedsparsify_jax import text_table
-from fedsparsify_jax.federate import trial
+from fedsparsify_jax.federate import trial, watching
 from fedsparsify_jax.federate.options import LocalConfig
 from fedsparsify_jax.runner import TrainConfig, train
 
@@ -110,7 +110,7 @@ def _run(work: Path, options: dict[str, Any]) -> dict[str, Any]:
         num_clients=NODES, measure_bytes=True, out=work / "alone", **options
     )
     train(alone, quiet)
-    rows = trial.records(work / "alone" / "metrics.jsonl")
+    rows = watching.records(work / "alone" / "metrics.jsonl")
     carried = [tap.paths.get(path, Asked()) for path in CARRIERS]
     others = {
         path: vars(asked) for path, asked in tap.paths.items() if path not in CARRIERS

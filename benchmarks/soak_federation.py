@@ -27,7 +27,7 @@ from common import put_table, write_result
 from rich.console import Console
 
 from fedsparsify_jax import text_table
-from fedsparsify_jax.federate import trial
+from fedsparsify_jax.federate import trial, watching
 from fedsparsify_jax.federate.flower import local
 from fedsparsify_jax.federate.options import LocalConfig
 from fedsparsify_jax.runner import TrainConfig, train
@@ -71,7 +71,7 @@ def main() -> None:
             meanwhile,
         )
         seconds = time.monotonic() - start
-        rows = trial.records(work / "run" / "metrics.jsonl")
+        rows = watching.records(work / "run" / "metrics.jsonl")
         others = [
             train(
                 TrainConfig(

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import cyclopts
 
 from fedsparsify_jax.errors import InputError, shown
-from fedsparsify_jax.federate.options import InitConfig, LocalConfig
+from fedsparsify_jax.federate.nvflare.command import train as federate_nvflare
+from fedsparsify_jax.federate.options import InitConfig, LocalConfig, NVFlareConfig
 from fedsparsify_jax.federate.setting_up import init as federate_init
 from fedsparsify_jax.federate.simulated import train as encrypted_train
 from fedsparsify_jax.federate.trial import train as federate_local
@@ -117,7 +118,10 @@ def _register(
     (_FEDERATE if group else app).command(command, name=last, sort_key=len(_OPTIONS))
 
 
-_FROM_FILES = ("train", "sweep", "federate local", "federate init")
+_FROM_FILES = (
+    *("train", "sweep"),
+    *("federate local", "federate init", "federate nvflare"),
+)
 """Commands whose options may come from a file."""
 _OPTIONS: dict[str, list[str]] = {}
 """The options of every command, as they are typed."""
@@ -147,6 +151,12 @@ _register(
 )
 _register(
     lambda config: federate_init(config), "federate init", InitConfig, read(InitConfig)
+)
+_register(
+    lambda config: federate_nvflare(config),
+    "federate nvflare",
+    NVFlareConfig,
+    read(NVFlareConfig),
 )
 app.command(_FEDERATE)
 

@@ -1,6 +1,9 @@
 """Tables as text: aligned columns for a terminal, or Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
+
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$&!])")
 
 
 def aligned(
@@ -42,3 +45,12 @@ def markdown(
     sides = sides.ljust(len(head), sides[-1])
     rule = [":--" if side == "<" else "--:" for side in sides]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+
+
+def plain(words: str) -> str:
+    """Returns text that Markdown shows as it is, on one line.
+
+    >>> plain("a_b | <b>")
+    'a\\\\_b \\\\| \\\\<b\\\\>'
+    """
+    return _SPECIAL.sub(r"\\\1", " ".join(words.split()))

@@ -25,8 +25,13 @@ def surroundings(home):
 
 
 def family(directory):
-    """The processes that use a directory as Flower's home."""
-    word = f"FLWR_HOME={directory}/".encode()
+    """The processes that use a directory as Flower's home, or below it."""
+    return with_variable(f"FLWR_HOME={directory}/")
+
+
+def with_variable(text):
+    """The processes in whose environment a variable begins with a text."""
+    word = text.encode()
     numbers = []
     for path in PROC.glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

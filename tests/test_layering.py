@@ -55,6 +55,7 @@ CONFINED = {
     "scipy": {"report"},
     "tensorboardX": {"runner/display/loggers.py"},
     "flwr": {"federate"},
+    "nvflare": {"federate"},
     "cryptography": {"federate"},
     "wandb": {"runner/display/loggers.py"},
 }

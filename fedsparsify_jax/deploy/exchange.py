@@ -100,7 +100,7 @@ def write_upload(
 
 def read_model(
     parts: Mapping[str, bytes],
-    like: Masks,
+    like: Masks | None,
     previous: Masks | None,
     limit: int = wire.LIMIT,
 ) -> Sent:
@@ -108,7 +108,7 @@ def read_model(
 
     Args:
       parts: of the message; others than those of a model are left alone.
-      like: masks of the model, for their shapes.
+      like: masks of the model, for their shapes; None to take them from the message.
       previous: masks that the sender codes changes against; None if there are none.
       limit: see `wire.decode`.
 
@@ -124,12 +124,14 @@ def read_model(
         limit=limit,
     )
     masks = message.masks
+    if like is None:
+        like = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), message.variables)
     if MASKS in parts:
         packed = wire.decode(parts[MASKS], limit=limit).variables
         check_structure(packed, jax.tree.map(packed_like, like), "masks")
         masks = unpacked(packed, like)
     if masks is None:
-        masks = jax.tree.map(np.ones_like, like)
+        masks = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), like)
     check_structure(masks, like, "masks")
     return Sent(variables=message.variables, masks=masks, is_change=is_change)
 

@@ -7,7 +7,7 @@ is asked again, once, with all that it lacks.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -39,6 +39,20 @@ class Traffic(NamedTuple):
 
     up: int
     down: int
+
+
+class Members(Protocol):
+    """The clients of a federation that have joined, on whatever network.
+
+    Attributes:
+      sizes: examples of each.
+      known: masks that clients have, and rounds that counted.
+      traffic: bytes of the rounds that nobody has asked for yet.
+    """
+
+    sizes: dict[int, int]
+    known: Known
+    traffic: dict[int, Traffic]
 
 
 class Clients:

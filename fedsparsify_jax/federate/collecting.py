@@ -1,6 +1,6 @@
 """Collected uploads, which the server merges: those of all clients, in clear."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -59,10 +59,28 @@ class Uploads:
             except InputError as error:
                 self._clients.note(client, error)
                 answers[client] = Arrived(None, finite=False)
-        return Collected(
-            ids=ids,
-            sizes=sizes,
-            arrived=np.array([client in answers for client in cohort]),
-            results=stacked(cohort, answers, like),
-            merged=[client for client, answer in answers.items() if answer.finite],
-        )
+        return collected(ids, sizes, answers, like)
+
+
+def collected(
+    ids: np.ndarray,
+    sizes: np.ndarray,
+    answers: Mapping[int, Arrived],
+    like: ClientResult,
+) -> Collected:
+    """Returns what the server merges, of the answers of a cohort.
+
+    Args:
+      ids: of the cohort.
+      sizes: examples of its clients.
+      answers: of those that answered.
+      like: shapes of a result.
+    """
+    cohort = ids.tolist()
+    return Collected(
+        ids=ids,
+        sizes=sizes,
+        arrived=np.array([client in answers for client in cohort]),
+        results=stacked(cohort, answers, like),
+        merged=[client for client, answer in answers.items() if answer.finite],
+    )

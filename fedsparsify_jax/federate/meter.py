@@ -2,7 +2,7 @@
 
 import jax
 
-from fedsparsify_jax.federate.clients import Clients
+from fedsparsify_jax.federate.clients import Members
 from fedsparsify_jax.runner.display.summary import Record
 from fedsparsify_jax.types import Masks, RoundInfo
 
@@ -14,7 +14,7 @@ class NetworkMeter:
       clients: of the federation.
     """
 
-    def __init__(self, clients: Clients):
+    def __init__(self, clients: Members):
         self._clients = clients
 
     def __call__(self, info: RoundInfo) -> Record:

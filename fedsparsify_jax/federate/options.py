@@ -39,6 +39,27 @@ class LocalConfig(TrainConfig, _Waiting):
 
 
 @dataclasses.dataclass(frozen=True)
+class NVFlareConfig(TrainConfig):
+    """Train a federation in the simulator of NVFlare, or write its job.
+
+    A server and its sites talk over loopback, with the results of fedsparsify train.
+    Needs the extra nvflare.
+    """
+
+    nodes: Annotated[int, Heading("Sites"), at_least(1, below=2**6)] = 3
+    """Sites, each a client; they divide the training examples as train does."""
+    site_data: Annotated[
+        str | None, Shown(metavar="FILE", hint="default: a part of the server's data")
+    ] = None
+    """JSON file with dataset and data_dir of a site's own data, which every site has
+    at this path; {site} in it is the site's name."""
+    export: Annotated[
+        Path | None, Shown(metavar="DIR", hint="default: run the simulator")
+    ] = None
+    """Only write the job, into this directory, for the sites site-1, site-2, ..."""
+
+
+@dataclasses.dataclass(frozen=True)
 class InitConfig(TrainConfig, _Waiting):
     """Write a Flower project of a federation whose nodes have data of their own.
 
@@ -63,7 +84,7 @@ def run_options(config: Any) -> TrainConfig:
     return TrainConfig(**{field: getattr(config, field) for field in fields})
 
 
-def of_nodes(config: LocalConfig) -> TrainConfig:
+def of_nodes(config: LocalConfig | NVFlareConfig) -> TrainConfig:
     """Returns the options of the run of a trial: each node is a client.
 
     Raises:

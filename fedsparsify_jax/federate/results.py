@@ -46,10 +46,25 @@ def arrived(
     """
     check(client, letter, sent.round)
     upload = exchange.read_model(letter.parts, like.upload.masks, sent.masks)
+    return result_of(upload, letter.parts.get("more", b""), sent, like)
+
+
+def result_of(
+    upload: exchange.Sent, more: bytes, sent: Broadcast, like: ClientResult
+) -> Arrived:
+    """Returns an upload in the form that the merge takes.
+
+    Args:
+      upload: the model, or a change of it.
+      more: the message of what `more_of` returns.
+      sent: the round.
+      like: shapes of a result.
+
+    Raises:
+      InputError: if it has other arrays.
+    """
     variables = upload.variables
-    loss, bytes_up, extra, extra_bytes = leaves.read(
-        letter.parts.get("more", b""), more_of(like), "the upload"
-    )
+    loss, bytes_up, extra, extra_bytes = leaves.read(more, more_of(like), "the upload")
     if upload.is_change:
         variables = _changed(variables, upload.masks, sent.variables)
     exchange.check_structure(variables, like.upload.variables, "the upload")

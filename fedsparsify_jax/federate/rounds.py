@@ -11,8 +11,8 @@ from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.engine.halves import fields_read, no_examples
 from fedsparsify_jax.engine.records import ClientResult
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.federate.clients import Broadcast, Clients
-from fedsparsify_jax.federate.collecting import Collect, Uploads
+from fedsparsify_jax.federate.clients import Broadcast, Members
+from fedsparsify_jax.federate.collecting import Collect
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.programs.federation import Federation, round_key
 from fedsparsify_jax.runner.programs.program import (
@@ -113,21 +113,21 @@ class NetworkRounds:
       data: shapes of the data of a client.
       reads: fields of the context that clients read, see `fields_sent`.
       key: of the run's rounds.
-      collect: how uploads come to the server; in clear by default.
+      collect: how uploads come to the server.
     """
 
     def __init__(
         self,
         federation: Federation,
-        clients: Clients,
+        clients: Members,
         data: ClientData,
         reads: frozenset[str],
         key: Key,
-        collect: Collect | None = None,
+        collect: Collect,
     ):
         self.traces, self.compile_seconds = 1, 0.0
         self._federation, self._key = federation, key
-        self._known, self._collect = clients.known, collect or Uploads(clients)
+        self._known, self._collect = clients.known, collect
         halves = federation.algorithm.halves
         assert halves is not None
         self._halves, self._data, self._reads = halves, data, reads

@@ -10,20 +10,14 @@ from rich.console import Console
 
 from fedsparsify_jax import data
 from fedsparsify_jax.errors import InputError, counted
+from fedsparsify_jax.federate import running
 from fedsparsify_jax.federate.clients import Clients
+from fedsparsify_jax.federate.collecting import Collect, Uploads
 from fedsparsify_jax.federate.encrypting import EncryptedMean, check_options
-from fedsparsify_jax.federate.meter import NetworkMeter
 from fedsparsify_jax.federate.network import Network
 from fedsparsify_jax.federate.plan import (
     envelope_of,
     plan_for,
-)
-from fedsparsify_jax.federate.rounds import NetworkRounds, fields_sent
-from fedsparsify_jax.federate.server_side import (
-    Nowhere,
-    assembled,
-    refuse_early,
-    shapes_of,
 )
 from fedsparsify_jax.federate.settings import ServerSettings
 from fedsparsify_jax.runner.messages import exchange_of
@@ -31,21 +25,11 @@ from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.listing import from_json
 from fedsparsify_jax.runner.options.resolve import resolve
 from fedsparsify_jax.runner.options.rules import flag
-from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.process.signals import Stop, catching
-from fedsparsify_jax.runner.programs.federation import (
-    Keys,
-    load,
-    partition,
-)
-from fedsparsify_jax.runner.storage import resume
-from fedsparsify_jax.runner.storage.lock import refuse_if_locked
 from fedsparsify_jax.runner.storage.run_directory import (
-    RunDirectory,
     check_name,
     default_path,
 )
-from fedsparsify_jax.runner.train import Work, carried_out
 
 
 def train(
@@ -132,46 +116,19 @@ def _train(
     console: Console,
     stop: Stop,
 ) -> dict[str, Any]:
-    assert config.out is not None
-    directory = RunDirectory(config.out)
-    refuse_if_locked(directory.path)
-    compilation_cache.enable(config.compilation_cache)
-    dataset = load(config)
-    if not settings.own_data:
-        dataset = data.hold_out(dataset, config.validation_fraction, config.seed)
-    refuse_early(config, dataset)
-
     # Nodes join, and say how many examples they have.
-    parts = None
-    if not settings.own_data:
-        parts = partition(config, dataset.train.y, dataset.owners)
-        config = dataclasses.replace(config, num_clients=len(parts))
+    config, dataset, parts = running.prepared(config, settings.own_data)
     clients = _gathered(network, config, dataset, settings, console)
-    sizes = [clients.sizes[client] for client in range(len(clients.sizes))]
     if config.encrypted and clients.holder is None:
         raise InputError(
             "--encrypted needs a key holder: give one of the nodes a directory for keys"
         )
-    federation = assembled(config, dataset, parts, sizes)
-    one = shapes_of(dataset, max(sizes))
-    reads = fields_sent(federation, one)
+    assembly = running.assembly_of(config, dataset, parts, clients.sizes)
     clients.begin(settings.join_timeout)
-
-    # The rest is an ordinary run.
-    keys = Keys.from_seed(config.seed)
-    collect = EncryptedMean(clients, config) if config.encrypted else None
-    program = NetworkRounds(federation, clients, one, reads, keys.rounds, collect)
-    work = Work(
-        config=config,
-        federation=federation,
-        keys=keys,
-        directory=directory,
-        fingerprints=resume.fingerprints(federation, keys),
-        source=Nowhere(federation.clients),
-        program=program,
-        measure=NetworkMeter(clients),
-    )
-    return carried_out(work, console, stop)
+    collect: Collect = Uploads(clients)
+    if config.encrypted:
+        collect = EncryptedMean(clients, config)
+    return running.run(config, assembly, clients, collect, console, stop)
 
 
 def _gathered(

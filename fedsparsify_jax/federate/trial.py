@@ -2,22 +2,20 @@
 
 import contextlib
 import dataclasses
-import json
 import shutil
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from fedsparsify_jax.errors import InputError, counted
-from fedsparsify_jax.federate import server
+from fedsparsify_jax.federate import server, watching
 from fedsparsify_jax.federate.flower import local, project
 from fedsparsify_jax.federate.flower.commands import Tls
 from fedsparsify_jax.federate.options import LocalConfig, of_nodes, written
 from fedsparsify_jax.federate.settings import ServerSettings
 from fedsparsify_jax.runner.display import summary
-from fedsparsify_jax.runner.display.progress import Record, reporter
 from fedsparsify_jax.runner.options import schema
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.storage.lock import refuse_if_locked
@@ -66,7 +64,7 @@ def train(
     files = _prepared(config, run, out.with_name(out.name + BESIDE))
     console.print(f"starting a server and {counted(config.nodes, 'node')}")
     with (
-        contextlib.closing(_following(out, run, completed, console)) as follow,
+        contextlib.closing(watching.following(out, run, completed, console)) as follow,
         local.federation(
             files.directory,
             files.settings,
@@ -82,11 +80,11 @@ def train(
 
         outcome = federation.run(files.project, poll)
         next(follow)
-    for line in _notes(outcome.log):
+    for line in watching.notes(outcome.log):
         console.print(line, soft_wrap=True)
     result = read_json(out / "summary.json")
     if outcome.error or result is None:
-        reason = _refusal(outcome.log) or outcome.error or outcome.status
+        reason = watching.refusal(outcome.log) or outcome.error or outcome.status
         raise InputError(f"the server ended: {reason} (see {outcome.log})")
     summary.display(console, result, str(out))
     return result
@@ -140,44 +138,3 @@ def _secured(config: LocalConfig, directory: Path) -> tuple[Tls | None, Sequence
         for client in range(config.nodes)
     ]
     return security.make_certificates(directory / "tls"), keys
-
-
-def _following(
-    out: Path, run: TrainConfig, completed: int, console: Console
-) -> Generator[None]:
-    """Shows the rounds that the server has written, whenever it is asked to."""
-    with reporter(console, run.rounds or 0, completed) as show:
-        shown = completed
-        while True:
-            for record in records(out / "metrics.jsonl")[shown:]:
-                show(record)
-                shown += 1
-            yield
-
-
-def records(path: Path) -> list[Record]:
-    """Returns the whole lines of a ``metrics.jsonl`` that is being written."""
-    try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines]
-
-
-def _notes(log: Path) -> list[str]:
-    """Returns what the server noted of its clients."""
-    return _lines(log, lambda line: line.startswith("note: "))
-
-
-def _refusal(log: Path) -> str:
-    """Returns the last error that the server printed; "" if there is none."""
-    errors = _lines(log, lambda line: "InputError: " in line)
-    return errors[-1].partition("InputError: ")[2] if errors else ""
-
-
-def _lines(log: Path, wanted: Callable[[str], bool]) -> list[str]:
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return list(filter(wanted, text.splitlines()))

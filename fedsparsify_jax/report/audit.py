@@ -11,10 +11,10 @@ import numpy as np
 from fedsparsify_jax import text_table
 from fedsparsify_jax.deploy import files
 from fedsparsify_jax.report.charts import Chart, Series, thinned
-from fedsparsify_jax.report.markdown import plain
 from fedsparsify_jax.report.svg import document
 from fedsparsify_jax.runner.audit.command import CURVES, FIGURE, PAGE, RESULTS
 from fedsparsify_jax.runner.audit.figures import rows
+from fedsparsify_jax.text_table import plain
 
 _POINTS = 200
 

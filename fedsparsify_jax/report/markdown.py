@@ -7,17 +7,7 @@ from fedsparsify_jax import text_table
 from fedsparsify_jax.report.charts import Figure
 from fedsparsify_jax.report.content import Block, Report
 from fedsparsify_jax.report.tables import Table
-
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$&!])")
-
-
-def plain(words: str) -> str:
-    """Returns text that Markdown shows as it is, on one line.
-
-    >>> plain("a_b | <b>")
-    'a\\\\_b \\\\| \\\\<b\\\\>'
-    """
-    return _SPECIAL.sub(r"\\\1", " ".join(words.split()))
+from fedsparsify_jax.text_table import plain
 
 
 def file_names(figures: Sequence[Figure]) -> dict[int, str]:

@@ -23,8 +23,8 @@ from fedsparsify_jax.federate import worker
 from fedsparsify_jax.federate.flower import commands, ports
 from fedsparsify_jax.federate.flower.commands import LOCALHOST, Tls
 from fedsparsify_jax.federate.flower.local_node import Node, Place
-from fedsparsify_jax.federate.flower.processes import Process, guarded, words
-from fedsparsify_jax.federate.flower.waiting import POLL, Poll, pause, wait_for
+from fedsparsify_jax.federate.processes import Process, guarded, words
+from fedsparsify_jax.federate.waiting import POLL, Poll, pause, wait_for
 from fedsparsify_jax.runner.process.signals import catching
 
 _STARTED = re.compile(r"Successfully started run (\d+)")

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.federate.flower import commands
 from fedsparsify_jax.federate.flower.commands import Tls
-from fedsparsify_jax.federate.flower.processes import Process, Processes
-from fedsparsify_jax.federate.flower.waiting import START, Poll, pause, wait_for
+from fedsparsify_jax.federate.processes import Process, Processes
+from fedsparsify_jax.federate.waiting import START, Poll, pause, wait_for
 
 _NODE = re.compile(r"SuperNode ID: (\d+)")
 _REFUSED = "Failed to activate SuperNode"

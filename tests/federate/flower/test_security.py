@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from fedsparsify_jax.federate.flower import commands, local, ports, project, security
-from fedsparsify_jax.federate.flower.processes import guarded
+from fedsparsify_jax.federate.processes import guarded
 
 
 def loaded(path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import fedsparsify_jax
-from fedsparsify_jax.federate.flower.processes import guarded, reason, words
+from fedsparsify_jax.federate.processes import guarded, reason, words
 
 ROOT = Path(fedsparsify_jax.__file__).parents[1]
 # A process, its child, and a grandchild in a session of its own whose parent is gone.
@@ -68,7 +68,7 @@ def test_they_end_when_their_starter_is_killed(tmp_path, name):
     temporary.mkdir()
     script = f"""
 import os, pathlib, time
-from fedsparsify_jax.federate.flower.processes import guarded
+from fedsparsify_jax.federate.processes import guarded
 path = pathlib.Path({str(tmp_path)!r})
 with guarded(path, path / "temporary") as processes:
     processes.start("family", {family(number)!r}, os.environ)

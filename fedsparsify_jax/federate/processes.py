@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.federate.flower import guard
+from fedsparsify_jax.federate import guard
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOG_LEVEL = re.compile(r"^(INFO|WARNING|ERROR|DEBUG)\s*:\s*")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.federate.flower.processes import Process, reason
+from fedsparsify_jax.federate.processes import Process, reason
 
 POLL = 0.2
 """Seconds between two calls of a caller's ``poll``."""

@@ -1,0 +1,1 @@
+"""A federation over NVFlare: its controller's rounds, with this library's halves."""
