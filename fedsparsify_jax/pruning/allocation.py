@@ -193,7 +193,7 @@ def divided(budget: ArrayLike, shares: jax.Array, most: jax.Array) -> jax.Array:
 
     Args:
       budget: int32, the number to divide; may be traced.
-      shares: ``[L]``, at least 0; may be traced.
+      shares: ``[L]``, 0 or within a factor of 1e30 of each other; may be traced.
       most: int32 ``[L]``, the limits; may be traced.
 
     Returns:
