@@ -232,7 +232,8 @@ def test_a_worker_that_cannot_start_is_one_line(place, tmp_path):
 def test_the_readmes_options_are_flowers():
     directory = Path(sys.executable).parent
     text = project.guide.text().replace("\\\n", " ")
-    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    lines = [line.strip() for block in blocks for line in block.splitlines() if line]
     checked = 0
     for name in ("flower-superlink", "flower-supernode", "flwr"):
         for line in (one for one in lines if one.split()[0] == name):
