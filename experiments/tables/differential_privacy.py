@@ -14,7 +14,7 @@ below, ``--dp-clip C --validation-fraction 0.1 --seed 100``. It printed 78.68, 7
 64.15 % for FedAvg, 73.82, 75.72 and 63.08 % for Global. That choice looked at data and
 is not part of epsilon.
 
-Expected: 27 runs, half an hour of 2 free cores.
+Expected: 36 runs, half an hour of 2 free cores.
 """
 
 from experiments.lib import markdown
