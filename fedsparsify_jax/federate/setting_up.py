@@ -34,10 +34,10 @@ def init(config: InitConfig, console: Console | None = None) -> Path:
     schema.check(config)
     if len(config.project) != 1:
         raise InputError("name the directory of the project, one that is new or empty")
-    run = server.checked(run_options(config))
-    number = run.num_clients
+    number = config.num_clients  # a data set's usual number is none of machines
     if number is None:
         raise InputError("--num-clients is needed: how many nodes are there?")
+    run = server.checked(run_options(config))
     directory = config.project[0].absolute()
     settings = ServerSettings(
         own_data=True,

@@ -131,7 +131,7 @@ def test_bad_input_is_one_line(tmp_path):
     for line in (
         f"federate local --nodes 2 --algorithm snip --out {tmp_path}/a",
         f"federate local --nodes 2 --num-clients 5 --out {tmp_path}/b",
-        f"federate init {tmp_path}/c --learning-rate -1",
+        f"federate init {tmp_path}/c",
     ):
         done = subprocess.run(
             command(line),
