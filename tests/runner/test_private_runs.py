@@ -188,6 +188,24 @@ def test_what_cannot_be_promised_is_one_line(options, line, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+UNBOUNDED = (
+    *("fedsparsify-local", "snip", "grasp", "prunefl", "feddst", "rigl", "feddip"),
+    *("flash", "sparsyfed", "halo", "ste", "heterofl", "fedrolex", "lotteryfl"),
+    *("dispfl", "ssfl", "fedtiny", "fedrts", "unipts"),
+)
+"""Methods that release more than a bounded sum."""
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_a_method_without_a_bounded_sum_is_named(name, capsys, tmp_path):
+    words = [*RUN, *DP, "--rounds", "1", "--train-subset", "60"]
+    out = tmp_path / "run"
+    assert main([*words, "--algorithm", name, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert f" --algorithm {name}: --dp-clip does not go with " in error
+    assert error.count("\n") == 1 and not out.exists()
+
+
 def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     assert main([*RUN, *DP, "--out", str(tmp_path / "run")]) == 2
