@@ -1,8 +1,11 @@
 """``--dp-clip`` and its companions from the command line."""
 
 import json
+import re
+import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import chex
 import pytest
@@ -186,6 +189,27 @@ def test_what_cannot_be_promised_is_one_line(options, line, capsys, tmp_path):
     error = capsys.readouterr().err
     assert line in error and error.count("\n") == 1, error
     assert not (tmp_path / "run").exists()
+
+
+def test_private_trainings_of_the_page_keep_what_they_promise(
+    tmp_path, capsys, monkeypatch
+):
+    """Both commands, shortened; ``tests/runner/audit`` plays those of audits."""
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text("utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+    private = [block for block in blocks if "--dp-clip" in block]
+    assert len(private) == 2 and len(blocks) == 3
+    monkeypatch.chdir(tmp_path)
+    for number, block in enumerate(private):
+        program, *words = shlex.split(block.replace("\\\n", ""))
+        assert program == "fedsparsify"
+        out = Path(f"run-{number}")
+        shorter = ["--rounds", "2", "--local-epochs", "1", "--out", str(out)]
+        assert main([*words, *shorter]) == 0
+        summary = json.loads((out / "summary.json").read_text())
+        assert 7.9 < summary["epsilon"] <= 8
+        assert summary["privacy"]["delta"] == float(words[words.index("--delta") + 1])
+    capsys.readouterr()
 
 
 UNBOUNDED = (
