@@ -52,13 +52,20 @@ def by_sparsity(
     return table([head, *["dense"] * dense, *map(percent, sparsities)], lines)
 
 
-def value(results: Results, measure: Measure) -> Cell:
-    """Returns cells of a measure; ≈ marks those within noise of the reference."""
-    digits = 1 if results.metric == "accuracy" else 2
+def value(results: Results, measure: Measure, scale: float | None = None) -> Cell:
+    """Returns cells of a measure; ≈ marks those within noise of the reference.
+
+    Args:
+      results: of the table.
+      measure: of a cell.
+      scale: what it is multiplied by; that of the table's metric by default.
+    """
+    scale = results.scale if scale is None else scale
+    digits = 1 if scale == 100 else 2
     seeds = len(results.axis("seed"))
 
     def cell(row: str, **point: Any) -> str:
-        over_seeds = spread(results.scale * results.values(row, measure, **point))
+        over_seeds = spread(scale * results.values(row, measure, **point))
         if over_seeds is None:
             return EMPTY
         text = over_seeds.text(digits)

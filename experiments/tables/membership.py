@@ -7,6 +7,8 @@ audit``, of an outsider with the final model; LiRA has 16 shadow runs.
     python -m experiments.run membership
     python -m experiments.run membership_cifar10 --data-dir DIR
 
+Brain age, a regression, is in `membership_brain_age`.
+
 The setting overfits on purpose, as small hospitals' data do: 1,000 images at 10
 clients, 40 rounds of 4 epochs with momentum .9. A sparse model fits less, and a model
 that fits less betrays less, sparse or not. So every sparse model is compared twice:
@@ -20,7 +22,7 @@ those without.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from experiments.lib import figures, markdown
 from experiments.lib.reporting import Report
 from experiments.lib.results import Measure, Results, of_attack
 from experiments.lib.table import Preset, Row, Table
-from fedsparsify_jax.report import charts
+from fedsparsify_jax.report import charts, lines
 from fedsparsify_jax.report.results import Difference, paired
 
 _ROUNDS = (5, 10, 15, 20, 30, 40, 80)
@@ -43,20 +45,26 @@ _ATTACKS = {
     "layer": "gradients of the last layer",
 }
 
-_ROWS = (
-    *(
+
+def dense_rows(rounds: Sequence[int]) -> tuple[Row, ...]:
+    """Returns a dense row for each number of rounds, shortest first."""
+    return tuple(
         Row(
-            _DENSE.format(rounds),
-            f"dense, {rounds} rounds",
-            {"algorithm": "fedavg", "rounds": rounds},
+            _DENSE.format(number),
+            f"dense, {number} rounds",
+            {"algorithm": "fedavg", "rounds": number},
         )
-        for rounds in _ROUNDS
-    ),
+        for number in sorted(rounds)
+    )
+
+
+SPARSE = (
     Row("fedsparsify-global", "Global", {"algorithm": "fedsparsify-global"}),
     Row("fedsparsify-local", "Local", {"algorithm": "fedsparsify-local"}),
     Row("snip", "SNIP", {"algorithm": "snip"}),
     Row("one-shot", "OneShot", {"algorithm": "one-shot"}),
 )
+_ROWS = (*dense_rows(_ROUNDS), *SPARSE)
 _OPTIONS = {"num_clients": 10, "train_subset": 1000, "rounds": 40, "momentum": 0.9}
 _AXES = {
     "partition": ("iid",),
@@ -105,15 +113,16 @@ CIFAR10 = Table(
 
 
 def _dense_rows(results: Results) -> list[str]:
-    return [row for row in map(_DENSE.format, _ROUNDS) if row in results.rows]
+    """Returns the rows of `dense_rows` that are there, in their order."""
+    return [row for row in results.rows if results.dense(row)]
 
 
 def dense_at(results: Results, accuracy: pd.Series, measure: Measure) -> pd.Series:
     """Returns a measure of dense models that were stopped at some accuracies.
 
     Args:
-      results: of a table of this file.
-      accuracy: test accuracies by seed.
+      results: of a table with `dense_rows`.
+      accuracy: test accuracies by seed, or errors where the table has these.
       measure: of the dense runs.
 
     Returns:
@@ -123,9 +132,13 @@ def dense_at(results: Results, accuracy: pd.Series, measure: Measure) -> pd.Seri
     rows = _dense_rows(results)
     reached = pd.DataFrame({row: results.values(row, "final") for row in rows})
     measured = pd.DataFrame({row: results.values(row, measure) for row in rows})
+    # An error falls while a model learns: turned over, it rises as accuracy does.
+    upwards = -1 if results.metric == "mae" else 1
     return pd.Series(
         {
-            seed: _crossing(reached.loc[seed], measured.loc[seed], wanted)
+            seed: _crossing(
+                upwards * reached.loc[seed], measured.loc[seed], upwards * wanted
+            )
             for seed, wanted in accuracy.items()
             if seed in reached.index and seed in measured.index
         },
@@ -151,9 +164,22 @@ def _crossing(reached: pd.Series, measured: pd.Series, wanted: float) -> float:
 Gap = Callable[..., Difference | None]
 
 
+def _rounds(results: Results) -> int:
+    """Returns how long sparse models are trained."""
+    (rounds,) = results.axis("rounds")
+    return int(rounds)
+
+
+def _judged(results: Results) -> str:
+    """Returns the word for what says how good a model is."""
+    return "accuracy" if results.metric == "accuracy" else "error"
+
+
 def _equal_rounds(results: Results, measure: Measure) -> Gap:
+    dense = _DENSE.format(_rounds(results))
+
     def gap(row: str, **point: Any) -> Difference | None:
-        return results.difference(row, measure, of=_DENSE.format(40), **point)
+        return results.difference(row, measure, of=dense, **point)
 
     return gap
 
@@ -177,11 +203,11 @@ def _cell(gap: Gap) -> markdown.Cell:
 
 def verdict(results: Results, measure: Measure) -> str:
     """Returns in how many places sparse models leak less than dense ones, by count."""
-    lines = []
+    counts = []
     rows = [row for row in results.rows if not results.dense(row)]
     for name, gap in (
         ("after as many rounds", _equal_rounds(results, measure)),
-        ("of the same accuracy", _equal_accuracy(results, measure)),
+        (f"of the same {_judged(results)}", _equal_accuracy(results, measure)),
     ):
         gaps = [
             gap(row, final_sparsity=sparsity)
@@ -191,19 +217,25 @@ def verdict(results: Results, measure: Measure) -> str:
         known = [g for g in gaps if g is not None and g.half is not None]
         less = sum(g.mean < 0 and not g.noise for g in known)
         more = sum(g.mean > 0 and not g.noise for g in known)
-        lines.append(
+        counts.append(
             f"* Against the dense model {name}: lower in {less} of {len(gaps)} places, "
             f"higher in {more}, the same within noise in {len(known) - less - more}, "
             f"not comparable in {len(gaps) - len(known)}."
         )
-    return "\n".join(lines)
+    return "\n".join(counts)
+
+
+def _percent(results: Results, measure: Measure) -> markdown.Cell:
+    """Returns cells of shares, in percent whatever the table's metric is."""
+    return markdown.value(results, measure, scale=100.0)
 
 
 def report(results: Results) -> Report:
     """Returns accuracy, success of attacks, and both comparisons with dense models."""
     report = Report()
     value = markdown.value(results, "final")
-    heading = "Test accuracy of the attacked models in %"
+    heading = f"Test {lines.measure(results.metric)[1]} of the attacked models in "
+    heading += "%" if results.metric == "accuracy" else "years"
     report.add("accuracy", heading, markdown.by_sparsity(results, value, dense=True))
     attacks = _ATTACKS
     if not results.table.audit or not results.table.audit["shadow_runs"]:
@@ -211,17 +243,17 @@ def report(results: Results) -> Report:
     rows = [row for row in results.rows if not results.dense(row)]
     for name, text in attacks.items():
         auc = of_attack(name)
-        table = markdown.by_sparsity(results, markdown.value(results, auc), dense=True)
+        table = markdown.by_sparsity(results, _percent(results, auc), dense=True)
         report.add(f"auc-{name}", f"AUC in %, {text}", table)
     first = next(iter(attacks))
     for fpr in ("0.001", "0.01"):
-        rate = markdown.value(results, of_attack(first, "tpr", fpr))
+        rate = _percent(results, of_attack(first, "tpr", fpr))
         table = markdown.by_sparsity(results, rate, dense=True)
         heading = f"TPR in % at {100 * float(fpr):g} % FPR, {attacks[first]}"
         report.add(f"tpr-{fpr}", heading, table)
     for key, which, of in (
-        ("rounds", "after 40 rounds", _equal_rounds),
-        ("accuracy", "of equal accuracy", _equal_accuracy),
+        ("rounds", f"after {_rounds(results)} rounds", _equal_rounds),
+        ("accuracy", f"of equal {_judged(results)}", _equal_accuracy),
     ):
         cell = _cell(of(results, of_attack(first)))
         heading = f"AUC minus that of the dense model {which}, {attacks[first]}"
@@ -235,7 +267,7 @@ def report(results: Results) -> Report:
 
 
 def _figure(results: Results, attack: str, text: str) -> str:
-    """Returns AUC against accuracy: dense by rounds, the others by sparsity."""
+    """Returns AUC against accuracy or error: dense by rounds, others by sparsity."""
 
     def point(row: str, **place: Any) -> tuple[float, float] | None:
         both = [
@@ -245,18 +277,19 @@ def _figure(results: Results, attack: str, text: str) -> str:
         return (both[0].mean, both[1].mean) if both[0] and both[1] else None
 
     dense = [point(row) for row in _dense_rows(results)]
-    lines = {"dense": dense}
+    curves = {"dense": dense}
     for row in results.rows:
         if not results.dense(row):
             sparsities = results.axis("final_sparsity")
-            lines[results.label(row)] = [
+            curves[results.label(row)] = [
                 point(row, final_sparsity=s) for s in sparsities
             ]
     series = [
         charts.Series(label, tone, points, marks=True)
-        for tone, (label, line) in enumerate(lines.items())
+        for tone, (label, line) in enumerate(curves.items())
         if (points := [place for place in line if place and not np.isnan(place[1])])
     ]
     title = "dense by rounds, others by sparsity"
-    axes = ("test accuracy", "percent"), (f"AUC, {text}", "percent")
+    kind, name = lines.measure(results.metric)
+    axes = (f"test {name}", kind), (f"AUC, {text}", "percent")
     return figures.charts([(title, series)], *axes)

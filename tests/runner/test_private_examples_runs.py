@@ -108,6 +108,35 @@ def test_encrypted_sums_are_of_noisy_models(dp):
         encrypting.check_options(resolve(TrainConfig(**options)))
 
 
+FIRST_MASKS, GROWTH = ("snip", "grasp", "flash", "ssfl"), ("prunefl",)
+TRACED = (
+    *("feddst", "rigl", "heterofl", "fedrolex", "lotteryfl", "dispfl", "fedtiny"),
+    *("fedrts", "slimmable"),
+)
+"""Methods whose hooks are found to read examples when a round is traced."""
+
+
+@pytest.mark.parametrize("name", [*FIRST_MASKS, *GROWTH, *TRACED, "unipts"])
+def test_a_method_that_looks_at_examples_is_named(name, capsys, tmp_path):
+    words = [*RUN, *DP, "--rounds", "1", "--train-subset", "40"]
+    out = tmp_path / "run"
+    assert main([*words, "--algorithm", name, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert f" --algorithm {name}: --dp-clip " in error and "this method: " in error
+    assert error.count("\n") == 1 and not out.exists()
+
+
+def test_a_sweep_and_a_run_from_disk_name_the_method_too(capsys, tmp_path):
+    """Their programs are of other parts of an algorithm than a run's in memory."""
+    words = [*RUN[1:], *DP, "--rounds", "1", "--algorithm", "rigl"]
+    for command in (["sweep"], ["train", "--client-data", "disk"]):
+        out = ["--out", str(tmp_path / command[0])]
+        assert main([*command, *words, *out]) == 2
+        error = capsys.readouterr().err
+        assert " --algorithm rigl: --dp-clip of examples does not go with" in error
+        assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

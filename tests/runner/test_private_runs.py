@@ -1,8 +1,11 @@
 """``--dp-clip`` and its companions from the command line."""
 
 import json
+import re
+import shlex
 import shutil
 import sys
+from pathlib import Path
 
 import chex
 import pytest
@@ -186,6 +189,45 @@ def test_what_cannot_be_promised_is_one_line(options, line, capsys, tmp_path):
     error = capsys.readouterr().err
     assert line in error and error.count("\n") == 1, error
     assert not (tmp_path / "run").exists()
+
+
+def test_private_trainings_of_the_page_keep_what_they_promise(
+    tmp_path, capsys, monkeypatch
+):
+    """Both commands, shortened; ``tests/runner/audit`` plays those of audits."""
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text("utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+    private = [block for block in blocks if "--dp-clip" in block]
+    assert len(private) == 2 and len(blocks) == 3
+    monkeypatch.chdir(tmp_path)
+    for number, block in enumerate(private):
+        program, *words = shlex.split(block.replace("\\\n", ""))
+        assert program == "fedsparsify"
+        out = Path(f"run-{number}")
+        shorter = ["--rounds", "2", "--local-epochs", "1", "--out", str(out)]
+        assert main([*words, *shorter]) == 0
+        summary = json.loads((out / "summary.json").read_text())
+        assert 7.9 < summary["epsilon"] <= 8
+        assert summary["privacy"]["delta"] == float(words[words.index("--delta") + 1])
+    capsys.readouterr()
+
+
+UNBOUNDED = (
+    *("fedsparsify-local", "snip", "grasp", "prunefl", "feddst", "rigl", "feddip"),
+    *("flash", "sparsyfed", "halo", "ste", "heterofl", "fedrolex", "lotteryfl"),
+    *("dispfl", "ssfl", "fedtiny", "fedrts", "unipts"),
+)
+"""Methods that release more than a bounded sum."""
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_a_method_without_a_bounded_sum_is_named(name, capsys, tmp_path):
+    words = [*RUN, *DP, "--rounds", "1", "--train-subset", "60"]
+    out = tmp_path / "run"
+    assert main([*words, "--algorithm", name, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert f" --algorithm {name}: --dp-clip does not go with " in error
+    assert error.count("\n") == 1 and not out.exists()
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path, capsys):

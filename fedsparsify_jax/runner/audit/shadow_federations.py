@@ -48,11 +48,14 @@ def check_divisible(run: Finished) -> None:
     Raises:
       InputError: in one line.
     """
-    if run.federation.population is not None or run.config.partition == NATURAL:
+    of_store = run.federation.population is not None
+    if of_store or run.config.partition == NATURAL:
+        how = "--dataset store" if of_store else f"--partition {NATURAL}"
         raise InputError(
-            f"the clients of the run {run.path} come with the data, and test examples "
-            "are no client's: shadow runs divide all examples anew, so leave "
-            "--shadow-runs and LiRA out"
+            f"the clients of the run {run.path} come with the data ({how}), and test "
+            "examples are no client's: shadow runs divide all examples anew, so leave "
+            "--shadow-runs and LiRA out, or take --threat server, whose shadow models "
+            "are of one client"
         )
 
 

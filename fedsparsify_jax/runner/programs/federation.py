@@ -19,7 +19,6 @@ from fedsparsify_jax.runner.options import privacy
 from fedsparsify_jax.runner.options.config import NATURAL, TrainConfig
 from fedsparsify_jax.runner.options.grammars import client_sizes
 from fedsparsify_jax.runner.options.registry import (
-    KEYWORDS,
     build_algorithm,
     expected_sparsity,
     prunable,
@@ -35,6 +34,7 @@ from fedsparsify_jax.runner.programs.devices import Placement, place
 from fedsparsify_jax.runner.programs.memory import check_memory
 from fedsparsify_jax.runner.programs.natural import natural_clients, tests_of
 from fedsparsify_jax.runner.programs.placement import ClientBytes, cohort_map
+from fedsparsify_jax.runner.programs.refusals import naming, refused
 from fedsparsify_jax.runner.programs.spared import shapes_of, spared_layers
 from fedsparsify_jax.runner.programs.start import Start, started
 from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
@@ -267,13 +267,12 @@ def algorithm_of(
     try:
         if config.pattern is not None and takes(config.algorithm, "pattern"):
             patterns.check(config.pattern, shapes_of(model), prunable=prunable(options))
-        return build_algorithm(options, model, task, clients, form, classes)
+        built = build_algorithm(options, model, task, clients, form, classes)
     except UnsuitableError:
         raise
     except ValueError as error:
-        names = {keyword: field for field, keyword in KEYWORDS.items()}
-        message = in_options(str(error), names)
-        raise InputError(f"{config.algorithm}: {message}") from error
+        raise refused(config.algorithm, error) from error
+    return naming(config.algorithm, built)
 
 
 def memory_of_clients(

@@ -11,6 +11,7 @@ import pytest
 
 from fedsparsify_jax.cli import main
 
+SERVER = ["--threat", "server", "--client", "1", "--shadow-runs", "4"]
 FEW = ["--algorithm", "fedavg", "--train-subset", "40", "--num-clients", "2"]
 
 
@@ -191,6 +192,55 @@ def test_natural_clients_have_no_shadow_runs(capsys):
     data = ["--dataset", "npz", "--data-dir", "mine.npz", "--client-column", "site"]
     assert main(["train", *data, "--rounds", "1", "--out", "run"]) == 0
     assert main(["audit", "run", "--attacks", "loss"]) == 0
+    assert results(Path("run/audit"))["pool"] == {"members": 30, "others": 30}
     capsys.readouterr()
     error = refused(["run", "--shadow-runs", "4"], capsys)
-    assert "leave --shadow-runs and LiRA out" in error
+    assert "come with the data (--partition natural)" in error
+    assert "leave --shadow-runs and LiRA out, or take --threat server" in error
+    # One client's examples are all that a server's shadow models are made of.
+    assert main(["audit", "run", *SERVER]) == 0
+    assert results(Path("run/audit/client-1"))["pool"] == {"members": 10, "others": 10}
+
+
+@pytest.fixture
+def on_disk():
+    """A run of 40 images at three clients, which it keeps in a store."""
+    words = [*FEW[:4], "--num-clients", "3", "--rounds", "1", "--client-data", "disk"]
+    assert main(["train", *words, "--out", "disk"]) == 0
+    return Path("disk")
+
+
+def test_clients_that_a_run_keeps_on_disk_are_those_of_its_data(on_disk):
+    """The store is a copy: everything that is possible in memory is here."""
+    assert main(["audit", "disk", "--shadow-runs", "4"]) == 0
+    content = results(on_disk / "audit")
+    assert content["pool"] == {"members": 40, "others": 40}
+    assert "lira-online" in content["attacks"]
+
+
+def test_a_store_has_audits_but_no_shadow_runs(on_disk, capsys):
+    store = ["--dataset", "store", "--data-dir", "disk/clients", "--rounds", "1"]
+    disk = ["--algorithm", "fedavg", "--client-data", "disk"]
+    assert main(["train", *store, *disk, "--out", "run"]) == 0
+    assert main(["audit", "run", "--attacks", "loss"]) == 0
+    content = results(Path("run/audit"))
+    assert content["pool"] == {"members": 40, "others": 40}
+    capsys.readouterr()
+    error = refused(["run", "--shadow-runs", "4"], capsys)
+    assert "come with the data (--dataset store)" in error
+    assert main(["audit", "run", *SERVER, "--non-members", "clients"]) == 0
+    content = results(Path("run/audit/client-1"))
+    sizes = json.loads(Path("disk/partition.json").read_text())["sizes"]
+    assert content["pool"] == {"members": sizes[1], "others": sizes[1]}
+    capsys.readouterr()
+    # A store that was moved is found, another one is told from it.
+    on_disk.rename("moved")
+    assert "cannot be loaded again: no directory" in refused(["run"], capsys)
+    moved = ["--data-dir", "moved/clients", "--attacks", "loss"]
+    assert main(["audit", "run", *moved]) == 0
+    capsys.readouterr()
+    other = ["--num-clients", "3", "--rounds", "1", "--client-data", "disk"]
+    assert main(["train", *FEW[:2], "--train-subset", "50", *other, "--out", "x"]) == 0
+    capsys.readouterr()
+    error = refused(["run", "--data-dir", "x/clients"], capsys)
+    assert "the data set and the partition of the run run changed" in error
