@@ -1,0 +1,200 @@
+"""Parts of methods that `plus_search` combines: hooks of a `Method`, one idea each.
+
+``h`` are a trial's settings, see `plus_search.DEFAULTS`; their numbers may be traced.
+All of them keep what they need in one dictionary on the server, ``context.server``.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.studies.plus_trials import mix
+from fedsparsify_jax import masks
+from fedsparsify_jax.aggregation import means
+from fedsparsify_jax.aggregation.streaming import aggregate
+from fedsparsify_jax.algorithms._shared import adjustment
+from fedsparsify_jax.method import (
+    Aggregate,
+    GradientTransform,
+    ServerTransform,
+    Upload,
+    Uploader,
+    no_state,
+)
+from fedsparsify_jax.pruning import prune
+from fedsparsify_jax.pruning.regrowth import drop_and_grow
+from fedsparsify_jax.pruning.selection import magnitude, share_counts
+from fedsparsify_jax.training.distillation import divergence, soft_labels
+from fedsparsify_jax.training.local import batch_loss
+from fedsparsify_jax.training.losses import cross_entropy
+
+SENT = "gradients"
+_FAR = -1e9
+
+
+def ahead(h: dict[str, Any]) -> Any:
+    """Starts clients where the model is heading: w + lambda (w - w_before) (FedACG)."""
+
+    def receive(context: Any, client: Any) -> Any:
+        w, before = context.variables["params"], context.server["before"]
+        start = jax.tree.map(lambda a, b: a + h["lookahead"] * (a - b), w, before)
+        start = masks.apply(context.masks["params"], start)
+        return context.variables | {"params": start}, context.masks
+
+    return receive
+
+
+def _without(labels: jax.Array, outputs: jax.Array) -> jax.Array:
+    """Returns logits in which the class of the label has no share."""
+    own = jax.nn.one_hot(labels, outputs.shape[-1], dtype=bool)
+    return jnp.where(own, _FAR, outputs)
+
+
+def teaching(apply_fn: Any, h: dict[str, Any], teacher: str, others: bool) -> Any:
+    """Adds the distance from a teacher's answers to the loss.
+
+    ``received`` is the model the round started from, ``kept`` the one that the server
+    froze; with ``others`` the label's own class is left out (FedNTD).
+    """
+
+    def of_batch(loss: Any, variables: Any, batch: Any, key: Any, context: Any) -> Any:
+        value, changed = loss(variables, batch, key)
+        if teacher == "received":
+            guide, weight = context.variables["params"], h["distil"]
+        else:
+            guide = context.server["teacher"]
+            weight = h["distil"] * (context.round > h["teacher_at"] * h["rounds"])
+        answers = apply_fn({"params": guide}, batch.x)[0] / h["temperature"]
+        outputs = apply_fn(variables, batch.x)[0] / h["temperature"]
+        if others:
+            answers, outputs = _without(batch.y, answers), _without(batch.y, outputs)
+        distances = divergence(soft_labels(answers), outputs)
+        mean = jnp.mean(distances, where=batch.valid)
+        return value + weight * jnp.square(h["temperature"]) * mean, changed
+
+    return of_batch
+
+
+def guided(h: dict[str, Any], steps: int) -> GradientTransform:
+    """Adds the server's last move to every step (FedCM), and lets the rate fall.
+
+    From the last purge on the rate falls linearly to ``learning_rate_at_end`` of it.
+    """
+
+    def update(grad_fn: Any, variables: Any, memory: Any, context: Any) -> Any:
+        value, gradients = grad_fn(variables)
+        begin = h["purge_until"] * h["rounds"]
+        past = (context.round - begin) / jnp.maximum(h["rounds"] - begin, 1)
+        factor = 1 - (1 - h["learning_rate_at_end"]) * jnp.clip(past, 0, 1)
+        per_step = h["global_momentum"] / (h["learning_rate"] * steps)
+        w, before = context.variables["params"], context.server["before"]
+        moved = jax.tree.map(lambda new, old: (old - new) * per_step, w, before)
+        moved = masks.apply(context.masks["params"], moved)
+        pushed = jax.tree.map(lambda g, d: (g + d) * factor, gradients["params"], moved)
+        return value, gradients | {"params": pushed}, memory
+
+    return GradientTransform(lambda variables: (), update)
+
+
+def grows_in(h: dict[str, Any], every: int, t: Any) -> jax.Array:
+    """Returns the share of the kept weights that round t replaces: 0 for none."""
+    now = (t % every == 0) & (t <= h["regrow_until"] * h["rounds"])
+    now = now & (t >= h["regrow_from"] * h["rounds"])
+    return jnp.where(now, h["regrow"], 0.0)
+
+
+def sending_gradients(model: Any, h: dict[str, Any], every: int) -> dict[str, Any]:
+    """Builds the hooks that bring the mean gradient of all positions to the server.
+
+    Bytes are those of the largest entries, four times as many as are grown.
+    """
+    signal = adjustment.dense_gradient(batch_loss(model.apply, cross_entropy), 320)
+
+    def send(key: Any, local: Any, context: Any, client: Any) -> Any:
+        share = grows_in(h, every, context.round)
+        zeros = jax.tree.map(jnp.zeros_like, local.variables["params"])
+        sent = jax.lax.cond(
+            share > 0,
+            lambda: signal(key, local, client)["params"],
+            lambda: zeros,
+        )
+        kept = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(local.masks))
+        size = (32 * share * kept).astype(jnp.uint32)
+        upload = Upload(local.variables, local.masks, extra=sent, extra_bytes=size)
+        return upload, client.state
+
+    models = aggregate("mean")
+
+    def sums(uploads: Any, context: Any) -> Any:
+        gradients = means.sums(uploads.extra, uploads.shares)
+        return models.sums(uploads, context), gradients
+
+    def merge(added: Any, uploads: Any, context: Any) -> Any:
+        variables, kept = models.merge(added[0], uploads, context)
+        mean = means.mean(added[1], like=context.variables["params"])
+        return variables | {SENT: mean}, kept
+
+    hooks = Uploader(no_state, send), Aggregate(sums=sums, merge=merge)
+    return dict(zip(("upload", "aggregate"), hooks, strict=True))
+
+
+def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
+    """Builds the server's step: purge, growth, fading, average and teacher."""
+    scope, every = static["scope"], int(static["regrow_every"])
+
+    def init(variables: Any, kept: Any) -> dict[str, Any]:
+        names = ("average", "first", "before", "teacher")
+        copies = [jax.tree.map(jnp.copy, variables["params"]) for _ in names]
+        return dict(zip(names, copies, strict=True))
+
+    def score(w: Any, first: Any) -> Any:
+        return jnp.abs(w) ** h["magnitude"] * jnp.abs(w - first) ** h["movement"]
+
+    def update(key: Any, variables: Any, kept: Any, uploads: Any, context: Any) -> Any:
+        server, w = context.server, variables["params"]
+        first, alive = server["first"], kept["params"]
+        scores = jax.tree.map(score, w, first)
+        select = partial(prune, scope=scope)
+        alive = select(scores, context.sparsity, within=alive)
+        if static["regrow"]:
+            share = grows_in(h, every, context.round)
+            alive, first = _grown(share, alive, scores, first, variables[SENT])
+        if static["fade"]:
+            later = 1 - (1 - context.sparsity) * (1 - h["fade_ahead"])
+            goes = jax.tree.map(
+                lambda now, then: now & ~then, alive, select(scores, later)
+            )
+            w = jax.tree.map(lambda g, a: jnp.where(g, a * (1 - h["fade"]), a), goes, w)
+        w = masks.apply(alive, w)
+        rate = (1 - h["server_ema"]) / (1 - h["server_ema"] ** context.round)
+        average = jax.tree.map(partial(mix, 1 - rate), server["average"], w)
+        average = masks.apply(alive, average)
+        stay = context.round > h["teacher_at"] * h["rounds"]
+        teacher = jax.tree.map(
+            lambda old, new: jnp.where(stay, old, new), server["teacher"], average
+        )
+        server = {
+            "average": average,
+            "first": first,
+            "before": masks.apply(alive, context.variables["params"]),
+            "teacher": teacher,
+        }
+        return {"params": w}, {"params": alive}, server
+
+    return ServerTransform(init, update)
+
+
+def _grown(share: Any, alive: Any, scores: Any, first: Any, gradients: Any) -> Any:
+    """Replaces a share of the weakest by those of the largest gradients, layer-wise."""
+
+    def grown() -> Any:
+        counts = share_counts(alive, share)
+        grow = magnitude(gradients)
+        return drop_and_grow(alive, scores, grow, counts, again=False)
+
+    new = jax.lax.cond(share > 0, grown, lambda: alive)
+    # A grown weight starts from zero, and so its way is measured from there.
+    first = jax.tree.map(lambda n, o, f: jnp.where(n & ~o, 0.0, f), new, alive, first)
+    return new, first

@@ -1,0 +1,62 @@
+"""The search for the second FedSparsify-Plus: its trials and their page."""
+
+import json
+
+import pytest
+
+from experiments.lib.results import RESULTS
+from experiments.studies import plus_page, plus_search
+
+EVERYTHING = {
+    "final_sparsity": 0.9,
+    "lookahead": 0.2,
+    "global_momentum": 0.1,
+    "distil": 0.1,
+    "others": 1,
+    "regrow": 0.1,
+    "regrow_every": 2,
+    "fade": 0.1,
+    "purge_until": 1.0,
+    "epochs": 1,
+}
+
+
+def trials(tmp_path, monkeypatch, *settings):
+    out = tmp_path / "trials.jsonl"
+    words = ["plus_search", "iid", *map(json.dumps, settings)]
+    words += ["--rounds", "2", "--seeds", "0", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", words)
+    plus_search.main()
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_a_trial_of_every_part_keeps_the_sparsity(tmp_path, monkeypatch):
+    (line,) = trials(tmp_path, monkeypatch, EVERYTHING)
+    assert line["sparsity"] == pytest.approx(0.9, abs=1e-4)
+    assert 0.3 < line["average_last"] < 1
+    text = plus_page.page([line])
+    assert "## IID, 90 %, 2 rounds" in text and "regrow: 0.1" in text
+
+
+def test_an_unknown_setting_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="movment"):
+        trials(tmp_path, monkeypatch, {"movment": 1})
+
+
+def test_the_page_is_that_of_the_lines():
+    text = (RESULTS / "plus_search.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert (RESULTS / "plus_search.md").read_text() == plus_page.page(lines)
+
+
+def test_seeds_of_a_trial_share_a_row_and_the_best_is_first():
+    base = {"partition": "iid", "rounds": 9, "last_10": 0.5, "megabytes": 1.0}
+    base |= {"cpu_seconds": 1.0, "layers": [3, 2]}
+    lines = [
+        base | {"setting": {"mu": 1}, "seed": 0, "average_last_10": 0.6},
+        base | {"setting": {}, "seed": 0, "average_last_10": 0.7},
+        base | {"setting": {}, "seed": 1, "average_last_10": 0.9},
+    ]
+    rows = plus_page.page(lines).splitlines()[-2:]
+    assert rows[0].startswith("| none: the first edition | 80.00 | 50.00 | 0 1 |")
+    assert rows[1].startswith("| mu: 1 | 60.00 |")
