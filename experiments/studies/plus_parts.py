@@ -35,15 +35,38 @@ _FAR = -1e9
 
 
 def ahead(h: dict[str, Any]) -> Any:
-    """Starts clients where the model is heading: w + lambda (w - w_before) (FedACG)."""
+    """Starts clients beside the model: where it is heading, or nearer to its average.
+
+    w + lambda (w - w_before) + mu (a - w), the first two terms being FedACG's; with
+    ``adaptive`` lambda grows with the agreement of the moves so far, down to below 0.
+    """
 
     def receive(context: Any, client: Any) -> Any:
-        w, before = context.variables["params"], context.server["before"]
-        start = jax.tree.map(lambda a, b: a + h["lookahead"] * (a - b), w, before)
+        server, w = context.server, context.variables["params"]
+        agreed = jnp.clip(h["adaptive"] * server["agreement"], -h["damping"], 1)
+        factor = h["lookahead"] * jnp.where(h["adaptive"] > 0, agreed, 1)
+
+        def start(now: Any, before: Any, average: Any) -> Any:
+            return now + factor * (now - before) + h["pull"] * (average - now)
+
+        start = jax.tree.map(start, w, server["before"], server["average"])
         start = masks.apply(context.masks["params"], start)
         return context.variables | {"params": start}, context.masks
 
     return receive
+
+
+def _agreement(h: dict[str, Any], new: Any, context: Any) -> jax.Array:
+    """Averages the cosine between the clients' mean move and the server's before it."""
+    server, w = context.server, context.variables["params"]
+    last = jax.tree.map(jnp.subtract, w, server["before"])
+    move = jax.tree.map(jnp.subtract, new, w)
+
+    def dot(a: Any, b: Any) -> Any:
+        return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+
+    cosine = dot(move, last) / jnp.sqrt(dot(move, move) * dot(last, last) + 1e-12)
+    return mix(0.8, server["agreement"], cosine)
 
 
 def _without(labels: jax.Array, outputs: jax.Array) -> jax.Array:
@@ -93,6 +116,9 @@ def guided(h: dict[str, Any], steps: int) -> GradientTransform:
         moved = jax.tree.map(lambda new, old: (old - new) * per_step, w, before)
         moved = masks.apply(context.masks["params"], moved)
         pushed = jax.tree.map(lambda g, d: (g + d) * factor, gradients["params"], moved)
+        head = max(pushed)  # layers are named in their order
+        slower = jax.tree.map(lambda g: g * h["head_rate"], pushed[head])
+        pushed = pushed | {head: slower}
         return value, gradients | {"params": pushed}, memory
 
     return GradientTransform(lambda variables: (), update)
@@ -147,7 +173,7 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
     def init(variables: Any, kept: Any) -> dict[str, Any]:
         names = ("average", "first", "before", "teacher")
         copies = [jax.tree.map(jnp.copy, variables["params"]) for _ in names]
-        return dict(zip(names, copies, strict=True))
+        return dict(zip(names, copies, strict=True)) | {"agreement": jnp.float32(0)}
 
     def score(w: Any, first: Any) -> Any:
         return jnp.abs(w) ** h["magnitude"] * jnp.abs(w - first) ** h["movement"]
@@ -180,6 +206,7 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
             "first": first,
             "before": masks.apply(alive, context.variables["params"]),
             "teacher": teacher,
+            "agreement": _agreement(h, variables["params"], context),
         }
         return {"params": w}, {"params": alive}, server
 

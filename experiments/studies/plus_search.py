@@ -51,6 +51,10 @@ DEFAULTS: dict[str, Any] = {
     "radius": 0.05,
     "server_ema": 0.9,
     "lookahead": 0.0,  # FedACG's lambda
+    "adaptive": 0.0,  # factor of the moves' agreement in it; 0: always all of it
+    "damping": 0.0,  # how far below 0 it may fall, as a share of lambda
+    "pull": 0.0,  # of the clients' start towards the average
+    "head_rate": 1.0,  # share of the learning rate for the last layer
     "global_momentum": 0.0,  # FedCM's, as a momentum
     "distil": 0.0,  # weight of a teacher's answers
     "teacher": "received",  # or "kept": the average model of round `teacher_at` T
@@ -77,13 +81,22 @@ STATIC = (
     "regrow_every",
     "epochs",
 )
-SWITCHES = ("lookahead", "global_momentum", "distil", "regrow", "fade", "slower")
+SWITCHES = (
+    "lookahead",
+    "pull",
+    "global_momentum",
+    "distil",
+    "regrow",
+    "fade",
+    "slower",
+)
 
 
 def static_of(chosen: dict[str, Any]) -> dict[str, Any]:
     """Returns what decides a trial's program: names, sizes, and what is used at all."""
     static = {name: chosen[name] for name in STATIC}
-    used = chosen | {"slower": 1 - chosen["learning_rate_at_end"]}
+    rates = chosen["learning_rate_at_end"], chosen["head_rate"]
+    used = chosen | {"slower": rates != (1, 1)}
     return static | {name: bool(used[name]) for name in SWITCHES}
 
 
@@ -99,7 +112,7 @@ def method(model: models.Model, h: dict[str, Any], static: dict[str, Any]) -> Me
         ),
         server=parts.server_step(h, static),
     )
-    if static["lookahead"]:
+    if static["lookahead"] or static["pull"]:
         built = built._replace(receive=parts.ahead(h))
     if static["global_momentum"] or static["slower"]:
         steps = static["epochs"] * -(-540 // 32)
