@@ -15,6 +15,7 @@ from types import TracebackType
 _OUTGOING = 4  # loopback hands every packet over twice, as sent and as received
 _EVERY = 3  # ETH_P_ALL: only with it are packets seen as they are sent
 _TCP = 6
+_SYN = 2
 _BUFFER = 2**26
 
 
@@ -42,8 +43,8 @@ class _Connection:
     down: int | None = None
 
 
-class Tap:
-    """Counts while it is entered; `paths` has the bytes of requests to one port.
+class Counts:
+    """Adds up TCP segments; `paths` has the bytes of requests and of their answers.
 
     Args of the constructor:
       prefix: of the paths that are counted.
@@ -51,8 +52,50 @@ class Tap:
 
     def __init__(self, prefix: str):
         self.paths: dict[str, Asked] = {}
-        self._prefix, self._ends = prefix, threading.Event()
+        self._prefix = prefix
         self._connections: dict[tuple[int, int], _Connection] = {}
+
+    def add(self, segment: bytes) -> None:
+        """Adds one segment, from TCP's header on."""
+        source, target, number = struct.unpack("!HHI", segment[:8])
+        if segment[13] & _SYN:  # its ports may have been another connection's before
+            self._connections.pop((source, target), None)
+            self._connections.pop((target, source), None)
+        content = segment[(segment[12] >> 4) * 4 :]
+        if not content:
+            return
+        if content.startswith(b"POST "):
+            connection = self._connections.setdefault((source, target), _Connection())
+            connection.path = content.split(b" ", 2)[1].decode("ascii", "replace")
+            self._of(connection.path).requests += 1
+        end = (number + len(content)) % 2**32
+        if (source, target) in self._connections:
+            connection = self._connections[source, target]
+            start = number if connection.up is None else connection.up
+            self._of(connection.path).up += _ahead(start, end)
+            connection.up = end
+        elif (target, source) in self._connections:
+            connection = self._connections[target, source]
+            start = number if connection.down is None else connection.down
+            self._of(connection.path).down += _ahead(start, end)
+            connection.down = end
+
+    def _of(self, path: str) -> Asked:
+        if not path.startswith(self._prefix):
+            return Asked()  # nobody's
+        return self.paths.setdefault(path.removeprefix(self._prefix), Asked())
+
+
+class Tap:
+    """Counts while it is entered, in the `paths` of `Counts`.
+
+    Args of the constructor:
+      prefix: of the paths that are counted.
+    """
+
+    def __init__(self, prefix: str):
+        self._counts, self._ends = Counts(prefix), threading.Event()
+        self.paths = self._counts.paths
         self._socket = socket.socket(
             socket.AF_PACKET, socket.SOCK_DGRAM, socket.ntohs(_EVERY)
         )
@@ -82,33 +125,7 @@ class Tap:
             except TimeoutError:
                 continue
             if address[2] == _OUTGOING and packet[0] >> 4 == 4 and packet[9] == _TCP:
-                self._packet(packet[(packet[0] & 15) * 4 :])
-
-    def _packet(self, segment: bytes) -> None:
-        source, target, number = struct.unpack("!HHI", segment[:8])
-        content = segment[(segment[12] >> 4) * 4 :]
-        if not content:
-            return
-        if content.startswith(b"POST "):
-            connection = self._connections.setdefault((source, target), _Connection())
-            connection.path = content.split(b" ", 2)[1].decode("ascii", "replace")
-            self._of(connection.path).requests += 1
-        end = (number + len(content)) % 2**32
-        if (source, target) in self._connections:
-            connection = self._connections[source, target]
-            start = number if connection.up is None else connection.up
-            self._of(connection.path).up += _ahead(start, end)
-            connection.up = end
-        elif (target, source) in self._connections:
-            connection = self._connections[target, source]
-            start = number if connection.down is None else connection.down
-            self._of(connection.path).down += _ahead(start, end)
-            connection.down = end
-
-    def _of(self, path: str) -> Asked:
-        if not path.startswith(self._prefix):
-            return Asked()  # nobody's
-        return self.paths.setdefault(path.removeprefix(self._prefix), Asked())
+                self._counts.add(packet[(packet[0] & 15) * 4 :])
 
 
 def _ahead(start: int, end: int) -> int:

@@ -30,7 +30,7 @@ from fedsparsify_jax.training.distillation import divergence, soft_labels
 from fedsparsify_jax.training.local import batch_loss
 from fedsparsify_jax.training.losses import cross_entropy
 
-SENT = "gradients"
+SENT, AGREED = "gradients", "agreement"
 _FAR = -1e9
 
 
@@ -42,18 +42,53 @@ def ahead(h: dict[str, Any]) -> Any:
     """
 
     def receive(context: Any, client: Any) -> Any:
-        server, w = context.server, context.variables["params"]
-        agreed = jnp.clip(h["adaptive"] * server["agreement"], -h["damping"], 1)
-        factor = h["lookahead"] * jnp.where(h["adaptive"] > 0, agreed, 1)
-
-        def start(now: Any, before: Any, average: Any) -> Any:
-            return now + factor * (now - before) + h["pull"] * (average - now)
-
-        start = jax.tree.map(start, w, server["before"], server["average"])
-        start = masks.apply(context.masks["params"], start)
-        return context.variables | {"params": start}, context.masks
+        return start_of(h, context), context.masks
 
     return receive
+
+
+def start_of(h: dict[str, Any], context: Any) -> Any:
+    """Returns the model that the clients of a round start from."""
+    server, w = context.server, context.variables["params"]
+    seen = h["adaptive"] * (server["agreement"] - h["agreement_from"])
+    agreed = jnp.clip(seen, -h["damping"], 1)
+    factor = h["lookahead"] * jnp.where(h["adaptive"] > 0, agreed, 1)
+
+    def start(now: Any, before: Any, average: Any) -> Any:
+        return now + factor * (now - before) + h["pull"] * (average - now)
+
+    start = jax.tree.map(start, w, server["before"], server["average"])
+    start = masks.apply(context.masks["params"], start)
+    return context.variables | {"params": start}
+
+
+def comparing(h: dict[str, Any]) -> Aggregate:
+    """Builds FedAvg's mean, and how far the moves of a round's clients agree.
+
+    |mean_k d_k|^2 / mean_k |d_k|^2 for the moves d_k: 1 if all are the same, 1/K if
+    they have nothing in common.
+    """
+    models = aggregate("mean")
+
+    def moves(variables: Any, context: Any) -> Any:
+        start = start_of(h, context)["params"]
+        return jax.tree.map(jnp.subtract, variables["params"], start)
+
+    def sums(uploads: Any, context: Any) -> Any:
+        of_client = jax.vmap(lambda sent: _dot(*[moves(sent, context)] * 2))
+        squares = of_client(uploads.variables) * uploads.shares
+        return models.sums(uploads, context), jnp.sum(squares)
+
+    def merge(added: Any, uploads: Any, context: Any) -> Any:
+        variables, kept = models.merge(added[0], uploads, context)
+        together = _dot(*[moves(variables, context)] * 2)
+        return variables | {AGREED: together / (added[1] + 1e-12)}, kept
+
+    return Aggregate(sums=sums, merge=merge)
+
+
+def _dot(a: Any, b: Any) -> Any:
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 
 
 def _agreement(h: dict[str, Any], new: Any, context: Any) -> jax.Array:
@@ -62,10 +97,7 @@ def _agreement(h: dict[str, Any], new: Any, context: Any) -> jax.Array:
     last = jax.tree.map(jnp.subtract, w, server["before"])
     move = jax.tree.map(jnp.subtract, new, w)
 
-    def dot(a: Any, b: Any) -> Any:
-        return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
-
-    cosine = dot(move, last) / jnp.sqrt(dot(move, move) * dot(last, last) + 1e-12)
+    cosine = _dot(move, last) / jnp.sqrt(_dot(move, move) * _dot(last, last) + 1e-12)
     return mix(0.8, server["agreement"], cosine)
 
 
@@ -206,7 +238,11 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
             "first": first,
             "before": masks.apply(alive, context.variables["params"]),
             "teacher": teacher,
-            "agreement": _agreement(h, variables["params"], context),
+            "agreement": (
+                mix(0.8, server["agreement"], variables[AGREED])
+                if static["within"]
+                else _agreement(h, variables["params"], context)
+            ),
         }
         return {"params": w}, {"params": alive}, server
 

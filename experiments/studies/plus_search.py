@@ -52,6 +52,8 @@ DEFAULTS: dict[str, Any] = {
     "server_ema": 0.9,
     "lookahead": 0.0,  # FedACG's lambda
     "adaptive": 0.0,  # factor of the moves' agreement in it; 0: always all of it
+    "agreement_from": 0.0,  # agreement that counts as none
+    "within": 0,  # 1: the agreement of one round's clients, not of rounds
     "damping": 0.0,  # how far below 0 it may fall, as a share of lambda
     "pull": 0.0,  # of the clients' start towards the average
     "head_rate": 1.0,  # share of the learning rate for the last layer
@@ -79,6 +81,7 @@ STATIC = (
     "teacher",
     "others",
     "regrow_every",
+    "within",
     "epochs",
 )
 SWITCHES = (
@@ -124,6 +127,8 @@ def method(model: models.Model, h: dict[str, Any], static: dict[str, Any]) -> Me
             model.apply, h, static["teacher"], bool(static["others"])
         )
         built = built._replace(objective=taught)
+    if static["within"]:
+        built = built._replace(aggregate=parts.comparing(h))
     if static["regrow"]:
         hooks = parts.sending_gradients(model, h, int(static["regrow_every"]))
         built = built._replace(**hooks, grows=True)
@@ -164,7 +169,7 @@ def program(model: models.Model, static: dict[str, Any], rounds: int) -> Any:
                 lambda: (jnp.float32(0), jnp.float32(0)),
             )
             sent = jnp.sum(info.bytes_up / 1e6) + jnp.sum(info.bytes_down / 1e6)
-            return state, (*both, info.sparsity, sent)
+            return state, (*both, info.sparsity, sent, state.server["agreement"])
 
         state, seen = jax.lax.scan(
             one, made.init(keys[0], start), jnp.arange(1, rounds + 1)
@@ -186,7 +191,7 @@ def federation(kind: str, seed: int) -> tuple[Any, Examples]:
 
 def record(kind: str, setting: Any, seed: int, results: Any, begun: float) -> Any:
     """Returns the line of a trial."""
-    (plain, average, sparsity, sent), kept = results
+    (plain, average, sparsity, sent, agreed), kept = results
     layers = [
         int(np.sum(layer["kernel"])) for _, layer in sorted(kept["params"].items())
     ]
@@ -196,6 +201,8 @@ def record(kind: str, setting: Any, seed: int, results: Any, begun: float) -> An
         "average_last_10": np.mean(average[-10:]),
         "average_last": average[-1],
         "sparsity": sparsity[-1],
+        "agreement": np.mean(agreed),
+        "agreement_last": agreed[-1],
         "megabytes": np.sum(sent, dtype=np.float64),
         "cpu_seconds": time.process_time() - begun,
     }
