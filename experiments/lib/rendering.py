@@ -15,16 +15,19 @@ from experiments.lib.markdown import still_missing
 from experiments.lib.registry import TABLES
 from experiments.lib.reporting import Report
 from experiments.lib.results import RESULTS, Results, path_of
-from experiments.studies import feddst_by_hand, mask_agreement
+from experiments.studies import feddst_by_hand, mask_agreement, promises
 from fedsparsify_jax.errors import InputError
 
 PAGES = (
     RESULTS.parents[1] / "README.md",
     RESULTS.parent / "README.md",
+    RESULTS.parent / "details.md",
     RESULTS.parents[1] / "docs" / "fedsparsify_plus.md",
 )
 """Texts with blocks."""
-STUDIES = {study.NAME: study.report for study in (mask_agreement, feddst_by_hand)}
+STUDIES = {
+    study.NAME: study.report for study in (mask_agreement, feddst_by_hand, promises)
+}
 """What is measured beside the tables."""
 _BLOCK = re.compile(r"(<!-- begin (\S+) (\S+) -->\n).*?(<!-- end -->)", re.S)
 

@@ -181,7 +181,8 @@ def _judged(results: Results) -> str:
     return "accuracy" if results.metric == "accuracy" else "error"
 
 
-def _equal_rounds(results: Results, measure: Measure) -> Gap:
+def equal_rounds(results: Results, measure: Measure) -> Gap:
+    """Builds differences from the dense model after as many rounds."""
     dense = _DENSE.format(_rounds(results))
 
     def gap(row: str, **point: Any) -> Difference | None:
@@ -190,7 +191,9 @@ def _equal_rounds(results: Results, measure: Measure) -> Gap:
     return gap
 
 
-def _equal_accuracy(results: Results, measure: Measure) -> Gap:
+def equal_accuracy(results: Results, measure: Measure) -> Gap:
+    """Builds differences from the dense model that was stopped as accurate."""
+
     def gap(row: str, **point: Any) -> Difference | None:
         accuracy = results.values(row, "final", **point)
         others = dense_at(results, accuracy, measure)
@@ -212,8 +215,8 @@ def verdict(results: Results, measure: Measure) -> str:
     counts = []
     rows = [row for row in results.rows if not results.dense(row)]
     for name, gap in (
-        ("after as many rounds", _equal_rounds(results, measure)),
-        (f"of the same {_judged(results)}", _equal_accuracy(results, measure)),
+        ("after as many rounds", equal_rounds(results, measure)),
+        (f"of the same {_judged(results)}", equal_accuracy(results, measure)),
     ):
         gaps = [
             gap(row, final_sparsity=sparsity)
@@ -258,8 +261,8 @@ def report(results: Results) -> Report:
         heading = f"TPR in % at {100 * float(fpr):g} % FPR, {attacks[first]}"
         report.add(f"tpr-{fpr}", heading, table)
     for key, which, of in (
-        ("rounds", f"after {_rounds(results)} rounds", _equal_rounds),
-        ("accuracy", f"of equal {_judged(results)}", _equal_accuracy),
+        ("rounds", f"after {_rounds(results)} rounds", equal_rounds),
+        ("accuracy", f"of equal {_judged(results)}", equal_accuracy),
     ):
         cell = _cell(of(results, of_attack(first)))
         heading = f"AUC minus that of the dense model {which}, {attacks[first]}"
