@@ -1,4 +1,4 @@
-"""The table of promises: its figures are those of the committed lines and benchmarks."""
+"""The table of promises: its figures are those of the committed benchmarks."""
 
 import json
 
