@@ -99,7 +99,7 @@ TABLE = Table(
 
 CIFAR10 = Table(
     name="membership_cifar10",
-    title="CIFAR-10, 1,000 images at 10 clients: membership inference",
+    title="CIFAR-10, a few images at 10 clients: membership inference",
     rows=_ROWS,
     options={"dataset": "cifar10", "augmentation": "off", **_OPTIONS},
     axes=_AXES,
