@@ -15,6 +15,7 @@ from fedsparsify_jax import masks
 from fedsparsify_jax.aggregation import means
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared import adjustment
+from fedsparsify_jax.engine.wrappers.ema import moving_average
 from fedsparsify_jax.method import (
     Aggregate,
     GradientTransform,
@@ -91,7 +92,7 @@ def _dot(a: Any, b: Any) -> Any:
     return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 
 
-def _agreement(h: dict[str, Any], new: Any, context: Any) -> jax.Array:
+def _agreement(new: Any, context: Any) -> jax.Array:
     """Averages the cosine between the clients' mean move and the server's before it."""
     server, w = context.server, context.variables["params"]
     last = jax.tree.map(jnp.subtract, w, server["before"])
@@ -226,8 +227,8 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
             )
             w = jax.tree.map(lambda g, a: jnp.where(g, a * (1 - h["fade"]), a), goes, w)
         w = masks.apply(alive, w)
-        rate = (1 - h["server_ema"]) / (1 - h["server_ema"] ** context.round)
-        average = jax.tree.map(partial(mix, 1 - rate), server["average"], w)
+        average = server["average"]
+        average = moving_average(average, w, h["server_ema"], context.round)
         average = masks.apply(alive, average)
         stay = context.round > h["teacher_at"] * h["rounds"]
         teacher = jax.tree.map(
@@ -241,7 +242,7 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
             "agreement": (
                 mix(0.8, server["agreement"], variables[AGREED])
                 if static["within"]
-                else _agreement(h, variables["params"], context)
+                else _agreement(variables["params"], context)
             ),
         }
         return {"params": w}, {"params": alive}, server

@@ -11,7 +11,8 @@ from ``benchmarks/results-*.json``, whose scripts say how; both name their machi
 """
 
 import json
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,7 +125,9 @@ def _bytes() -> list[Promise]:
 
     def encoded(form: str) -> Callable[[float], str]:
         savings = [run["saving"] for run in runs[form]]
-        return lambda s: _times(_mean(savings)) if s == 0.95 else markdown.EMPTY
+        return lambda s: (
+            _times(statistics.fmean(savings)) if s == 0.95 else markdown.EMPTY
+        )
 
     less = "3 x less communication"
     return [
@@ -137,10 +140,6 @@ def _bytes() -> list[Promise]:
         Promise(less, "encoded messages with zstd", encoded("float32, zstd")),
         Promise(less, "encoded messages, values in float16", encoded("float16")),
     ]
-
-
-def _mean(numbers: Sequence[float]) -> float:
-    return sum(numbers) / len(numbers)
 
 
 def _time() -> list[Promise]:
