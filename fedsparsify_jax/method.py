@@ -56,6 +56,7 @@ class Context(NamedTuple):
     clients: PyTree  # the method's state of all clients, [N, ...]
     compact: PyTree = ()  # places of the compact model, see `training.compact`
     step: PyTree = ()  # in `Method.gradient` alone: a `Step`
+    data: PyTree = ()  # in `objective` and `gradient` alone: the client's `ClientData`
 
 
 class Client(NamedTuple):

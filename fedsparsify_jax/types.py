@@ -42,7 +42,7 @@ Allocation = Literal["erk", "er", "erk_feddst", "layer"]
 """Rule by which layers share the sparsity."""
 VoteRule = Literal["authors", "strict", "none"]
 """Votes that keep a weight: floor(K/2), more than K/2, or no vote."""
-CohortSampling = Literal["fixed", "poisson"]
+CohortSampling = Literal["fixed", "poisson", "representative"]
 """Clients of a round: so many, or each with a probability, independently."""
 PrivacyUnit = Literal["client", "example"]
 """What differential privacy hides: a client with all its examples, or one example."""
@@ -226,7 +226,8 @@ class Cohorts(NamedTuple):
 
     Attributes:
       sample: ``(key, N) -> ids [K]``: the clients that ``step`` with this key samples
-        out of N, an int. Does not consume the key, which ``run`` needs as well.
+        out of N, an int. Does not consume the key, which ``run`` needs as well. Raises
+        ``ValueError`` where the labels of all N clients decide.
       run: ``step`` after sampling and gathering, with the same results to the bit.
       setup_clients: ``(key, sizes [N]) -> ids [P]``: the clients whose data the method
         looks at before round 1; ``key`` is that of round 1, not consumed.

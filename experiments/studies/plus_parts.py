@@ -54,13 +54,38 @@ def start_of(h: dict[str, Any], context: Any) -> Any:
     seen = h["adaptive"] * (server["agreement"] - h["agreement_from"])
     agreed = jnp.clip(seen, -h["damping"], 1)
     factor = h["lookahead"] * jnp.where(h["adaptive"] > 0, agreed, 1)
+    factor = jnp.where(h["hyper"] > 0, server["agreement"], factor)
 
-    def start(now: Any, before: Any, average: Any) -> Any:
-        return now + factor * (now - before) + h["pull"] * (average - now)
+    def start(now: Any, move: Any, average: Any) -> Any:
+        return now + factor * move + h["pull"] * (average - now)
 
-    start = jax.tree.map(start, w, server["before"], server["average"])
+    start = jax.tree.map(start, w, direction(h, context), server["average"])
     start = masks.apply(context.masks["params"], start)
     return context.variables | {"params": start}
+
+
+def direction(h: dict[str, Any], context: Any) -> Any:
+    """Returns the way ahead: the last move, or the average of moves."""
+    server = context.server
+
+    def way(now: Any, before: Any, trend: Any) -> Any:
+        move = jnp.where(h["steady"] > 0, trend, now - before)
+        return jnp.where((h["gate"] > 0) & (move * trend <= 0), 0.0, move)
+
+    w = context.variables["params"]
+    return jax.tree.map(way, w, server["before"], server["trend"])
+
+
+def _factor(h: dict[str, Any], new: Any, context: Any) -> jax.Array:
+    """Moves the look-ahead by its hypergradient: the clients' answer to it.
+
+    lambda + eta cos(merged - start, way ahead), within its bounds.
+    """
+    start = start_of(h, context)["params"]
+    answer, way = jax.tree.map(jnp.subtract, new, start), direction(h, context)
+    cosine = _dot(answer, way) / jnp.sqrt(_dot(answer, answer) * _dot(way, way) + 1e-12)
+    moved = context.server["agreement"] + h["hyper"] * cosine
+    return jnp.clip(moved, h["least"], h["most"])
 
 
 def comparing(h: dict[str, Any]) -> Aggregate:
@@ -129,6 +154,25 @@ def teaching(apply_fn: Any, h: dict[str, Any], teacher: str, others: bool) -> An
         distances = divergence(soft_labels(answers), outputs)
         mean = jnp.mean(distances, where=batch.valid)
         return value + weight * jnp.square(h["temperature"]) * mean, changed
+
+    return of_batch
+
+
+def class_counts(data: Any, classes: int) -> jax.Array:
+    """Counts a client's examples of each class: float32 ``[C]``."""
+    real = jnp.arange(data.y.shape[0]) < data.sizes
+    return jnp.sum(jax.nn.one_hot(data.y, classes) * real[:, None], axis=0)
+
+
+def calibrated(apply_fn: Any, h: dict[str, Any]) -> Any:
+    """Adds the logarithm of the client's class frequencies to the logits (FedLC)."""
+
+    def of_batch(loss: Any, variables: Any, batch: Any, key: Any, context: Any) -> Any:
+        outputs = apply_fn(variables, batch.x)[0]
+        counts = class_counts(context.data, outputs.shape[-1]) + h["smoothing"]
+        prior = jnp.log(counts / jnp.sum(counts))
+        losses = cross_entropy(outputs + h["calibrate"] * prior[None], batch.y)
+        return jnp.mean(losses, where=batch.valid), {}
 
     return of_batch
 
@@ -204,9 +248,11 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
     scope, every = static["scope"], int(static["regrow_every"])
 
     def init(variables: Any, kept: Any) -> dict[str, Any]:
-        names = ("average", "first", "before", "teacher")
+        names = ("average", "first", "before", "teacher", "trend")
         copies = [jax.tree.map(jnp.copy, variables["params"]) for _ in names]
-        return dict(zip(names, copies, strict=True)) | {"agreement": jnp.float32(0)}
+        server = dict(zip(names, copies, strict=True))
+        server["trend"] = jax.tree.map(jnp.zeros_like, server["trend"])
+        return server | {"agreement": jnp.float32(0)}
 
     def score(w: Any, first: Any) -> Any:
         return jnp.abs(w) ** h["magnitude"] * jnp.abs(w - first) ** h["movement"]
@@ -215,6 +261,11 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
         server, w = context.server, variables["params"]
         first, alive = server["first"], kept["params"]
         scores = jax.tree.map(score, w, first)
+        if static["lamp"]:
+            scores = jax.tree.map(_lamp, scores)
+        layer = min(scores)  # layers are named in their order
+        more = jax.tree.map(lambda s: s * h["first_layer"], scores[layer])
+        scores = scores | {layer: more}
         select = partial(prune, scope=scope)
         alive = select(scores, context.sparsity, within=alive)
         if static["regrow"]:
@@ -239,15 +290,38 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
             "first": first,
             "before": masks.apply(alive, context.variables["params"]),
             "teacher": teacher,
+            "trend": masks.apply(
+                alive,
+                jax.tree.map(
+                    lambda old, new, now: mix(h["trend_decay"], old, new - now),
+                    server["trend"],
+                    w,
+                    context.variables["params"],
+                ),
+            ),
             "agreement": (
                 mix(0.8, server["agreement"], variables[AGREED])
                 if static["within"]
-                else _agreement(variables["params"], context)
+                else jnp.where(
+                    h["hyper"] > 0,
+                    _factor(h, variables["params"], context),
+                    _agreement(variables["params"], context),
+                )
             ),
         }
         return {"params": w}, {"params": alive}, server
 
     return ServerTransform(init, update)
+
+
+def _lamp(scores: jax.Array) -> jax.Array:
+    """Returns squares over the sum of all squares that are not smaller (LAMP)."""
+    squares = jnp.square(scores).ravel()
+    order = jnp.argsort(squares)
+    up = squares[order]
+    rest = jnp.cumsum(up[::-1])[::-1]
+    lamp = jnp.zeros_like(up).at[order].set(up / jnp.maximum(rest, 1e-30))
+    return lamp.reshape(scores.shape)
 
 
 def _grown(share: Any, alive: Any, scores: Any, first: Any, gradients: Any) -> Any:

@@ -15,6 +15,7 @@ traced, so trials that agree in these share a program.
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared.proximal import proximal
 from fedsparsify_jax.client_map import chunked
 from fedsparsify_jax.engine import engine
+from fedsparsify_jax.engine.sampling import class_counts, sample_representative
 from fedsparsify_jax.method import Method
 from fedsparsify_jax.metrics import evaluate
 from fedsparsify_jax.training.losses import cross_entropy
@@ -42,6 +44,8 @@ DEFAULTS: dict[str, Any] = {
     "scope": "global",
     "magnitude": 1.0,  # powers of |w| and of |w - w_0| in the importance
     "movement": 1.0,
+    "lamp": 0,  # 1: importance relative to the layer's more important weights (LAMP)
+    "first_layer": 1.0,  # factor on the importance in the first layer
     "learning_rate": 0.02,
     "learning_rate_at_end": 1.0,  # share of it in round T, linearly from the last purge
     "momentum": 0.9,  # of the clients
@@ -55,6 +59,14 @@ DEFAULTS: dict[str, Any] = {
     "agreement_from": 0.0,  # agreement that counts as none
     "within": 0,  # 1: the agreement of one round's clients, not of rounds
     "damping": 0.0,  # how far below 0 it may fall, as a share of lambda
+    "steady": 0.0,  # 1: ahead by the average of moves, not the last one
+    "hyper": 0.0,  # rate of the look-ahead's hypergradient, in place of `lookahead`
+    "least": 0.0,
+    "most": 0.8,
+    "gate": 0.0,  # 1: only weights whose last move goes the average's way
+    "trend_decay": 0.7,  # of that average
+    "calibrate": 0.0,  # strength of logits calibrated by each client's classes (FedLC)
+    "smoothing": 1.0,  # examples added to every class for it
     "pull": 0.0,  # of the clients' start towards the average
     "head_rate": 1.0,  # share of the learning rate for the last layer
     "global_momentum": 0.0,  # FedCM's, as a momentum
@@ -70,8 +82,10 @@ DEFAULTS: dict[str, Any] = {
     "fade": 0.0,  # share that weights lose a round which are the next to go
     "fade_ahead": 0.1,  # share of the kept ones that are the next
     "epochs": 4,
+    "cohorts": "random",  # or "reshuffled", "balanced", "representative"
 }
 STATIC = (
+    "lamp",
     "scope",
     "purge_every",
     "momentum",
@@ -83,6 +97,7 @@ STATIC = (
     "regrow_every",
     "within",
     "epochs",
+    "cohorts",
 )
 SWITCHES = (
     "lookahead",
@@ -91,6 +106,8 @@ SWITCHES = (
     "distil",
     "regrow",
     "fade",
+    "hyper",
+    "calibrate",
     "slower",
 )
 
@@ -115,7 +132,7 @@ def method(model: models.Model, h: dict[str, Any], static: dict[str, Any]) -> Me
         ),
         server=parts.server_step(h, static),
     )
-    if static["lookahead"] or static["pull"]:
+    if static["lookahead"] or static["pull"] or static["hyper"]:
         built = built._replace(receive=parts.ahead(h))
     if static["global_momentum"] or static["slower"]:
         steps = static["epochs"] * -(-540 // 32)
@@ -127,6 +144,8 @@ def method(model: models.Model, h: dict[str, Any], static: dict[str, Any]) -> Me
             model.apply, h, static["teacher"], bool(static["others"])
         )
         built = built._replace(objective=taught)
+    if static["calibrate"]:
+        built = built._replace(objective=parts.calibrated(model.apply, h))
     if static["within"]:
         built = built._replace(aggregate=parts.comparing(h))
     if static["regrow"]:
@@ -138,7 +157,16 @@ def method(model: models.Model, h: dict[str, Any], static: dict[str, Any]) -> Me
 def program(model: models.Model, static: dict[str, Any], rounds: int) -> Any:
     """Compiles all rounds of a trial as one function of what is traced."""
 
-    def run(h: Any, keys: Any, start: Any, clients: Any, validation: Examples) -> Any:
+    drawn = static["cohorts"] == "random"
+
+    def run(
+        h: Any,
+        keys: Any,
+        start: Any,
+        clients: Any,
+        cohorts: jax.Array,
+        validation: Examples,
+    ) -> Any:
         h = h | {"rounds": rounds}
         made = engine(
             model.apply,
@@ -149,8 +177,8 @@ def program(model: models.Model, static: dict[str, Any], rounds: int) -> Any:
             gradient_point=static["point"],
             gradient_radius=None if static["point"] == "none" else h["radius"],
             local_epochs=static["epochs"],
-            num_clients=CLIENTS,
-            participation=COHORT / CLIENTS,
+            num_clients=CLIENTS if drawn else COHORT,
+            participation=COHORT / CLIENTS if drawn else 1.0,
             client_map=chunked(1),
         )
 
@@ -159,7 +187,10 @@ def program(model: models.Model, static: dict[str, Any], rounds: int) -> Any:
             return seen.metric
 
         def one(state: Any, t: Any) -> Any:
-            state, info = made.step(jax.random.fold_in(keys[1], t), state, clients)
+            part = clients
+            if not drawn:
+                part = jax.tree.map(lambda leaf: leaf[cohorts[t - 1]], clients)
+            state, info = made.step(jax.random.fold_in(keys[1], t), state, part)
             both = jax.lax.cond(
                 t > rounds - 10,
                 lambda: (
@@ -187,6 +218,38 @@ def federation(kind: str, seed: int) -> tuple[Any, Examples]:
     else:
         places = data.label_shards(train.y, CLIENTS, 2, seed)
     return data.stack(train, places), validation
+
+
+def cohorts_of(kind: str, clients: Any, rounds: int, seed: int) -> Any:
+    """Draws the cohorts of all rounds: ids ``[T, K]``.
+
+    ``reshuffled`` ones have all clients in N/K rounds, ``balanced`` ones these in an
+    order that evens out classes, and ``representative`` ones are the engine's.
+    """
+    if kind == "representative":
+        counts = class_counts(clients.y, clients.sizes, 10)
+        keys = jax.random.split(jax.random.key(seed + 1000), rounds)
+        draw = partial(sample_representative, counts=counts, size=COHORT)
+        return jax.jit(jax.vmap(draw))(keys)
+    rng = np.random.default_rng([seed, 11])
+    turns = []
+    for _ in range(-(-rounds * COHORT // CLIENTS)):
+        order = rng.permutation(CLIENTS)
+        turns.append(_balanced(order, clients) if kind == "balanced" else order)
+    return np.concatenate(turns).reshape(-1, COHORT)[:rounds]
+
+
+def _balanced(order: np.ndarray, clients: Any) -> np.ndarray:
+    """Reorders clients: the next of a cohort is the one that evens it out most."""
+    counts = np.asarray(class_counts(clients.y, clients.sizes, 10))[order]
+    left, new, total = list(range(len(order))), [], np.zeros(10)
+    for place in range(len(order)):
+        total = total * (place % COHORT > 0)
+        spread = [np.sum((total + counts[i]) ** 2) for i in left]
+        chosen = left.pop(int(np.argmin(spread)))
+        total = total + counts[chosen]
+        new.append(order[chosen])
+    return np.array(new)
 
 
 def record(kind: str, setting: Any, seed: int, results: Any, begun: float) -> Any:
@@ -237,7 +300,9 @@ def main() -> None:
             model_key, *keys = jax.random.split(jax.random.key(seed), 3)
             begun = time.process_time()
             start = model.init(model_key)
-            results = jax.device_get(run(h, keys, start, clients, validation))
+            ids = cohorts_of(chosen["cohorts"], clients, given.rounds, seed)
+            args = (h, keys, start, clients, ids, validation)
+            results = jax.device_get(run(*args))
             line = record(given.partition, setting, seed, results, begun)
             with given.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

@@ -4,13 +4,14 @@ A method of this library, of parts that others found; docs/fedsparsify_plus.md s
 was tried and how it was chosen. In round t = 1, ..., T with masks m (ones at first),
 the first model w_0 and schedule s_t of FedSparsify-Global, but for u T rounds:
 
-    tune     w_k <- E local epochs from w by SGD with momentum, projected by m
+    tune     w_k <- E local epochs from w + l m * (w - w_before), by SGD with momentum,
+             projected by m
     merge    w   <- sum_k n_k w_k / sum_k n_k
     purge    m   <- the n - floor(s_t n) largest |w| |w - w_0|, within m
              w   <- m * w
     average  a   <- the moving average of w under m, see `engine.wrappers.ema`
 
-and a is the model. Four things differ from FedSparsify-Global:
+and a is the model. Four things differ from FedSparsify-Global, and l = 0:
 
 * Importance is magnitude times the distance from the first model, in the spirit of
   movement pruning (Sanh, Wolf and Rush, arXiv 2005.07683). Weights that never learn, of
@@ -21,6 +22,15 @@ and a is the model. Four things differ from FedSparsify-Global:
 * Clients train with momentum, from zero in every round.
 * The model is the average of the last rounds' models, which evens out the swings that
   small cohorts of unlike clients cause.
+
+The second edition is that with ``cohort_sampling="representative"``, and two more:
+
+* The clients of a round together hold nearly the classes of the whole federation, see
+  `engine.sampling`. The server is told how many examples of each class a client has,
+  which is why this is for the caller to choose.
+* Such cohorts agree on where to go, so that clients can start where the last move
+  leads: l = 0.5, FedACG's look-ahead, see `engine.wrappers.lookahead`. Neither costs a
+  byte. (Among cohorts of unlike clients a look-ahead does harm.)
 
 Deviations: none; it is a method of this library.
 
@@ -51,8 +61,9 @@ from fedsparsify_jax.types import (
     Variables,
 )
 
-MOMENTUM, AVERAGE = 0.9, 0.9
-"""Momentum of the clients' SGD and decay of the averaged model, by default."""
+MOMENTUM, AVERAGE, LOOKAHEAD = 0.9, 0.9, 0.5
+"""Momentum of the clients' SGD, decay of the averaged model, and the look-ahead of
+representative cohorts, by default."""
 
 
 def importance(variables: Variables, first: Variables) -> Scores:
@@ -123,7 +134,8 @@ def fedsparsify_plus(
         function of that signature.
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       **options: see `engine.options.Options`; ``momentum`` and ``server_ema`` are 0.9
-        unless given.
+        unless given, and so is ``server_lookahead`` 0.5 with the ``cohort_sampling``
+        representative.
 
     Raises:
       ValueError: for a ``purge_until`` outside its range.
@@ -144,6 +156,9 @@ def fedsparsify_plus(
         )
     if options.get("server_ema") is None:
         options["server_ema"] = AVERAGE
+    alike = options.get("cohort_sampling") == "representative"
+    if alike and options.get("server_lookahead") is None:
+        options["server_lookahead"] = LOOKAHEAD
     options.setdefault("momentum", MOMENTUM)
     schedule = schedules.polynomial(
         final_sparsity,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Unpack
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -11,16 +10,10 @@ from fedsparsify_jax import masks as mask_algebra
 from fedsparsify_jax import trees
 from fedsparsify_jax.client_map import vmapped
 from fedsparsify_jax.compressors import Compression, compression_of
+from fedsparsify_jax.engine.gathering import gathering
 from fedsparsify_jax.engine.halves import halves_of
-from fedsparsify_jax.engine.options import EngineOptions, Options, resolve
-from fedsparsify_jax.engine.records import RoundKeys
-from fedsparsify_jax.engine.round import RoundFn, client_half, round_of
-from fedsparsify_jax.engine.sampling import (
-    cohort_size,
-    joins,
-    sample_cohort,
-    sample_poisson,
-)
+from fedsparsify_jax.engine.options import EngineOptions, resolve
+from fedsparsify_jax.engine.round import client_half, round_of
 from fedsparsify_jax.engine.tuning import Tuning, tuning_of
 from fedsparsify_jax.engine.wrappers.attacks import forging, poisoned
 from fedsparsify_jax.engine.wrappers.clipping import clipped_to
@@ -31,6 +24,7 @@ from fedsparsify_jax.engine.wrappers.compression import (
 from fedsparsify_jax.engine.wrappers.ema import with_ema
 from fedsparsify_jax.engine.wrappers.gradient_point import at_point
 from fedsparsify_jax.engine.wrappers.inputs import with_checks
+from fedsparsify_jax.engine.wrappers.lookahead import with_lookahead
 from fedsparsify_jax.engine.wrappers.powerprop import (
     merging_roots,
     on_roots,
@@ -42,19 +36,15 @@ from fedsparsify_jax.engine.wrappers.private_examples import hiding_examples
 from fedsparsify_jax.engine.wrappers.setup import with_setup
 from fedsparsify_jax.engine.wrappers.transport import downloads_as, uploads_as
 from fedsparsify_jax.engine.wrappers.variables import checked
-from fedsparsify_jax.method import Method, no_clients
+from fedsparsify_jax.method import Method
 from fedsparsify_jax.training.compact import wrapper as compact
 from fedsparsify_jax.training.forward import check_signature
 from fedsparsify_jax.types import (
     ApplyFn,
-    ClientData,
     ClientsState,
-    Cohort,
-    Cohorts,
     FederatedAlgorithm,
     InitFn,
     Key,
-    RoundInfo,
     State,
     Variables,
 )
@@ -126,11 +116,12 @@ def engine(
     run = downloads_as(o.wire_values, run)
     keep = keep_of(method, tuning, compression)
     algorithm = gathering(init_of(method, keep, o.num_clients), run, o)
-    if o.cohort_sampling == "fixed":  # else places are filled that nobody answers for
+    if o.cohort_sampling == "fixed":  # else the server alone cannot draw them
         apart = halves_of(method, clients, keep, o.wire_values)
         algorithm = algorithm._replace(halves=apart)
     algorithm = with_setup(method, algorithm)
     always = not method.needs_uploads
+    algorithm = with_lookahead(o.server_lookahead, algorithm, always=always)
     return with_checks(with_ema(o.server_ema, algorithm, always=always))
 
 
@@ -176,71 +167,3 @@ def init_of(
         )
 
     return init
-
-
-def gathering(init: InitFn, run: RoundFn, o: Options) -> FederatedAlgorithm:
-    """Makes ``step`` of a round: sample, gather, run."""
-
-    def sample(key: Key, total: int) -> jax.Array:
-        if o.num_clients not in (None, total):
-            raise ValueError(
-                f"num_clients is {o.num_clients}, asked for {total} clients"
-            )
-        size, key = size_of(total), _cohort_key(key)
-        if o.cohort_sampling == "poisson":
-            return sample_poisson(key, total, o.participation, size)
-        return sample_cohort(key, total, size)
-
-    def size_of(total: int) -> int:
-        return cohort_size(total, o.participation, o.cohort_sampling)
-
-    def joining(key: Key, cohort: Cohort) -> Cohort:
-        """Marks those who join, if that is for each client to draw."""
-        if o.cohort_sampling == "fixed":
-            return cohort
-        ids = cohort.ids
-        if ids is None:
-            ids = jnp.arange(cohort.data.sizes.shape[0], dtype=jnp.int32)
-        return cohort._replace(joined=joins(_cohort_key(key), ids, o.participation))
-
-    def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
-        _check_clients(clients, state, o.num_clients)
-        total = clients.sizes.shape[0]
-        if size_of(total) == total:
-            return run(key, state, joining(key, Cohort(None, clients)))
-        ids = sample(key, total)
-        cohort = Cohort(ids, trees.take(clients, ids))
-        return run(key, state, joining(key, cohort))
-
-    def run_cohort(
-        key: Key, state: State, cohort: Cohort, setup_clients: Cohort | None = None
-    ) -> tuple[State, RoundInfo]:
-        _check_cohort(cohort)
-        return run(key, state, joining(key, cohort))
-
-    cohorts = Cohorts(sample=sample, run=run_cohort, setup_clients=no_clients)
-    return FederatedAlgorithm(init, step, cohorts=cohorts)
-
-
-def _cohort_key(key: Key) -> Key:
-    return RoundKeys.of(jax.random.clone(key)).cohort
-
-
-def _check_clients(clients: ClientData, state: State, num_clients: int | None) -> None:
-    """Checks shapes, when the round is traced."""
-    chex.assert_rank(clients.sizes, 1)
-    chex.assert_equal_shape_prefix([clients.x, clients.y, clients.sizes], 1)
-    chex.assert_equal_shape_prefix([clients.x, clients.y], 2)
-    total = clients.sizes.shape[0]
-    if num_clients is not None and num_clients != total:
-        raise ValueError(f"num_clients is {num_clients}, the data has {total} clients")
-    if jax.tree.leaves(state.clients):
-        chex.assert_tree_shape_prefix(state.clients, (total,))
-
-
-def _check_cohort(cohort: Cohort) -> None:
-    """Checks shapes, when the round is traced."""
-    chex.assert_equal_shape_prefix([cohort.data.x, cohort.data.y], 2)
-    if cohort.ids is not None:
-        chex.assert_rank(cohort.ids, 1)
-        chex.assert_tree_shape_prefix(cohort.data, cohort.ids.shape)

@@ -39,6 +39,7 @@ class EngineOptions(TypedDict, total=False):
     trust_coefficient: ArrayLike | None
     optimizer_state: OptimizerState
     num_clients: int | None
+    num_classes: int | None
     loss_fn: LossFn
     local_epochs: float
     local_steps: int | None
@@ -52,6 +53,7 @@ class EngineOptions(TypedDict, total=False):
     clip_norm: ArrayLike | None
     privacy: Privacy | ExamplePrivacy | None
     server_ema: ArrayLike | None
+    server_lookahead: ArrayLike | None
     powerprop: ArrayLike | None
     powerprop_average: PowerpropAverage
     gradient_point: GradientPoint
@@ -67,9 +69,9 @@ class Options(NamedTuple):
     """The options of the engine.
 
     ``learning_rate``, ``momentum``, ``weight_decay``, ``trust_coefficient``,
-    ``clip_norm``, ``server_ema``, ``powerprop``, ``gradient_radius``,
-    ``topk_fraction`` and the numbers of ``faults``, ``attack`` and ``privacy`` may be
-    traced; all else is static.
+    ``clip_norm``, ``server_ema``, ``server_lookahead``, ``powerprop``,
+    ``gradient_radius``, ``topk_fraction`` and the numbers of ``faults``, ``attack`` and
+    ``privacy`` may be traced; all else is static.
 
     Attributes:
       learning_rate: of the clients' SGD.
@@ -82,6 +84,8 @@ class Options(NamedTuple):
         ``"kept"`` keeps a state for each of the N clients, as the authors' long-lived
         Keras models do. The same thing for SGD without momentum.
       num_clients: N; needed for whatever is kept for each client.
+      num_classes: C; needed for representative cohorts, whose clients have classes
+        ``0 .. C - 1`` as targets.
       loss_fn: outputs and targets of a batch to one loss an example.
       local_epochs: E, passes over its data that a client makes in a round; 0.5 is
         half of the steps of one.
@@ -90,7 +94,9 @@ class Options(NamedTuple):
       participation: share of the clients that takes part in a round, drawn without
         replacement; ``floor(participation * N)`` clients.
       cohort_sampling: ``"poisson"`` draws for each client whether it takes part, with
-        probability ``participation``, see `sampling`; ``"fixed"`` draws so many.
+        probability ``participation``; ``"fixed"`` draws so many;
+        ``"representative"`` as many, who together hold nearly the classes of all
+        clients, see `sampling`.
       client_map: how the cohort's clients are run, see `client_map`; all at once by
         default.
       compact_form: a compact form of the model that clients train where the round's
@@ -104,6 +110,8 @@ class Options(NamedTuple):
         updates, see `wrappers.private`, or of examples' gradients, see
         `wrappers.private_examples`; none by default.
       server_ema: decay of an average model to evaluate, see `wrappers.ema`.
+      server_lookahead: how far beyond the model clients start, as a share of its last
+        move, see `wrappers.lookahead`; None for not at all.
       powerprop: exponent alpha >= 1 of Powerpropagation: clients train roots of the
         kernels, see `wrappers.powerprop`; None or 1 trains weights.
       powerprop_average: whether the server then merges the roots, ``"theta"``, or the
@@ -135,6 +143,7 @@ class Options(NamedTuple):
     trust_coefficient: ArrayLike | None = None
     optimizer_state: OptimizerState = "fresh"
     num_clients: int | None = None
+    num_classes: int | None = None
     loss_fn: LossFn = cross_entropy
     local_epochs: float = 4
     local_steps: int | None = None
@@ -148,6 +157,7 @@ class Options(NamedTuple):
     clip_norm: ArrayLike | None = None
     privacy: Privacy | ExamplePrivacy | None = None
     server_ema: ArrayLike | None = None
+    server_lookahead: ArrayLike | None = None
     powerprop: ArrayLike | None = None
     powerprop_average: PowerpropAverage = "theta"
     gradient_point: GradientPoint = "none"
@@ -174,10 +184,7 @@ def resolve(options: EngineOptions) -> Options:
         raise ValueError(
             f"unknown optimizer_state {resolved.optimizer_state!r}: fresh or kept"
         )
-    if resolved.cohort_sampling not in get_args(CohortSampling):
-        raise ValueError(
-            f"unknown cohort_sampling {resolved.cohort_sampling!r}: fixed or poisson"
-        )
+    _check_sampling(resolved)
     if resolved.num_clients is not None:
         cohort_size(
             resolved.num_clients, resolved.participation, resolved.cohort_sampling
@@ -198,6 +205,26 @@ def resolve(options: EngineOptions) -> Options:
         resolved.upload_compression, resolved.topk_fraction, resolved.error_feedback
     )
     return resolved
+
+
+def _check_sampling(o: Options) -> None:
+    if o.cohort_sampling not in get_args(CohortSampling):
+        raise ValueError(
+            f"unknown cohort_sampling {o.cohort_sampling!r}: "
+            f"{', '.join(get_args(CohortSampling))}"
+        )
+    if o.cohort_sampling != "representative":
+        return
+    if o.num_classes is None:
+        raise ValueError(
+            "num_classes is not given: representative cohorts need to know how many "
+            "classes there are"
+        )
+    if o.privacy is not None:
+        raise ValueError(
+            "cohort_sampling representative does not go with privacy: it looks at the "
+            "clients' labels, and no noise hides what it saw"
+        )
 
 
 def _check_powerprop(o: Options) -> None:

@@ -5,6 +5,12 @@ sample: each client takes part with probability p, independently of all others. 
 a round has as many places as are ever needed, of which those who did not join fill the
 rest without any effect. The number of those who join exceeds the places with a
 probability of at most 1e-30; those with the largest ids would then stay out.
+
+Or the clients of a round are chosen so that together they hold nearly the classes of
+the whole federation, which evens out the swings of small cohorts of unlike clients. The
+server is then told how many examples of each class a client has. In the spirit of
+Astraea's mediators (Duan et al., arXiv 1907.01132) and FedCBS (Zhang et al., arXiv
+2209.15245), which even classes out as well; here the aim is the federation's own mix.
 """
 
 import bisect
@@ -58,6 +64,79 @@ def sample_cohort(key: Key, num_clients: int, size: int) -> jax.Array:
         return jnp.arange(num_clients, dtype=jnp.int32)
     chosen = jax.random.choice(key, num_clients, (size,), replace=False)
     return jnp.sort(chosen).astype(jnp.int32)
+
+
+def class_counts(labels: jax.Array, sizes: jax.Array, num_classes: int) -> jax.Array:
+    """Counts every client's examples of each class: float32 ``[N, C]``.
+
+    Args:
+      labels: int ``[N, M]``; rows from ``sizes`` on are padding.
+      sizes: int ``[N]``.
+      num_classes: C.
+
+    >>> class_counts(jnp.array([[0, 2, 2], [1, 0, 0]]), jnp.array([3, 1]), 3).tolist()
+    [[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]]
+    """
+    real = jnp.arange(labels.shape[1])[None] < sizes[:, None]
+    # Padding is of no class: the count of each id is a sum over one client's row.
+    own = jnp.where(real, labels, num_classes)
+    return jax.vmap(lambda row: jnp.bincount(row, length=num_classes + 1)[:-1])(
+        own
+    ).astype(jnp.float32)
+
+
+def sample_representative(
+    key: Key, counts: jax.Array, size: int, pool: int = 3
+) -> jax.Array:
+    """Draws clients whose examples together have nearly the classes of all clients'.
+
+    Of ``pool`` times as many clients, drawn uniformly, the first takes part, and then,
+    one at a time, the one with which the cohort's shares of the classes come nearest to
+    those of the whole federation. Clients with rare classes are so drawn more often
+    than others, and none is left out for good.
+
+    Args:
+      key: of the draw.
+      counts: examples of each class, float32 ``[N, C]``, see `class_counts`.
+      size: K, the clients to draw.
+      pool: how many times as many are looked at.
+
+    Returns:
+      Distinct ids in ascending order, int32 ``[K]``.
+
+    Example:
+      Of two clients with the first class and two with the second, one of each:
+
+      >>> counts = jnp.array([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
+      >>> first, second = sample_representative(jax.random.key(0), counts, 2).tolist()
+      >>> first in (0, 1), second in (2, 3)
+      (True, True)
+    """
+    total = counts.shape[0]
+    if size == total:
+        return jnp.arange(total, dtype=jnp.int32)
+    ids = jax.random.permutation(key, total)[: min(pool * size, total)]
+    offered = counts[ids]
+    wanted = _shares(jnp.sum(counts, axis=0))
+
+    def choose(
+        carry: tuple[jax.Array, jax.Array], _: None
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        held, taken = carry
+        apart = jnp.square(_shares(held[None] + offered) - wanted[None])
+        # Sums of shares round differently for equal clients: then the first one.
+        distance = jnp.where(taken, jnp.inf, jnp.round(jnp.sum(apart, axis=1), 5))
+        best = jnp.argmin(distance)
+        return (held + offered[best], taken.at[best].set(True)), best
+
+    first = jnp.zeros(ids.shape, bool).at[0].set(True)
+    _, others = jax.lax.scan(choose, (offered[0], first), length=size - 1)
+    chosen = jnp.concatenate([jnp.zeros(1, others.dtype), others])
+    return jnp.sort(ids[chosen]).astype(jnp.int32)
+
+
+def _shares(counts: jax.Array) -> jax.Array:
+    return counts / jnp.maximum(jnp.sum(counts, axis=-1, keepdims=True), 1.0)
 
 
 def poisson_places(num_clients: int, probability: float) -> int:

@@ -97,10 +97,11 @@ def checked(config: TrainConfig) -> TrainConfig:
         )
     if config.encrypted:
         check_options(config)
-    if config.cohort_sampling == "poisson":
+    if config.cohort_sampling != "fixed":
         raise InputError(
-            "--cohort-sampling poisson goes with fedsparsify train: the cohorts of a "
-            "federation have a fixed size"
+            f"--cohort-sampling {config.cohort_sampling} goes with fedsparsify train: "
+            "the server of a federation draws cohorts of a fixed size, and is told no "
+            "labels"
         )
     if config.show_partition:
         raise InputError("--show-partition goes with fedsparsify train")

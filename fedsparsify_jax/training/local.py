@@ -365,7 +365,7 @@ def local_training(
         effort: jax.Array | None = None,
     ) -> Trained:
         limit = limit_of(data.sizes, effort)
-        update = step_on(masks, context, data.sizes)
+        update = step_on(masks, context._replace(data=data), data.sizes)
 
         def epoch(carry: _Carry, number: jax.Array) -> tuple[_Carry, None]:
             new = _epoch(update, data, batch_size, limit, carry, key, number)

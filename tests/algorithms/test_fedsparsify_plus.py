@@ -1,5 +1,6 @@
 """FedSparsify-Plus against NumPy, and what it promises of bytes and defaults."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +11,12 @@ from toy import run_rounds
 
 from fedsparsify_jax import algorithms, models, schedules
 from fedsparsify_jax.algorithms.fedsparsify_plus import importance
+from fedsparsify_jax.engine.wrappers.lookahead import Ahead
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.options.resolve import resolve
 
 COUNTS, ROUNDS, FINAL, RATE, MOMENTUM = (7, 4, 1, 6), 4, 0.6, 0.1, 0.5
-SHARE, DECAY = 0.75, 0.6
+SHARE, DECAY, LOOKAHEAD = 0.75, 0.6, 0.3
 
 
 def sparsity(t):
@@ -29,14 +31,17 @@ def replay(variables, clients, round_keys):
     flat = oracle.flatten(layers)
     zeros = oracle.unflatten(np.zeros_like(flat), layers)
     masks = oracle.unflatten(np.ones_like(flat), layers)
-    average, history = flat, []
+    average, before, history = flat, flat, []
     weights = np.array(COUNTS, float)
     for t, key in enumerate(round_keys, start=1):
         orders = batch_orders(key, np.arange(4), COUNTS)
+        now = oracle.flatten(layers)
+        ahead = now + LOOKAHEAD * (now - before) * oracle.flatten(masks)
+        start, before = oracle.unflatten(ahead, layers), now
         merged = oracle.mean(
             [
                 oracle.train(
-                    layers,
+                    start,
                     masks,
                     np.float64(clients.x[client, :count]),
                     np.asarray(clients.y[client, :count]),
@@ -69,6 +74,7 @@ def test_four_rounds_against_numpy(clients):
         rounds=ROUNDS,
         purge_until=SHARE,
         server_ema=DECAY,
+        server_lookahead=LOOKAHEAD,
         learning_rate=RATE,
         momentum=MOMENTUM,
         local_epochs=2,
@@ -113,6 +119,32 @@ def test_defaults_are_its_own_unless_given():
     given = TrainConfig(algorithm="fedsparsify_plus", momentum=0.5)
     assert resolve(given).momentum == 0.5
     assert resolve(TrainConfig()).momentum == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "factor"),
+    [
+        ({}, None),
+        ({"cohort_sampling": "representative"}, 0.5),
+        ({"cohort_sampling": "representative", "server_lookahead": 0.2}, 0.2),
+        ({"server_lookahead": 0.2}, 0.2),
+    ],
+)
+def test_representative_cohorts_look_ahead(options, factor, clients):
+    """Two rounds: the second starts where the first one's move leads."""
+    model = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(6,))
+    fixed = {"num_classes": 3, "local_epochs": 1, "rounds": ROUNDS}
+    made = algorithms.fedsparsify_plus(model.apply, **fixed, **options)
+    same = algorithms.fedsparsify_plus(
+        model.apply, **fixed, **(options | {"server_lookahead": factor})
+    )
+    runs = []
+    for algorithm in (made, same):
+        state = algorithm.init(jax.random.key(0), model.init(jax.random.key(5)))
+        keys = jax.random.split(jax.random.key(6), 2)
+        runs.append(run_rounds(jax.jit(algorithm.step), state, clients, keys)[0][-1])
+    chex.assert_trees_all_equal(*runs)
+    assert isinstance(runs[0].server.method, Ahead) == (factor is not None)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.1])

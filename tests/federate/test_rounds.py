@@ -22,6 +22,7 @@ ROWS = {
     "kept momentum": {"momentum": 0.9, "optimizer_state": "kept"},
     "topk": {"upload_compression": "topk", "participation": 0.7},
     "halo": {"algorithm": "halo", "penalties": "averaged", "server_ema": 0.5},
+    "look-ahead": {"server_lookahead": 0.5, "server_ema": 0.5},
     "fp16, median": {"wire_values": "float16", "merge": "median"},
     "static": {"algorithm": "static"},
 }

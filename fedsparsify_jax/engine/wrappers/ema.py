@@ -12,24 +12,20 @@ again starts from zero, as it does in training.
 Training goes on from w_t and no client ever sees a_t, so the bytes sent are the same.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks, trees
+from fedsparsify_jax.engine.wrappers.around import Around, around
 from fedsparsify_jax.types import (
-    ClientData,
-    Cohort,
     FederatedAlgorithm,
-    Halves,
-    Key,
     PyTree,
     RoundInfo,
     State,
     Variables,
-    nothing_more,
 )
 
 
@@ -103,60 +99,18 @@ def with_ema(
     if isinstance(decay, int | float) and not 0 <= decay < 1:
         raise ValueError(f"server_ema is {decay}: it must be at least 0 and below 1")
 
-    cohorts = algorithm.cohorts
+    def copied(variables: Variables) -> Variables:
+        # A donated state may not hold an array twice.
+        return jax.tree.map(jnp.copy, variables)
 
-    def unwrapped(state: State) -> State:
-        return state._replace(server=state.server.method)
+    def after(
+        old: State, average: Variables, new: State, info: RoundInfo
+    ) -> tuple[State, Variables]:
+        mixed = moving_average(average, new.variables, decay, new.round)
+        changed = (info.merged > 0) | always  # else the round changes nothing
+        return new, trees.where(changed, masks.apply(new.masks, mixed), average)
 
-    def on_average(state: State) -> State:
-        return unwrapped(state)._replace(variables=state.server.average)
+    def taken(state: State, average: Variables) -> State:
+        return state._replace(variables=average)
 
-    def wrapped(state: State, average: Variables) -> State:
-        return state._replace(server=Averaged(state.server, average))
-
-    def init(key: Key, variables: Variables) -> State:
-        state = algorithm.init(key, variables)
-        # Copied: a donated state may not hold an array twice.
-        return wrapped(state, jax.tree.map(jnp.copy, state.variables))
-
-    def averaged(old: State, new: State, info: RoundInfo) -> tuple[State, RoundInfo]:
-        mixed = moving_average(old.server.average, new.variables, decay, new.round)
-        average = trees.where(
-            (info.merged > 0) | always,  # else the round changes nothing
-            masks.apply(new.masks, mixed),
-            old.server.average,
-        )
-        return wrapped(new, average), info
-
-    def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
-        return averaged(state, *algorithm.step(key, unwrapped(state), clients))
-
-    def run(
-        key: Key, state: State, cohort: Cohort, setup_clients: Cohort | None = None
-    ) -> tuple[State, RoundInfo]:
-        assert cohorts is not None
-        new, info = cohorts.run(key, unwrapped(state), cohort, setup_clients)
-        return averaged(state, new, info)
-
-    def apart(halves: Halves) -> Halves:
-        def merge(key: Key, state: State, *round_: Any) -> tuple[State, RoundInfo]:
-            return averaged(state, *halves.merge(key, unwrapped(state), *round_))
-
-        def open_(key: Key, state: State, nobody: ClientData) -> PyTree:
-            return halves.open(key, unwrapped(state), nobody)
-
-        return halves._replace(open=open_, merge=merge)
-
-    def finish(key: Key, state: State, clients: ClientData) -> State:
-        last = algorithm.finish(key, on_average(state), clients)
-        return wrapped(last, jax.tree.map(jnp.copy, last.variables))
-
-    return algorithm._replace(
-        init=init,
-        step=step,
-        model=lambda state: algorithm.model(on_average(state)),
-        finish=algorithm.finish if algorithm.finish is nothing_more else finish,
-        cohorts=cohorts and cohorts._replace(run=run),
-        variants=lambda state: algorithm.variants(on_average(state)),
-        halves=algorithm.halves and apart(algorithm.halves),
-    )
+    return around(algorithm, Around(copied, after, taken=taken), Averaged)

@@ -187,6 +187,16 @@ class TrainConfig(
     ] = None
     """Evaluate and save a moving average of the global model with this decay; training
     and the bytes sent stay as they are. Every algorithm takes it."""
+    server_lookahead: Annotated[
+        float | None,
+        BELOW_ONE,
+        Keyword(),
+        Shown(metavar="SHARE", hint="default: off"),
+        TRACED,
+    ] = None
+    """Let clients start beyond the model, by this share of its last move (FedACG): it
+    trains faster, for no byte more. Best with cohorts that are alike: IID clients, or
+    --cohort-sampling representative."""
     powerprop: Annotated[
         float | None,
         from_up(1),

@@ -39,4 +39,6 @@ class PrivacyOptions:
     """The delta of epsilon."""
     cohort_sampling: Annotated[CohortSampling, Keyword()] = "fixed"
     """Whether a round has floor(participation * N) clients, or each one with the
-    probability --participation (poisson): a far smaller epsilon for the same noise."""
+    probability --participation (poisson): a far smaller epsilon for the same noise; or
+    as many as fixed, who together hold nearly the classes of all (representative): the
+    server is told how many examples of each class a client has."""

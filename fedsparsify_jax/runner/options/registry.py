@@ -172,7 +172,7 @@ def build_algorithm(
       task: the kind of problem.
       client_map: how the clients of a round are run.
       compact_form: the form that clients train where it fits, see `training.compact`.
-      num_classes: of a classification task, for flipped labels.
+      num_classes: of a classification task, for flipped labels and cohorts.
 
     Raises:
       ValueError: from the builder, for values that do not go together.
@@ -192,6 +192,7 @@ def build_algorithm(
     keywords |= {
         "loss_fn": task.loss_fn,
         "client_map": client_map,
+        "num_classes": num_classes,
         "compact_form": compact_form,
         "attack": _attack(options, num_classes),
         "privacy": privacy.mechanism(options),

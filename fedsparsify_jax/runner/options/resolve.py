@@ -35,6 +35,7 @@ def check_cohort(config: TrainConfig) -> None:
 def _check_together(config: TrainConfig) -> None:
     if config.partition != NATURAL:  # whose clients are not counted yet
         check_cohort(config)
+    _check_representative(config)
     _check_columns(config)
     _check_schedule(config)
     if config.coordinator is not None and config.out is None:
@@ -69,6 +70,22 @@ def _check_together(config: TrainConfig) -> None:
         raise InputError(
             f"--client-sizes goes with the partitions iid and value-skew, not with "
             f"{config.partition}"
+        )
+
+
+def _check_representative(config: TrainConfig) -> None:
+    """Refuses cohorts by labels where labels are not at hand, or must be hidden."""
+    if config.cohort_sampling != "representative":
+        return
+    if config.client_data == "disk":
+        raise InputError(
+            "--cohort-sampling representative looks at the labels of all clients: use "
+            "--client-data memory"
+        )
+    if config.dp_clip is not None:
+        raise InputError(
+            "--cohort-sampling representative does not go with --dp-clip: it looks at "
+            "the clients' labels, and no noise hides what it saw"
         )
 
 

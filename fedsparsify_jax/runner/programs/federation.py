@@ -264,6 +264,7 @@ def algorithm_of(
     if "spare" not in changed:
         options["spare"] = spared_layers(config.spare, model, dataset)
     task, classes = TASKS[dataset.task], dataset.num_classes
+    _check_classes(config, dataset)
     try:
         if config.pattern is not None and takes(config.algorithm, "pattern"):
             patterns.check(config.pattern, shapes_of(model), prunable=prunable(options))
@@ -273,6 +274,17 @@ def algorithm_of(
     except ValueError as error:
         raise refused(config.algorithm, error) from error
     return naming(config.algorithm, built)
+
+
+def _check_classes(config: TrainConfig, dataset: data.Dataset) -> None:
+    """Refuses representative cohorts of examples that have no class."""
+    if config.cohort_sampling != "representative":
+        return
+    wanted = "--cohort-sampling representative looks at classes"
+    if dataset.task != "classification":
+        raise InputError(f"{wanted}: the targets of this data set are numbers")
+    if np.ndim(dataset.train.y) != 1:
+        raise InputError(f"{wanted}: an example of this data set has several")
 
 
 def memory_of_clients(

@@ -44,6 +44,7 @@ VALUES = {
     "prune_at": (1, 2),
     "replace_share": (0.5, 0.2),
     "server_ema": (0.5, 0.9),
+    "server_lookahead": (0.2, 0.5),
     "clip_norm": (0.5, 0.1),
     "temperature": (1.0, 50.0),
     "xi": (1e-3, 1e-2),
@@ -76,7 +77,7 @@ OF_SOME = {
         {"algorithm": "slimmable", "loss": "contrastive", **IMAGES},
     ),
 }
-OF_ALL = ("learning_rate", "momentum", "server_ema", "clip_norm")
+OF_ALL = ("learning_rate", "momentum", "server_ema", "server_lookahead", "clip_norm")
 # These need an attack or a defence beside them; test_hostile_runs.py sweeps attackers.
 HOSTILE = ("assumed_attackers", "attack_scale", "attackers")
 # Together they take every option of VALUES and have every hook that differs.
