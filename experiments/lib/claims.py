@@ -17,7 +17,7 @@ from fedsparsify_jax.report.results import Difference
 
 MEASURE = "last_5"
 GLOBAL, LOCAL, DENSE = "fedsparsify-global", "fedsparsify-local", "fedavg"
-_SHORT = {"iid": "IID", "label-shards": "non-IID"}
+SHORT = {"iid": "IID", "label-shards": "non-IID"}
 
 NONE = "nowhere"
 
@@ -45,7 +45,7 @@ def _places(comparisons: Sequence[Comparison]) -> str:
     """Returns ``IID 80, 85 %; non-IID 99 %``."""
     places: dict[str, list[str]] = {}
     for each in comparisons:
-        name = _SHORT.get(each.partition, each.partition)
+        name = SHORT.get(each.partition, each.partition)
         places.setdefault(name, []).append(f"{100 * each.sparsity:.0f}")
     return "; ".join(f"{name} {', '.join(at)} %" for name, at in places.items())
 
@@ -88,7 +88,7 @@ def against(
                 cells.append(gap.text(results.scale) if gap else markdown.EMPTY)
                 if gap is not None and gap.half is not None:
                     comparisons.append(Comparison(name, partition, target, gap))
-            rows.append([f"{name}, {_SHORT.get(partition, partition)}", *cells])
+            rows.append([f"{name}, {SHORT.get(partition, partition)}", *cells])
     head = [f"{results.label(row)} minus", *map(markdown.percent, sparsities)]
     table = markdown.table(head, rows)
     return f"{table}\n\n{_verdicts(comparisons, above, below)}"

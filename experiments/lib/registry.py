@@ -19,6 +19,7 @@ from experiments.tables import (
     pruning_once,
     relatives,
     schedules,
+    second_edition,
     upload_compression,
     votes,
 )
@@ -31,6 +32,7 @@ _ALL: tuple[tuple[Table, ReportOf], ...] = (
     (frozen_zeros.TABLE, frozen_zeros.report),
     (pruning_once.TABLE, pruning_once.report),
     (fedsparsify_plus.TABLE, fedsparsify_plus.report),
+    (second_edition.TABLE, second_edition.report),
     (fair_rows.TABLE, fair_rows.report),
     (upload_compression.TABLE, upload_compression.report),
     (relatives.TABLE, relatives.report),
