@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from experiments.lib.results import RESULTS
 from experiments.studies import plus_page, plus_search
+from fedsparsify_jax.types import ClientData
 
 EVERYTHING = {
     "final_sparsity": 0.9,
@@ -21,6 +23,19 @@ EVERYTHING = {
 }
 
 
+LATER = {
+    "final_sparsity": 0.9,
+    "hyper": 0.1,
+    "steady": 1,
+    "pull": -0.05,
+    "calibrate": 0.2,
+    "lamp": 1,
+    "first_layer": 2,
+    "purge_until": 1.0,
+    "epochs": 1,
+}
+
+
 def trials(tmp_path, monkeypatch, *settings):
     out = tmp_path / "trials.jsonl"
     words = ["plus_search", "iid", *map(json.dumps, settings)]
@@ -31,16 +46,29 @@ def trials(tmp_path, monkeypatch, *settings):
 
 
 def test_a_trial_of_every_part_keeps_the_sparsity(tmp_path, monkeypatch):
-    (line,) = trials(tmp_path, monkeypatch, EVERYTHING)
-    assert line["sparsity"] == pytest.approx(0.9, abs=1e-4)
-    assert 0.3 < line["average_last"] < 1
-    text = plus_page.page([line])
+    settings = EVERYTHING, LATER | {"cohorts": "representative"}
+    lines = trials(tmp_path, monkeypatch, *settings)
+    for line in lines:
+        assert line["sparsity"] == pytest.approx(0.9, abs=1e-4)
+        assert 0.3 < line["average_last"] < 1
+    text = plus_page.page(lines)
     assert "## IID, 90 %, 2 rounds" in text and "regrow: 0.1" in text
 
 
 def test_an_unknown_setting_is_refused(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="movment"):
         trials(tmp_path, monkeypatch, {"movment": 1})
+
+
+@pytest.mark.parametrize("kind", ["reshuffled", "balanced"])
+def test_all_clients_have_their_turn_in_ten_rounds(kind):
+    y = np.repeat(np.arange(100) % 10, 4).reshape(100, 4)
+    clients = ClientData(np.zeros((100, 4, 1)), y, np.full(100, 4))
+    cohorts = np.asarray(plus_search.cohorts_of(kind, clients, 20, 0))
+    for turn in (cohorts[:10], cohorts[10:]):
+        assert sorted(turn.ravel().tolist()) == list(range(100))
+    classes = [len(set(y[cohort, 0])) for cohort in cohorts]
+    assert (min(classes) == 10) == (kind == "balanced")
 
 
 def test_the_page_is_that_of_the_lines():
