@@ -33,6 +33,7 @@ _ALL: tuple[tuple[Table, ReportOf], ...] = (
     (pruning_once.TABLE, pruning_once.report),
     (fedsparsify_plus.TABLE, fedsparsify_plus.report),
     (second_edition.TABLE, second_edition.report),
+    (second_edition.DIGITS, second_edition.report),
     (fair_rows.TABLE, fair_rows.report),
     (upload_compression.TABLE, upload_compression.report),
     (relatives.TABLE, relatives.report),
