@@ -17,12 +17,11 @@ them inside the jitted round, in this order:
     download         what of the new model is sent out and counted as bytes
 
 Hooks that keep state are pairs: ``init`` makes it, the other function returns the next
-one. All that a hook may look at is in `Context`, `Client`, `Local` and `Uploads`.
-Decisions that depend on the round alone (``lax.cond`` on ``context.round``) stay real
-branches, because the round is never batched over clients.
+one. They look at `Context`, `Client`, `Local` and `Uploads` alone. Decisions by the
+round alone (``lax.cond`` on ``context.round``) stay real branches, for rounds are never
+batched over clients.
 
-The model to evaluate and the work after the last round belong to the algorithm:
-``engine(...)._replace(model=..., finish=...)``.
+The model to evaluate and the end's work are ``engine(...)._replace(model=, finish=)``.
 """
 
 from collections.abc import Callable

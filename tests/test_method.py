@@ -60,6 +60,17 @@ def test_objective_adds_a_proximal_term():
     np.testing.assert_allclose(weights(state), stepped(W, 2.0) + RATE * mu, rtol=1e-6)
 
 
+def test_objective_sees_the_clients_own_data():
+    """Two clients go towards the means of their own targets, 1 and 3."""
+
+    def objective(loss, variables, batch, key, context):
+        mine = jnp.sum(context.data.y) / context.data.sizes
+        return 0.5 * jnp.sum((variables["params"]["w"] - mine) ** 2), {}
+
+    _, state, _ = run(Method(aggregate=mean, objective=objective))
+    np.testing.assert_allclose(weights(state), stepped(W, 2.0), rtol=1e-6)
+
+
 def test_objective_reparametrises_and_model_gives_the_real_weights():
     def real(variables):
         return jax.tree.map(lambda theta: theta * jnp.abs(theta), variables)

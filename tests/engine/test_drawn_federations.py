@@ -48,6 +48,7 @@ EXTRAS = {
     "faults": {"faults": Faults(dropout=0.3, straggle=0.3, broken=0.1)},
     "clipped": {"clip_norm": 0.1},
     "average": {"server_ema": 0.9},
+    "look-ahead": {"server_lookahead": 0.5},
     "chunks": {"client_map": client_map.chunked(1)},
     "some": {"participation": 0.67},
 }

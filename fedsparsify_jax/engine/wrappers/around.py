@@ -22,7 +22,7 @@ def _as_it_is(state: State, kept: PyTree) -> State:
 
 
 class Around(NamedTuple):
-    """What happens around an algorithm's rounds.
+    """Functions that are called around an algorithm's rounds.
 
     States are the algorithm's own; ``kept`` is what is kept beside its server state.
     """

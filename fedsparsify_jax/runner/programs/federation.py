@@ -27,14 +27,13 @@ from fedsparsify_jax.runner.options.registry import (
 from fedsparsify_jax.runner.options.resolve import check_cohort
 from fedsparsify_jax.runner.options.rules import in_options
 from fedsparsify_jax.runner.options.sweep_grid import chooses_examples
-from fedsparsify_jax.runner.programs import linear_evaluation
+from fedsparsify_jax.runner.programs import linear_evaluation, refusals
 from fedsparsify_jax.runner.programs.client_memory import client_bytes
 from fedsparsify_jax.runner.programs.compact import CompactTraining
 from fedsparsify_jax.runner.programs.devices import Placement, place
 from fedsparsify_jax.runner.programs.memory import check_memory
 from fedsparsify_jax.runner.programs.natural import natural_clients, tests_of
 from fedsparsify_jax.runner.programs.placement import ClientBytes, cohort_map
-from fedsparsify_jax.runner.programs.refusals import naming, refused
 from fedsparsify_jax.runner.programs.spared import shapes_of, spared_layers
 from fedsparsify_jax.runner.programs.start import Start, started
 from fedsparsify_jax.training.compact.wrapper import Form, UnsuitableError
@@ -264,7 +263,7 @@ def algorithm_of(
     if "spare" not in changed:
         options["spare"] = spared_layers(config.spare, model, dataset)
     task, classes = TASKS[dataset.task], dataset.num_classes
-    _check_classes(config, dataset)
+    refusals.check_classes(config.cohort_sampling, dataset)
     try:
         if config.pattern is not None and takes(config.algorithm, "pattern"):
             patterns.check(config.pattern, shapes_of(model), prunable=prunable(options))
@@ -272,19 +271,8 @@ def algorithm_of(
     except UnsuitableError:
         raise
     except ValueError as error:
-        raise refused(config.algorithm, error) from error
-    return naming(config.algorithm, built)
-
-
-def _check_classes(config: TrainConfig, dataset: data.Dataset) -> None:
-    """Refuses representative cohorts of examples that have no class."""
-    if config.cohort_sampling != "representative":
-        return
-    wanted = "--cohort-sampling representative looks at classes"
-    if dataset.task != "classification":
-        raise InputError(f"{wanted}: the targets of this data set are numbers")
-    if np.ndim(dataset.train.y) != 1:
-        raise InputError(f"{wanted}: an example of this data set has several")
+        raise refusals.refused(config.algorithm, error) from error
+    return refusals.naming(config.algorithm, built)
 
 
 def memory_of_clients(

@@ -8,6 +8,9 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import numpy as np
+
+from fedsparsify_jax.data import Dataset
 from fedsparsify_jax.errors import InputError
 from fedsparsify_jax.runner.options.registry import KEYWORDS
 from fedsparsify_jax.runner.options.rules import in_options
@@ -25,6 +28,21 @@ def refused(name: str, error: ValueError) -> InputError:
     """
     names = {keyword: field for field, keyword in KEYWORDS.items()}
     return InputError(f"--algorithm {name}: {in_options(str(error), names)}")
+
+
+def check_classes(cohort_sampling: str, dataset: Dataset) -> None:
+    """Refuses representative cohorts of examples that have no class.
+
+    Raises:
+      InputError: for targets that are numbers, or several of an example.
+    """
+    if cohort_sampling != "representative":
+        return
+    wanted = "--cohort-sampling representative looks at classes"
+    if dataset.task != "classification":
+        raise InputError(f"{wanted}: the targets of this data set are numbers")
+    if np.ndim(dataset.train.y) != 1:
+        raise InputError(f"{wanted}: an example of this data set has several")
 
 
 def naming(name: str, algorithm: FederatedAlgorithm) -> FederatedAlgorithm:
