@@ -23,6 +23,7 @@ PAGES = (
     RESULTS.parent / "README.md",
     RESULTS.parent / "details.md",
     RESULTS.parents[1] / "docs" / "fedsparsify_plus.md",
+    RESULTS.parents[1] / "docs" / "technical_report.md",
 )
 """Texts with blocks."""
 STUDIES = {
