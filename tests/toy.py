@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedsparsify_jax import aggregation, models
+from fedsparsify_jax import aggregation, algorithms, models
 from fedsparsify_jax.engine import engine
 from fedsparsify_jax.method import (
     Aggregate,
@@ -31,6 +31,19 @@ START = {"params": {"w": jnp.array([2.0, -4.0])}}
 W = np.array([2.0, -4.0])
 # 39 parameters, for the clients of conftest
 MLP = models.build("mlp", input_shape=(5,), num_classes=3, hidden=(4,))
+
+SMALL = {"learning_rate": 0.3, "local_epochs": 1, "batch_size": 4, "num_clients": 4}
+_SPARSE = {"final_sparsity": 0.6, "rounds": 3, **SMALL}
+# Two ways to sparse networks of three rounds, for what goes around any algorithm.
+PURGED = {
+    "global": lambda **more: algorithms.fedsparsify_global(
+        MLP.apply, **_SPARSE, **more
+    ),
+    # Its masks grow again, and it prunes before round 1.
+    "feddst": lambda **more: algorithms.feddst(
+        MLP.apply, interval=1, **_SPARSE, **more
+    ),
+}
 
 
 def linear(start):

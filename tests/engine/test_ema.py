@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import MLP, run_rounds, serving
+from toy import MLP, PURGED, SMALL, run_rounds, serving
 
-from fedsparsify_jax import algorithms
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.engine import engine
 from fedsparsify_jax.engine.wrappers import ema
@@ -15,17 +14,6 @@ from fedsparsify_jax.method import Method
 from fedsparsify_jax.types import nothing_more
 
 ROUNDS, DECAY = 3, 0.7
-ENGINE = {"learning_rate": 0.3, "local_epochs": 1, "batch_size": 4, "num_clients": 4}
-SPARSE = {"final_sparsity": 0.6, "rounds": ROUNDS}
-BUILDERS = {
-    "global": lambda **more: algorithms.fedsparsify_global(
-        MLP.apply, **SPARSE, **ENGINE, **more
-    ),
-    # Its masks grow again, and it prunes before round 1.
-    "feddst": lambda **more: algorithms.feddst(
-        MLP.apply, **SPARSE, interval=1, **ENGINE, **more
-    ),
-}
 
 
 def play(algorithm, clients):
@@ -51,10 +39,10 @@ def oracle(states):
     return average
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", PURGED)
 def test_the_average_is_numpys_and_training_is_untouched(name, clients):
-    plain = play(BUILDERS[name](), clients)
-    algorithm = BUILDERS[name](server_ema=DECAY)
+    plain = play(PURGED[name](), clients)
+    algorithm = PURGED[name](server_ema=DECAY)
     smooth = play(algorithm, clients)
     for one, other in zip(plain, smooth, strict=True):
         chex.assert_trees_all_equal(one.variables, other.variables)
@@ -98,7 +86,7 @@ def test_own_model_and_post_training_see_the_average(clients):
 
     server = serving(count, lambda variables, masks: jnp.float32(0))
     algorithm = engine(
-        MLP.apply, Method(aggregate=aggregate("mean"), server=server), **ENGINE
+        MLP.apply, Method(aggregate=aggregate("mean"), server=server), **SMALL
     )
     algorithm = ema.with_ema(
         DECAY,
@@ -121,4 +109,4 @@ def test_own_model_and_post_training_see_the_average(clients):
 @pytest.mark.parametrize("decay", [-0.1, 1, 1.5])
 def test_impossible_decays(decay):
     with pytest.raises(ValueError, match=f"server_ema is {decay}: "):
-        BUILDERS["global"](server_ema=decay)
+        PURGED["global"](server_ema=decay)

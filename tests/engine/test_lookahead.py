@@ -5,25 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import MLP, run_rounds
+from toy import MLP, PURGED, run_rounds
 
-from fedsparsify_jax import algorithms
 from fedsparsify_jax.engine.wrappers.faults import Faults, within
 from fedsparsify_jax.engine.wrappers.lookahead import beyond
 from fedsparsify_jax.types import nothing_more
 
-ROUNDS, FACTOR = 4, 0.4
-ENGINE = {"learning_rate": 0.3, "local_epochs": 1, "batch_size": 4, "num_clients": 4}
-SPARSE = {"final_sparsity": 0.6, "rounds": ROUNDS}
-BUILDERS = {
-    "global": lambda **more: algorithms.fedsparsify_global(
-        MLP.apply, **SPARSE, **ENGINE, **more
-    ),
-    # Its masks grow again, and it prunes before round 1.
-    "feddst": lambda **more: algorithms.feddst(
-        MLP.apply, **SPARSE, interval=1, **ENGINE, **more
-    ),
-}
+ROUNDS, FACTOR = 3, 0.4
 
 
 def play(algorithm, clients):
@@ -34,12 +22,12 @@ def play(algorithm, clients):
 
 
 @pytest.mark.parametrize("average", [None, 0.7])
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", PURGED)
 def test_rounds_are_plain_ones_from_beyond_the_model(name, average, clients):
-    ahead = BUILDERS[name](server_lookahead=FACTOR, server_ema=average)
+    ahead = PURGED[name](server_lookahead=FACTOR, server_ema=average)
     states = play(ahead, clients)
     assert ahead.finish is nothing_more
-    plain = BUILDERS[name]()
+    plain = PURGED[name]()
     step, state = jax.jit(plain.step), None
     keys = jax.random.split(jax.random.key(3), ROUNDS)
     last = states[0]
@@ -63,10 +51,10 @@ def test_rounds_are_plain_ones_from_beyond_the_model(name, average, clients):
 
 
 def test_it_goes_elsewhere_and_a_factor_of_zero_does_not(clients):
-    plain = play(BUILDERS["global"](), clients)[-1].variables
-    none = play(BUILDERS["global"](server_lookahead=0.0), clients)[-1].variables
+    plain = play(PURGED["global"](), clients)[-1].variables
+    none = play(PURGED["global"](server_lookahead=0.0), clients)[-1].variables
     chex.assert_trees_all_equal(plain, none)
-    far = play(BUILDERS["global"](server_lookahead=FACTOR), clients)[-1].variables
+    far = play(PURGED["global"](server_lookahead=FACTOR), clients)[-1].variables
     distance = jax.tree.map(lambda a, b: np.abs(a - b).max(), far, plain)
     assert max(jax.tree.leaves(distance)) > 1e-3
 
@@ -75,7 +63,7 @@ def test_it_goes_elsewhere_and_a_factor_of_zero_does_not(clients):
 def test_a_round_without_uploads_moves_nothing(average, clients):
     """The second round has nobody; neither model nor look-ahead changes."""
     nobody = Faults(dropout=within(1.0, 2, 2))
-    algorithm = BUILDERS["global"](
+    algorithm = PURGED["global"](
         server_lookahead=FACTOR, server_ema=average, faults=nobody
     )
     first, second = play(algorithm, clients)[1:3]
@@ -95,4 +83,4 @@ def test_pruned_weights_and_other_collections_stay():
 @pytest.mark.parametrize("factor", [-0.1, 1, float("nan")])
 def test_impossible_factors(factor):
     with pytest.raises(ValueError, match=f"server_lookahead is {factor}: "):
-        BUILDERS["global"](server_lookahead=factor)
+        PURGED["global"](server_lookahead=factor)

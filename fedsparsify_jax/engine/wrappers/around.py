@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from fedsparsify_jax.types import (
     ClientData,
     Cohort,
@@ -15,6 +18,11 @@ from fedsparsify_jax.types import (
     Variables,
     nothing_more,
 )
+
+
+def copied(variables: Variables) -> Variables:
+    """Copies variables, for a donated state may not hold an array twice."""
+    return jax.tree.map(jnp.copy, variables)
 
 
 def _as_it_is(state: State, kept: PyTree) -> State:

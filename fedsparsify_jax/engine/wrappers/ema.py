@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import masks, trees
-from fedsparsify_jax.engine.wrappers.around import Around, around
+from fedsparsify_jax.engine.wrappers.around import Around, around, copied
 from fedsparsify_jax.types import (
     FederatedAlgorithm,
     PyTree,
@@ -98,10 +98,6 @@ def with_ema(
         return algorithm
     if isinstance(decay, int | float) and not 0 <= decay < 1:
         raise ValueError(f"server_ema is {decay}: it must be at least 0 and below 1")
-
-    def copied(variables: Variables) -> Variables:
-        # A donated state may not hold an array twice.
-        return jax.tree.map(jnp.copy, variables)
 
     def after(
         old: State, average: Variables, new: State, info: RoundInfo

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from fedsparsify_jax import trees
-from fedsparsify_jax.engine.wrappers.around import Around, around
+from fedsparsify_jax.engine.wrappers.around import Around, around, copied
 from fedsparsify_jax.types import (
     FederatedAlgorithm,
     Masks,
@@ -98,10 +98,6 @@ def with_lookahead(
         raise ValueError(
             f"server_lookahead is {factor}: it must be at least 0 and below 1"
         )
-
-    def copied(variables: Variables) -> Variables:
-        # A donated state may not hold an array twice.
-        return jax.tree.map(jnp.copy, variables)
 
     def start(state: State, before: Variables) -> State:
         ahead = beyond(before, state.variables, state.masks, factor)
