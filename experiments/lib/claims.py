@@ -41,6 +41,20 @@ class Comparison:
     gap: Difference
 
 
+def compared(results: Results, row: str, others: Sequence[str]) -> list[Comparison]:
+    """Returns a row minus others, wherever two seeds or more have both."""
+    comparisons = []
+    for other in others:
+        for partition in results.axis("partition"):
+            for target in results.axis("final_sparsity"):
+                place = {"partition": partition, "final_sparsity": target}
+                gap = results.difference(row, MEASURE, of=other, **place)
+                if gap is not None and gap.half is not None:
+                    name = results.label(other)
+                    comparisons.append(Comparison(name, partition, target, gap))
+    return comparisons
+
+
 def _places(comparisons: Sequence[Comparison]) -> str:
     """Returns ``IID 80, 85 %; non-IID 99 %``."""
     places: dict[str, list[str]] = {}
@@ -77,8 +91,7 @@ def against(
       above: name of comparisons that the row wins beyond the interval.
       below: name of those that it loses.
     """
-    sparsities = results.axis("final_sparsity")
-    rows, comparisons = [], []
+    sparsities, rows = results.axis("final_sparsity"), []
     for partition in results.axis("partition"):
         for other in others:
             name, cells = results.label(other), []
@@ -86,12 +99,11 @@ def against(
                 place = {"partition": partition, "final_sparsity": target}
                 gap = results.difference(row, MEASURE, of=other, **place)
                 cells.append(gap.text(results.scale) if gap else markdown.EMPTY)
-                if gap is not None and gap.half is not None:
-                    comparisons.append(Comparison(name, partition, target, gap))
             rows.append([f"{name}, {SHORT.get(partition, partition)}", *cells])
     head = [f"{results.label(row)} minus", *map(markdown.percent, sparsities)]
     table = markdown.table(head, rows)
-    return f"{table}\n\n{_verdicts(comparisons, above, below)}"
+    verdicts = _verdicts(compared(results, row, others), above, below)
+    return f"{table}\n\n{verdicts}"
 
 
 def tenth(results: Results) -> str:

@@ -56,30 +56,21 @@ def headline(results: Results, row: str, others: Sequence[str]) -> str:
       row: a row's key.
       others: keys of those to subtract.
     """
-    compared = []
-    for other in others:
-        for partition in results.axis("partition"):
-            for target in results.axis("final_sparsity"):
-                place = {"partition": partition, "final_sparsity": target}
-                gap = results.difference(row, claims.MEASURE, of=other, **place)
-                if gap is not None and gap.half is not None:
-                    compared.append((other, partition, target, gap))
-    if not compared:
+    comparisons = claims.compared(results, row, others)
+    if not comparisons:
         return "One seed or none: nothing can be said of noise."
-    raw = [p_value(gap) for *_, gap in compared]
+    raw = [p_value(each.gap) for each in comparisons]
     rows = [
         [
-            results.label(other),
-            claims.SHORT.get(partition, partition),
-            markdown.percent(target),
-            gap.text(results.scale),
+            each.other,
+            claims.SHORT.get(each.partition, each.partition),
+            markdown.percent(each.sparsity),
+            each.gap.text(results.scale),
             f"{p:.2g}",
             f"{corrected:.2g}",
-            _verdict(gap, corrected),
+            _verdict(each.gap, corrected),
         ]
-        for (other, partition, target, gap), p, corrected in zip(
-            compared, raw, holm(raw), strict=True
-        )
+        for each, p, corrected in zip(comparisons, raw, holm(raw), strict=True)
     ]
     head = ["minus", "clients", "sparsity", "points", "p", "p by Holm", "verdict"]
     return markdown.table(head, rows)
