@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from experiments.lib import figures, markdown, provenance
+from experiments.lib.geometry import jaccard
 from experiments.lib.panels import PARTITIONS
 from experiments.lib.reporting import Report
 from experiments.lib.results import RESULTS, path_of, study_lines
@@ -59,29 +60,6 @@ from fedsparsify_jax.types import FederatedAlgorithm, Masks, Schedule
 
 NAME = "mask_agreement"
 METHODS = {"local": "FedSparsify-Local", "global": "FedSparsify-Global"}
-
-
-def jaccard(stacked: Masks) -> jax.Array:
-    """The mean Jaccard index of all pairs.
-
-    Args:
-      stacked: bool masks ``[K, ...]``, K at least 2.
-
-    Returns:
-      A float32 scalar; pairs that keep nothing agree.
-
-    Example:
-      >>> round(float(jaccard({"w": jnp.array([[True, True], [True, False]])})), 3)
-      0.5
-    """
-    leaves = [leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(stacked)]
-    flat = jnp.concatenate(leaves, axis=1).astype(jnp.float32)
-    both = flat @ flat.T  # exact below 2^24
-    sizes = jnp.diagonal(both)
-    either = sizes[:, None] + sizes[None, :] - both
-    index = jnp.where(either > 0, both / jnp.maximum(either, 1.0), 1.0)
-    clients = len(index)
-    return (jnp.sum(index) - clients) / (clients * (clients - 1))
 
 
 def _prune(local: Local, context: Context) -> Masks:

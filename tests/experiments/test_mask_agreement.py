@@ -1,9 +1,6 @@
-"""Agreement of masks: the index, and methods that only look on."""
-
-import itertools
+"""Agreement of masks: methods that only look on."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,25 +9,6 @@ from fedsparsify_jax import algorithms, schedules
 from fedsparsify_jax.engine import engine
 
 ROUNDS = 3
-
-
-def test_the_index_is_the_mean_over_pairs():
-    rng = np.random.default_rng(0)
-    a, b = rng.random((4, 3, 5)) < 0.5, rng.random((4, 7)) < 0.3
-    flat = np.concatenate([a.reshape(4, -1), b], axis=1)
-    wanted = np.mean(
-        [
-            np.sum(flat[i] & flat[j]) / np.sum(flat[i] | flat[j])
-            for i, j in itertools.combinations(range(4), 2)
-        ]
-    )
-    masks = {"a": jnp.asarray(a), "b": jnp.asarray(b)}
-    assert float(mask_agreement.jaccard(masks)) == pytest.approx(wanted, rel=1e-5)
-
-
-def test_masks_that_are_alike_or_empty_agree():
-    for fill in (True, False):
-        assert float(mask_agreement.jaccard({"w": jnp.full((3, 4), fill)})) == 1
 
 
 def linear(variables, x, **_):
