@@ -34,6 +34,7 @@ _ALL: tuple[tuple[Table, ReportOf], ...] = (
     (fedsparsify_plus.TABLE, fedsparsify_plus.report),
     (second_edition.TABLE, second_edition.report),
     (second_edition.DIGITS, second_edition.report),
+    (second_edition.CIFAR, second_edition.report),
     (fair_rows.TABLE, fair_rows.report),
     (upload_compression.TABLE, upload_compression.report),
     (relatives.TABLE, relatives.report),
