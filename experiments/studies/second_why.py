@@ -139,7 +139,9 @@ def cheap_measures(federation: Federation, first: Variables) -> Callable[..., An
         sent = info.messages
         assert sent
         moves = jax.tree.map(
-            lambda new, old: new - old, sent.uploads["params"], sent.variables["params"]
+            lambda new, old: new - old[None],
+            sent.uploads["params"],
+            sent.variables["params"],
         )
         quality = held_out(state.variables)
         return moved, {
