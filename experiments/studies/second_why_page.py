@@ -33,6 +33,10 @@ METHODS = {
         "Global, with all help", {"algorithm": "fedsparsify-global", **_HELP}
     ),
     "first": Arm("FedSparsify-Plus", {"algorithm": "fedsparsify-plus"}),
+    "cohorts": Arm(
+        "Second edition, no look-ahead",
+        {"algorithm": "fedsparsify-plus", **_HELP, "server_lookahead": 0.0},
+    ),
     "second": Arm(
         "FedSparsify-Plus, second edition", {"algorithm": "fedsparsify-plus", **_HELP}
     ),

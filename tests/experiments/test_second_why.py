@@ -88,11 +88,11 @@ def test_what_is_missing_is_run_once(tmp_path, monkeypatch, capsys, line):
     monkeypatch.setattr(second_why, "observe", observe)
     for _ in range(2):
         assert second_why.main(["--seeds", "0", "1", "--results", str(tmp_path)]) == 0
-    assert len(runs) == len(set(runs)) == 16
+    assert len(runs) == len(set(runs)) == 20
     report = second_why_page.report(root=tmp_path)
     assert set(report.blocks) == set(report.figures)
     for _, text in report.blocks.values():
-        assert text.count("\n") == 9 and "nan" not in text
+        assert text.count("\n") == 11 and "nan" not in text
     for svg in report.figures.values():
         assert ET.fromstring(svg).tag.endswith("svg")
 
