@@ -1,6 +1,6 @@
 """Why the second edition of FedSparsify-Plus does what it does, looked at from inside.
 
-Claim, of which the first half did not hold (docs/fedsparsify_plus.md): cohorts that hold
+Claim, of which the first half did not hold (docs/fedsparsify_plus.md): cohorts of
 all classes make the clients' moves add up and successive moves agree, which is what a
 look-ahead needs; and the importance lets go of weights that are still where they
 started. Five methods, to 99 %, all with momentum and averaging 0.9:
