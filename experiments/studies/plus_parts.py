@@ -258,7 +258,7 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
         return jnp.abs(w) ** h["magnitude"] * jnp.abs(w - first) ** h["movement"]
 
     def update(key: Any, variables: Any, kept: Any, uploads: Any, context: Any) -> Any:
-        server, w = context.server, variables["params"]
+        server, w = context.server, _stepped(h, variables, context)
         first, alive = server["first"], kept["params"]
         scores = jax.tree.map(score, w, first)
         if static["lamp"]:
@@ -312,6 +312,16 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
         return {"params": w}, {"params": alive}, server
 
     return ServerTransform(init, update)
+
+
+def _stepped(h: dict[str, Any], variables: Any, context: Any) -> Any:
+    """Returns the server's model after a share of the step to the clients' mean."""
+    rate = h["server_rate"]
+
+    def step(old: Any, new: Any) -> Any:
+        return jnp.where(rate == 1, new, old + rate * (new - old))
+
+    return jax.tree.map(step, context.variables["params"], variables["params"])
 
 
 def _lamp(scores: jax.Array) -> jax.Array:

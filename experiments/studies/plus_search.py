@@ -54,6 +54,7 @@ DEFAULTS: dict[str, Any] = {
     "point": "none",  # where gradients are taken, `sam` for one
     "radius": 0.05,
     "server_ema": 0.9,
+    "server_rate": 1.0,  # share of the server's step to the clients' mean
     "lookahead": 0.0,  # FedACG's lambda
     "adaptive": 0.0,  # factor of the moves' agreement in it; 0: always all of it
     "agreement_from": 0.0,  # agreement that counts as none
