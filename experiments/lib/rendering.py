@@ -15,7 +15,12 @@ from experiments.lib.markdown import still_missing
 from experiments.lib.registry import TABLES
 from experiments.lib.reporting import Report
 from experiments.lib.results import RESULTS, Results, path_of
-from experiments.studies import feddst_by_hand, mask_agreement, promises
+from experiments.studies import (
+    feddst_by_hand,
+    mask_agreement,
+    promises,
+    second_why_page,
+)
 from fedsparsify_jax.errors import InputError
 
 PAGES = (
@@ -23,11 +28,13 @@ PAGES = (
     RESULTS.parent / "README.md",
     RESULTS.parent / "details.md",
     RESULTS.parents[1] / "docs" / "fedsparsify_plus.md",
+    RESULTS.parents[1] / "docs" / "fedsparsify_plus_why.md",
     RESULTS.parents[1] / "docs" / "technical_report.md",
 )
 """Texts with blocks."""
 STUDIES = {
-    study.NAME: study.report for study in (mask_agreement, feddst_by_hand, promises)
+    study.NAME: study.report
+    for study in (mask_agreement, feddst_by_hand, promises, second_why_page)
 }
 """What is measured beside the tables."""
 _BLOCK = re.compile(r"(<!-- begin (\S+) (\S+) -->\n).*?(<!-- end -->)", re.S)

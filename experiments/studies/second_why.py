@@ -1,6 +1,6 @@
 """Why the second edition of FedSparsify-Plus does what it does, looked at from inside.
 
-Claim, of which the first half did not hold (docs/fedsparsify_plus.md): cohorts of
+Claim, of which the first half did not hold (docs/fedsparsify_plus_why.md): cohorts of
 all classes make the clients' moves add up and successive moves agree, which is what a
 look-ahead needs; and the importance lets go of weights that are still where they
 started. Five methods, to 99 %, all with momentum and averaging 0.9:
@@ -41,7 +41,7 @@ from rich.console import Console
 
 from experiments.lib import geometry, provenance
 from experiments.lib.results import RESULTS, path_of, study_lines
-from experiments.studies.second_why_page import METHODS, NAME
+from experiments.studies.second_why_page import FEDERATIONS, METHODS, NAME
 from fedsparsify_jax import pruning, trees
 from fedsparsify_jax.algorithms.fedsparsify_plus import importance
 from fedsparsify_jax.metrics.evaluation import Evaluation, evaluate
@@ -58,7 +58,6 @@ from fedsparsify_jax.types import Masks, RoundInfo, State, Variables
 EVERY, PAIRED, NEAR = 10, 5, 0.1
 """Rounds between the dear measures, clients with barriers between them, and how near to
 its start a weight is still there, as a share of itself."""
-PARTITIONS = ("iid", "label-shards")
 
 
 class Before(NamedTuple):
@@ -268,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = study_lines(NAME, options.preset, options.results)
     done = {(line["method"], line["partition"], line["seed"]) for line in lines}
     for seed, partition, method in itertools.product(
-        options.seeds, PARTITIONS, METHODS
+        options.seeds, FEDERATIONS, METHODS
     ):
         if (method, partition, seed) in done:
             continue

@@ -9,13 +9,14 @@ import numpy as np
 
 from experiments.lib import figures, markdown
 from experiments.lib.collecting import Line
-from experiments.lib.panels import PARTITIONS
 from experiments.lib.reporting import Report
 from experiments.lib.results import RESULTS, WINDOW, study_lines
 from fedsparsify_jax.report import svg
 from fedsparsify_jax.report.charts import HeatMap, Series
+from fedsparsify_jax.report.results import spread
 
 NAME = "second_why"
+FEDERATIONS = {"iid": "IID", "label-shards": "two classes a client"}
 _HELP = {"cohort_sampling": "representative", "server_lookahead": 0.5}
 
 
@@ -153,9 +154,26 @@ def _quarters(lines: Sequence[Line], shown: Shown) -> list[str]:
     return cells
 
 
+def _accuracy(lines: Sequence[Line]) -> str:
+    """Returns the held-out accuracy of the averages in the last round, in %."""
+    if not lines:
+        return "Not measured yet."
+
+    def cell(method: str, partition: str) -> str:
+        some = _of(lines, method, partition)
+        accuracy = spread(line["average_accuracy"] for line in some)
+        return accuracy.text(scale=100) if accuracy else markdown.EMPTY
+
+    rows = [
+        [arm.label, *(cell(method, partition) for partition in FEDERATIONS)]
+        for method, arm in METHODS.items()
+    ]
+    return markdown.table(["in %", *FEDERATIONS.values()], rows)
+
+
 def _table(lines: Sequence[Line], shown: Shown) -> str:
     rows = []
-    for partition, title in PARTITIONS.items():
+    for partition, title in FEDERATIONS.items():
         for method, arm in METHODS.items():
             if some := _of(lines, method, partition):
                 rows.append([f"{arm.label}, {title}", *_quarters(some, shown)])
@@ -181,7 +199,7 @@ def _thin(points: Curve) -> Curve:
 
 def _figure(lines: Sequence[Line], shown: Shown) -> str:
     panels = []
-    for partition, title in PARTITIONS.items():
+    for partition, title in FEDERATIONS.items():
         series = []
         for tone, (method, arm) in enumerate(METHODS.items()):
             if some := _of(lines, method, partition):
@@ -204,7 +222,7 @@ def _kept(lines: Sequence[Line]) -> dict[str, Curve]:
 def _layers(lines: Sequence[Line]) -> tuple[str, str]:
     """Returns the sparsity of every layer at the end as a table, and over rounds."""
     rows, maps, names = [], [], [""]
-    for partition, title in PARTITIONS.items():
+    for partition, title in FEDERATIONS.items():
         strips = []
         for method, arm in METHODS.items():
             if not (some := _of(lines, method, partition)):
@@ -224,6 +242,7 @@ def report(preset: str = "paper", root: Path = RESULTS) -> Report:
     """Returns a table and a figure a measure, and the layers' sparsities."""
     content, lines = Report(), study_lines(NAME, preset, root)
     table, drawn = _layers(lines)
+    content.add("accuracy", "Accuracy of the average, held out", _accuracy(lines))
     content.add("layers", "Sparsity of every layer in the last round", table)
     for name, shown in SHOWN.items():
         content.add(name, shown.heading, _table(lines, shown))

@@ -28,9 +28,9 @@ The second edition is that with ``cohort_sampling="representative"``, and two mo
 * The clients of a round together hold nearly the classes of the whole federation, see
   `engine.sampling`. The server is told how many examples of each class a client has,
   which is why this is for the caller to choose.
-* Such cohorts agree on where to go, so that clients can start where the last move
-  leads: l = 0.5, FedACG's look-ahead, see `engine.wrappers.lookahead`. Neither costs a
-  byte. (Among cohorts of unlike clients a look-ahead does harm.)
+* Clients start where the last move leads: l = 0.5, FedACG's look-ahead, see
+  `engine.wrappers.lookahead`. Such cohorts bear it; among cohorts of unlike clients it
+  does harm. Neither costs a byte.
 
 Deviations: none; it is a method of this library.
 
