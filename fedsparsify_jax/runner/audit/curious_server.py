@@ -117,6 +117,11 @@ def _halves(run: Finished) -> Halves:
             f"the clients of {name} have models of their own, so an upload is no model "
             "for all: --threat server does not go with it"
         )
+    if run.config.cohort_sampling != "fixed":
+        raise InputError(
+            "--threat server looks at a round of fixed cohorts: it does not go with a "
+            f"run of --cohort-sampling {run.config.cohort_sampling}"
+        )
     if algorithm.halves is None:
         raise InputError(
             f"the clients of {name} cannot work apart from the server, so there is no "

@@ -105,6 +105,13 @@ def test_uploads_that_are_no_model_for_all_are_refused(algorithm, tmp_path):
     assert f"{algorithm} " in str(error.value) and "--threat server" in str(error.value)
 
 
+def test_cohorts_of_another_kind_are_refused_by_name(tmp_path):
+    options = {"algorithm": "fedavg", "cohort_sampling": "representative"}
+    run = without_files(tmp_path, participation=0.5, **options)
+    with pytest.raises(InputError, match="run of --cohort-sampling representative"):
+        curious_server.observed(run, 0)
+
+
 def test_others_are_of_the_test_set_or_of_other_clients(tmp_path):
     run = without_files(tmp_path, algorithm="fedavg", train_subset=400)
     train_x, part = run.federation.dataset.train.x, run.federation.parts[2]
