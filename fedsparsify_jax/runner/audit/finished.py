@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from fedsparsify_jax.deploy import SavedModel
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.model_commands.source import model_of_run
+from fedsparsify_jax.runner.model_commands.source import model_of_run, trained_with
 from fedsparsify_jax.runner.options.config import TrainConfig
-from fedsparsify_jax.runner.options.listing import from_json
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.programs import devices, linear_evaluation
 from fedsparsify_jax.runner.programs.federation import Federation, Keys, assemble
@@ -57,10 +56,8 @@ def finished(path: Path, data_dir: Path | None = None) -> Finished:
         changed, or a run without labels.
     """
     model = model_of_run(path)
-    recorded = run_directory.read(path).recorded
-    if recorded is None:
-        raise InputError(f"the config.json of the run {path} is damaged")
-    config = from_json(recorded["options"], f"the run {path}")
+    config = trained_with(path)
+    recorded = run_directory.read(path).recorded or {}
     if linear_evaluation.wanted(config):
         raise InputError(
             f"the run {path} learnt without labels, and its last layer was fitted to "

@@ -11,10 +11,11 @@ import numpy as np
 from fedsparsify_jax import data
 from fedsparsify_jax.deploy import Runnable, running
 from fedsparsify_jax.errors import InputError, counted
-from fedsparsify_jax.runner.model_commands.source import only, runnable
+from fedsparsify_jax.runner.model_commands.source import only, runnable, trained_with
 from fedsparsify_jax.runner.options.grammars import DATA_SET, data_set
 from fedsparsify_jax.runner.options.rules import at_least
 from fedsparsify_jax.runner.options.schema import POSITIONAL, Shown, check
+from fedsparsify_jax.runner.programs import federation
 from fedsparsify_jax.training.losses import TASKS
 
 
@@ -48,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     config = dataclasses.replace(config, **check(config))
     path = only(config.file, "model file or run", "evaluate")
     model = runnable(path)
-    dataset = data.load(_name(config.dataset, model), config.data_dir)
+    dataset = _data_set(path, config, model)
     x = running.check_inputs(model, dataset.test.x, f"the test set of {dataset.name!r}")
     if dataset.num_classes > model.outputs:
         raise InputError(
@@ -65,6 +66,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     }
     print(json.dumps(result, indent=2) if config.json else _described(result))
     return result
+
+
+def _data_set(path: Path, config: EvaluateConfig, model: Runnable) -> data.Dataset:
+    """Returns the data set to evaluate on; a run's own is divided as the run had it."""
+    trained = trained_with(path) if path.is_dir() else None
+    if trained is None or config.dataset not in (None, trained.dataset):
+        return data.load(_name(config.dataset, model), config.data_dir)
+    if config.data_dir is not None:
+        trained = dataclasses.replace(trained, data_dir=config.data_dir)
+    return federation.load(trained)
 
 
 def _name(given: str | None, model: Runnable) -> str:

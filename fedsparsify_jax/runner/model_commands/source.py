@@ -6,6 +6,9 @@ from fedsparsify_jax import deploy
 from fedsparsify_jax.deploy.files import PACKAGE, format_of
 from fedsparsify_jax.deploy.running import of_saved
 from fedsparsify_jax.errors import InputError, counted
+from fedsparsify_jax.runner.options.config import TrainConfig
+from fedsparsify_jax.runner.options.listing import from_json
+from fedsparsify_jax.runner.storage import run_directory
 from fedsparsify_jax.runner.storage.model_files import ARRAYS, load_model
 from fedsparsify_jax.runner.storage.run_directory import RunDirectory, read_json
 from fedsparsify_jax.runner.storage.sweep_directory import SWEEP
@@ -59,6 +62,18 @@ def model_of_run(path: Path, level: str | None = None) -> deploy.SavedModel:
         return deploy.saved_model(variables, about)
     except InputError as error:
         raise InputError(f"the model of the run {path} is damaged: {error}") from error
+
+
+def trained_with(path: Path) -> TrainConfig:
+    """Returns the options of a run.
+
+    Raises:
+      InputError: if they cannot be read.
+    """
+    recorded = run_directory.read(path).recorded
+    if recorded is None:
+        raise InputError(f"the config.json of the run {path} is damaged")
+    return from_json(recorded["options"], f"the run {path}")
 
 
 def runnable(path: Path) -> deploy.Runnable:

@@ -45,6 +45,31 @@ def test_a_run_is_exported_and_measures_as_in_its_summary(format, compact, run, 
     assert result["examples"] == 360
 
 
+@pytest.mark.parametrize("named", [[], ["--dataset", "table"]])
+def test_a_run_is_evaluated_on_the_test_examples_that_it_had(named, capsys, tmp_path):
+    """Of a table that the run divided by its own seed, column and share."""
+    rng, table = np.random.default_rng(0), tmp_path / "visits.csv"
+    rows = rng.normal(size=(300, 2))
+    kinds = np.where(rng.random(300) < 0.3, "ill", "well")  # nothing to learn
+    lines = [f"{a},{b},{kind}" for (a, b), kind in zip(rows, kinds, strict=True)]
+    table.write_text("\n".join(["a,b,kind", *lines]) + "\n")
+    options = ["--dataset", "table", "--label-column", "kind", "--test-fraction", "0.3"]
+    options += ["--split-by", "example", "--seed", "3", "--num-clients", "5"]
+    options += ["--data-dir", str(table), "--rounds", "8", "--model", "mlp"]
+    assert main(["train", *options, "--out", "run"]) == 0
+    summary = json.loads(Path("run/summary.json").read_text())
+    moved = tmp_path / "moved.csv"
+    table.rename(moved)
+    capsys.readouterr()
+    assert main(["evaluate", "run", *named]) == 2
+    assert "visits.csv" in capsys.readouterr().err
+    assert main(["evaluate", "run", *named, "--data-dir", str(moved), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["examples"] == 90
+    for measure in ("test_accuracy", "test_loss"):
+        assert result[measure] == pytest.approx(summary[measure], abs=1e-6)
+
+
 def test_a_core_ml_package_is_exported_and_read_by_no_command(run, capsys):
     path = run / "export" / "model.mlpackage"
     assert main(["export", str(run), "--format", "coreml"]) == 0
