@@ -56,8 +56,8 @@ from fedsparsify_jax.runner.programs.federation import (
 from fedsparsify_jax.types import Masks, RoundInfo, State, Variables
 
 EVERY, PAIRED, NEAR = 10, 5, 0.1
-"""Rounds between the dear measures, clients with barriers between them, and how near to
-its start a weight is still there, as a share of itself."""
+"""Rounds between what is seldom measured, clients with barriers between them, and how
+near to its start a weight is still there, as a share of itself."""
 
 
 class Before(NamedTuple):
@@ -123,7 +123,7 @@ def _still(params: Variables, first: Variables, kept: Masks) -> jax.Array:
     return jnp.sum(jnp.stack(counts)) / total
 
 
-def cheap_measures(federation: Federation, first: Variables) -> Callable[..., Any]:
+def often_measured(federation: Federation, first: Variables) -> Callable[..., Any]:
     """Returns what measures every round: ``(before, state, info) -> move, numbers``.
 
     Args:
@@ -156,7 +156,7 @@ def cheap_measures(federation: Federation, first: Variables) -> Callable[..., An
     return measure
 
 
-def dear_measures(
+def seldom_measured(
     federation: Federation, method: str, first: Variables
 ) -> Callable[..., dict[str, jax.Array]]:
     """Returns what measures some rounds: ``(before, state, info) -> numbers``.
@@ -196,23 +196,20 @@ def dear_measures(
     return measure
 
 
-def observe(
-    config: TrainConfig, method: str, federation: Federation | None = None
-) -> dict[str, Any]:
+def observe(config: TrainConfig, method: str) -> dict[str, Any]:
     """Runs a federation and looks on; returns a line of the results.
 
     Args:
       config: resolved.
       method: a key of `METHODS`.
-      federation: what `assemble` gives, if it is there already.
     """
-    federation = federation or assemble(config)
+    federation = assemble(config)
     algorithm, clients = federation.algorithm, federation.clients
     keys = Keys.from_seed(config.seed)
     first = federation.model.init(keys.model)
     step = jax.jit(algorithm.step)
-    cheap = jax.jit(cheap_measures(federation, first))
-    dear = jax.jit(dear_measures(federation, method, first))
+    often = jax.jit(often_measured(federation, first))
+    seldom = jax.jit(seldom_measured(federation, method, first))
     state = algorithm.init(keys.state, first)
     before = Before(state, jax.tree.map(jnp.zeros_like, first["params"]))
     rows: list[dict[str, float]] = []
@@ -220,9 +217,9 @@ def observe(
     for completed in range(rounds):
         key = round_key(keys.rounds, jnp.int32(completed))
         state, info = step(key, before.state, clients)
-        move, numbers = cheap(before, state, info)
+        move, numbers = often(before, state, info)
         if completed % EVERY == EVERY - 1 or completed == rounds - 1:
-            numbers |= dear(before, state, info)
+            numbers |= seldom(before, state, info)
         kept = {f"kept {name}": count for name, count in info.kept.items()}
         rows.append({name: float(value) for name, value in (numbers | kept).items()})
         before = Before(state, move)
