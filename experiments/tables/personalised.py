@@ -23,8 +23,8 @@ from experiments.lib.table import Preset, Row, Table
 from experiments.tables import fashion_mnist
 
 
-def _row(key: str, label: str, algorithm: str) -> Row:
-    return Row(key, label, {"algorithm": algorithm})
+def _row(key: str, label: str, algorithm: str, **options: object) -> Row:
+    return Row(key, label, {"algorithm": algorithm, **options})
 
 
 TABLE = Table(
@@ -35,8 +35,8 @@ TABLE = Table(
         _row("global", "FedSparsify-Global", "fedsparsify-global"),
         _row("local", "FedSparsify-Local", "fedsparsify-local"),
         _row("ssfl", "SSFL", "ssfl"),
-        _row("heterofl", "HeteroFL", "heterofl"),
-        _row("fedrolex", "FedRolex", "fedrolex"),
+        _row("heterofl", "HeteroFL", "heterofl", mask_classes="on"),
+        _row("fedrolex", "FedRolex", "fedrolex", mask_classes="on"),
         _row("lotteryfl", "LotteryFL", "lotteryfl"),
         _row("dispfl", "DisPFL", "dispfl"),
     ),

@@ -80,11 +80,12 @@ TABLE = Table(
         # Gradient points, under Global's purge.
         _row("past", "Global, Extrap-SGD", _GLOBAL, gradient_point="past"),
         _row("sam", "Global, SAM", _GLOBAL, gradient_point="sam"),
-        # Terms of their own: networks that grow, or are narrower on some clients.
+        # Terms of their own: networks that grow, or are narrower on some clients, who
+        # train without the classes that they lack, as both papers' non-IID ones do.
         _row("progfed", "ProgFed, dense", "progfed", final_sparsity=0.0),
         _row("progfed-sparse", "ProgFed with Global", "progfed"),
-        _row("heterofl", "HeteroFL", "heterofl"),
-        _row("fedrolex", "FedRolex", "fedrolex"),
+        _row("heterofl", "HeteroFL", "heterofl", mask_classes="on"),
+        _row("fedrolex", "FedRolex", "fedrolex", mask_classes="on"),
         _row(
             "slimmable",
             "Slimmable, .8 to .99",
