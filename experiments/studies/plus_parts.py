@@ -31,7 +31,7 @@ from fedsparsify_jax.training.distillation import divergence, soft_labels
 from fedsparsify_jax.training.local import batch_loss
 from fedsparsify_jax.training.losses import cross_entropy
 
-SENT, AGREED = "gradients", "agreement"
+SENT, AGREED, VOTES = "gradients", "agreement", "votes"
 _FAR = -1e9
 
 
@@ -111,6 +111,46 @@ def comparing(h: dict[str, Any]) -> Aggregate:
         return variables | {AGREED: together / (added[1] + 1e-12)}, kept
 
     return Aggregate(sums=sums, merge=merge)
+
+
+def voting(h: dict[str, Any]) -> Aggregate:
+    """Builds FedAvg's mean, and the share of clients that would keep each weight.
+
+    Every client's own model is purged to the round's sparsity by the importance of the
+    trial. The server has these models, so nobody sends anything for it.
+    """
+    models = aggregate("mean")
+
+    def sums(uploads: Any, context: Any) -> Any:
+        def own(variables: Any) -> Any:
+            scores = importances(h, variables["params"], context.server["first"])
+            kept = prune(scores, context.sparsity, within=context.masks["params"])
+            return jax.tree.map(jnp.float32, kept)
+
+        votes = means.sums(jax.vmap(own)(uploads.variables), uploads.shares)
+        return models.sums(uploads, context), votes
+
+    def merge(added: Any, uploads: Any, context: Any) -> Any:
+        variables, kept = models.merge(added[0], uploads, context)
+        votes = means.mean(added[1], like=context.variables["params"])
+        return variables | {VOTES: votes}, kept
+
+    return Aggregate(sums=sums, merge=merge)
+
+
+def importances(h: dict[str, Any], params: Any, first: Any) -> Any:
+    """Returns powers of |w| times powers of |w - w_0|, as the trial has them."""
+
+    def score(w: Any, w_0: Any) -> Any:
+        return jnp.abs(w) ** h["magnitude"] * jnp.abs(w - w_0) ** h["movement"]
+
+    return jax.tree.map(score, params, first)
+
+
+def _by_votes(votes: Any, scores: Any) -> Any:
+    """Returns votes, and importance where these are the same."""
+    largest = jnp.max(jnp.stack([jnp.max(leaf) for leaf in jax.tree.leaves(scores)]))
+    return jax.tree.map(lambda v, s: v + 1e-3 * s / (largest + 1e-12), votes, scores)
 
 
 def _dot(a: Any, b: Any) -> Any:
@@ -254,13 +294,12 @@ def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
         server["trend"] = jax.tree.map(jnp.zeros_like, server["trend"])
         return server | {"agreement": jnp.float32(0)}
 
-    def score(w: Any, first: Any) -> Any:
-        return jnp.abs(w) ** h["magnitude"] * jnp.abs(w - first) ** h["movement"]
-
     def update(key: Any, variables: Any, kept: Any, uploads: Any, context: Any) -> Any:
         server, w = context.server, _stepped(h, variables, context)
         first, alive = server["first"], kept["params"]
-        scores = jax.tree.map(score, w, first)
+        scores = importances(h, w, first)
+        if static["votes"]:
+            scores = _by_votes(variables[VOTES], scores)
         if static["lamp"]:
             scores = jax.tree.map(_lamp, scores)
         layer = min(scores)  # layers are named in their order

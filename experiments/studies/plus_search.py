@@ -53,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "mu": 0.0,  # proximal term
     "point": "none",  # where gradients are taken, `sam` for one
     "radius": 0.05,
+    "votes": 0,  # 1: purge what the fewest clients would keep
     "server_ema": 0.9,
     "server_rate": 1.0,  # share of the server's step to the clients' mean
     "lookahead": 0.0,  # FedACG's lambda
@@ -97,6 +98,7 @@ STATIC = (
     "others",
     "regrow_every",
     "within",
+    "votes",
     "epochs",
     "cohorts",
 )
@@ -149,6 +151,8 @@ def method(model: models.Model, h: dict[str, Any], static: dict[str, Any]) -> Me
         built = built._replace(objective=parts.calibrated(model.apply, h))
     if static["within"]:
         built = built._replace(aggregate=parts.comparing(h))
+    if static["votes"]:
+        built = built._replace(aggregate=parts.voting(h))
     if static["regrow"]:
         hooks = parts.sending_gradients(model, h, int(static["regrow_every"]))
         built = built._replace(**hooks, grows=True)
