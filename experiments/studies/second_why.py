@@ -244,10 +244,18 @@ def observe(config: TrainConfig, method: str) -> dict[str, Any]:
 def _curves(rows: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
     """Returns numbers by name, a value a round, None where it was not measured."""
     names = sorted({name for row in rows for name in row})
-    return {
-        name: [round(row[name], 5) if name in row else None for row in rows]
-        for name in names
-    }
+    return {name: [_short(row.get(name)) for row in rows] for name in names}
+
+
+def _short(value: float | None) -> float | None:
+    """Returns a count as it is, and another number with four digits that count.
+
+    >>> _short(0.123456), _short(100352.0), _short(None)
+    (0.1235, 100352, None)
+    """
+    if value is None:
+        return None
+    return int(value) if value.is_integer() else float(f"{value:.4g}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
