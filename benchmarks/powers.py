@@ -16,43 +16,25 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from common import write_result
+from round import synthetic_clients
 
 from fedsparsify_jax import algorithms, data, models
 from fedsparsify_jax.training import powerprop
 from fedsparsify_jax.types import ClientData
 
-CLIENTS, EXAMPLES, ALPHA = 10, 600, 1.25
+EXAMPLES, ALPHA = 600, 1.25
 GOALS = {"power": 0.6, "none": 2.0}
-
-
-def clients() -> ClientData:
-    """Returns made-up images."""
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (CLIENTS, EXAMPLES, 28, 28), dtype=np.uint8)
-    y = rng.integers(0, 10, (CLIENTS, EXAMPLES), dtype=np.int32)
-    sizes = jnp.full(CLIENTS, EXAMPLES, jnp.int32)
-    return ClientData(jnp.asarray(x), jnp.asarray(y), sizes)
 
 
 def own_power(theta: jax.Array, exponent: jax.Array) -> jax.Array:
     """Returns ``|theta|^exponent`` as XLA computes it."""
     return jnp.where(theta == 0, 0, jnp.abs(theta) ** exponent)
-
-
-@contextmanager
-def traced_with(power: Callable[..., jax.Array]) -> Any:
-    """Has rounds that are traced inside compute powers in this way."""
-    with mock.patch.object(powerprop, "_power", power):
-        yield
 
 
 def contestant(
@@ -74,7 +56,7 @@ def contestant(
         powerprop=alpha,
     )
     state = algorithm.init(jax.random.key(1), model.init(jax.random.key(2)))
-    with traced_with(power):
+    with mock.patch.object(powerprop, "_power", power):  # which the trace looks up
         key = jax.random.key(0)
         step = jax.jit(algorithm.step).lower(key, state, federation).compile()
     held = [state]
@@ -91,7 +73,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds each")
     parser.add_argument("--out", type=Path, help="write the result as JSON here")
     arguments = parser.parse_args()
-    federation, logarithms = clients(), powerprop._power
+    federation, logarithms = synthetic_clients(EXAMPLES), powerprop._power
     players = {
         "logarithms": contestant(federation, logarithms, ALPHA),
         "power": contestant(federation, own_power, ALPHA),

@@ -33,12 +33,12 @@ from fedsparsify_jax.types import ClientData
 CLIENTS, EXAMPLES, EPOCHS, BATCH, RATE = 10, 6000, 4, 32, 0.02
 
 
-def synthetic_clients() -> ClientData:
+def synthetic_clients(examples: int = EXAMPLES) -> ClientData:
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (CLIENTS, EXAMPLES, 28, 28), dtype=np.uint8)
-    y = rng.integers(0, 10, (CLIENTS, EXAMPLES), dtype=np.int32)
+    x = rng.integers(0, 256, (CLIENTS, examples, 28, 28), dtype=np.uint8)
+    y = rng.integers(0, 10, (CLIENTS, examples), dtype=np.int32)
     return ClientData(
-        jnp.asarray(x), jnp.asarray(y), jnp.full(CLIENTS, EXAMPLES, jnp.int32)
+        jnp.asarray(x), jnp.asarray(y), jnp.full(CLIENTS, examples, jnp.int32)
     )
 
 

@@ -103,11 +103,8 @@ def gradient_flow(
         variables["params"]
     )
     squares = jax.tree.map(jnp.square, slope)
-    zeros = jax.tree.map(jnp.zeros_like, squares)
-    inside = jax.tree.map(jnp.where, kept["params"], squares, zeros)
-    outside = jax.tree.map(jnp.where, kept["params"], zeros, squares)
-    ones = jax.tree.map(jnp.ones_like, squares)
-    return dot(inside, ones), dot(outside, ones)
+    pruned = jax.tree.map(jnp.logical_not, kept["params"])
+    return dot(squares, kept["params"]), dot(squares, pruned)
 
 
 def barrier(loss: Loss, models: Variables) -> jax.Array:

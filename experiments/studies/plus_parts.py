@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments.lib.geometry import dot
 from experiments.studies.plus_trials import mix
 from fedsparsify_jax import masks
 from fedsparsify_jax.aggregation import means
@@ -83,7 +84,7 @@ def _factor(h: dict[str, Any], new: Any, context: Any) -> jax.Array:
     """
     start = start_of(h, context)["params"]
     answer, way = jax.tree.map(jnp.subtract, new, start), direction(h, context)
-    cosine = _dot(answer, way) / jnp.sqrt(_dot(answer, answer) * _dot(way, way) + 1e-12)
+    cosine = dot(answer, way) / jnp.sqrt(dot(answer, answer) * dot(way, way) + 1e-12)
     moved = context.server["agreement"] + h["hyper"] * cosine
     return jnp.clip(moved, h["least"], h["most"])
 
@@ -101,13 +102,13 @@ def comparing(h: dict[str, Any]) -> Aggregate:
         return jax.tree.map(jnp.subtract, variables["params"], start)
 
     def sums(uploads: Any, context: Any) -> Any:
-        of_client = jax.vmap(lambda sent: _dot(*[moves(sent, context)] * 2))
+        of_client = jax.vmap(lambda sent: dot(*[moves(sent, context)] * 2))
         squares = of_client(uploads.variables) * uploads.shares
         return models.sums(uploads, context), jnp.sum(squares)
 
     def merge(added: Any, uploads: Any, context: Any) -> Any:
         variables, kept = models.merge(added[0], uploads, context)
-        together = _dot(*[moves(variables, context)] * 2)
+        together = dot(*[moves(variables, context)] * 2)
         return variables | {AGREED: together / (added[1] + 1e-12)}, kept
 
     return Aggregate(sums=sums, merge=merge)
@@ -153,17 +154,13 @@ def _by_votes(votes: Any, scores: Any) -> Any:
     return jax.tree.map(lambda v, s: v + 1e-3 * s / (largest + 1e-12), votes, scores)
 
 
-def _dot(a: Any, b: Any) -> Any:
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
-
-
 def _agreement(new: Any, context: Any) -> jax.Array:
     """Averages the cosine between the clients' mean move and the server's before it."""
     server, w = context.server, context.variables["params"]
     last = jax.tree.map(jnp.subtract, w, server["before"])
     move = jax.tree.map(jnp.subtract, new, w)
 
-    cosine = _dot(move, last) / jnp.sqrt(_dot(move, move) * _dot(last, last) + 1e-12)
+    cosine = dot(move, last) / jnp.sqrt(dot(move, move) * dot(last, last) + 1e-12)
     return mix(0.8, server["agreement"], cosine)
 
 

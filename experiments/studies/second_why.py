@@ -61,7 +61,7 @@ near to its start a weight is still there, as a share of itself."""
 
 
 class Before(NamedTuple):
-    """What a round is measured against."""
+    """Holds what a round is measured against."""
 
     state: State  # of the end of the round before
     move: Variables  # of that round's model

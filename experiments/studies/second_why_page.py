@@ -12,7 +12,7 @@ from experiments.lib.collecting import Line
 from experiments.lib.reporting import Report
 from experiments.lib.results import RESULTS, WINDOW, study_lines
 from fedsparsify_jax.report import svg
-from fedsparsify_jax.report.charts import HeatMap, Series
+from fedsparsify_jax.report.charts import HeatMap, Series, thinned
 from fedsparsify_jax.report.results import spread
 
 NAME = "second_why"
@@ -194,6 +194,7 @@ def _smooth(points: Curve) -> Curve:
 
 
 def _thin(points: Curve) -> Curve:
+    """Returns the points of a strip, whose colours change seldom."""
     return points[:: max(1, len(points) // figures.POINTS)]
 
 
@@ -204,7 +205,7 @@ def _figure(lines: Sequence[Line], shown: Shown) -> str:
         for tone, (method, arm) in enumerate(METHODS.items()):
             if some := _of(lines, method, partition):
                 points = _smooth(_mean([shown.read(line) for line in some]))
-                series.append(Series(arm.label, tone, _thin(points)))
+                series.append(thinned(Series(arm.label, tone, points), figures.POINTS))
         panels.append((title, series))
     return figures.charts(panels, ("round", "count"), (shown.axis, "number"))
 
