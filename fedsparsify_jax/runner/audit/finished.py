@@ -7,7 +7,11 @@ from typing import NamedTuple
 
 from fedsparsify_jax.deploy import SavedModel
 from fedsparsify_jax.errors import InputError
-from fedsparsify_jax.runner.model_commands.source import model_of_run, trained_with
+from fedsparsify_jax.runner.model_commands.source import (
+    model_of_run,
+    recorded_of,
+    trained_with,
+)
 from fedsparsify_jax.runner.options.config import TrainConfig
 from fedsparsify_jax.runner.process import compilation_cache
 from fedsparsify_jax.runner.programs import devices, linear_evaluation
@@ -56,8 +60,7 @@ def finished(path: Path, data_dir: Path | None = None) -> Finished:
         changed, or a run without labels.
     """
     model = model_of_run(path)
-    config = trained_with(path)
-    recorded = run_directory.read(path).recorded or {}
+    recorded, config = recorded_of(path), trained_with(path)
     if linear_evaluation.wanted(config):
         raise InputError(
             f"the run {path} learnt without labels, and its last layer was fitted to "

@@ -1,6 +1,8 @@
 """Models of finished runs and of files, as the words of a command name them."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fedsparsify_jax import deploy
 from fedsparsify_jax.deploy.files import PACKAGE, format_of
@@ -64,16 +66,25 @@ def model_of_run(path: Path, level: str | None = None) -> deploy.SavedModel:
         raise InputError(f"the model of the run {path} is damaged: {error}") from error
 
 
+def recorded_of(path: Path) -> Mapping[str, Any]:
+    """Returns what a run wrote of itself when it started.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    recorded = run_directory.read(path).recorded
+    if recorded is None:
+        raise InputError(f"the config.json of the run {path} is damaged")
+    return recorded
+
+
 def trained_with(path: Path) -> TrainConfig:
     """Returns the options of a run.
 
     Raises:
       InputError: if they cannot be read.
     """
-    recorded = run_directory.read(path).recorded
-    if recorded is None:
-        raise InputError(f"the config.json of the run {path} is damaged")
-    return from_json(recorded["options"], f"the run {path}")
+    return from_json(recorded_of(path)["options"], f"the run {path}")
 
 
 def runnable(path: Path) -> deploy.Runnable:
