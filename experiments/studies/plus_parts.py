@@ -4,30 +4,24 @@
 All of them keep what they need in one dictionary on the server, ``context.server``.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from experiments.lib.geometry import dot
-from experiments.studies.plus_trials import mix
 from fedsparsify_jax import masks
 from fedsparsify_jax.aggregation import means
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared import adjustment
-from fedsparsify_jax.engine.wrappers.ema import moving_average
 from fedsparsify_jax.method import (
     Aggregate,
     GradientTransform,
-    ServerTransform,
     Upload,
     Uploader,
     no_state,
 )
 from fedsparsify_jax.pruning import prune
-from fedsparsify_jax.pruning.regrowth import drop_and_grow
-from fedsparsify_jax.pruning.selection import magnitude, share_counts
 from fedsparsify_jax.training.distillation import divergence, soft_labels
 from fedsparsify_jax.training.local import batch_loss
 from fedsparsify_jax.training.losses import cross_entropy
@@ -75,18 +69,6 @@ def direction(h: dict[str, Any], context: Any) -> Any:
 
     w = context.variables["params"]
     return jax.tree.map(way, w, server["before"], server["trend"])
-
-
-def _factor(h: dict[str, Any], new: Any, context: Any) -> jax.Array:
-    """Moves the look-ahead by its hypergradient: the clients' answer to it.
-
-    lambda + eta cos(merged - start, way ahead), within its bounds.
-    """
-    start = start_of(h, context)["params"]
-    answer, way = jax.tree.map(jnp.subtract, new, start), direction(h, context)
-    cosine = dot(answer, way) / jnp.sqrt(dot(answer, answer) * dot(way, way) + 1e-12)
-    moved = context.server["agreement"] + h["hyper"] * cosine
-    return jnp.clip(moved, h["least"], h["most"])
 
 
 def comparing(h: dict[str, Any]) -> Aggregate:
@@ -146,22 +128,6 @@ def importances(h: dict[str, Any], params: Any, first: Any) -> Any:
         return jnp.abs(w) ** h["magnitude"] * jnp.abs(w - w_0) ** h["movement"]
 
     return jax.tree.map(score, params, first)
-
-
-def _by_votes(votes: Any, scores: Any) -> Any:
-    """Returns votes, and importance where these are the same."""
-    largest = jnp.max(jnp.stack([jnp.max(leaf) for leaf in jax.tree.leaves(scores)]))
-    return jax.tree.map(lambda v, s: v + 1e-3 * s / (largest + 1e-12), votes, scores)
-
-
-def _agreement(new: Any, context: Any) -> jax.Array:
-    """Averages the cosine between the clients' mean move and the server's before it."""
-    server, w = context.server, context.variables["params"]
-    last = jax.tree.map(jnp.subtract, w, server["before"])
-    move = jax.tree.map(jnp.subtract, new, w)
-
-    cosine = dot(move, last) / jnp.sqrt(dot(move, move) * dot(last, last) + 1e-12)
-    return mix(0.8, server["agreement"], cosine)
 
 
 def _without(labels: jax.Array, outputs: jax.Array) -> jax.Array:
@@ -278,107 +244,3 @@ def sending_gradients(model: Any, h: dict[str, Any], every: int) -> dict[str, An
 
     hooks = Uploader(no_state, send), Aggregate(sums=sums, merge=merge)
     return dict(zip(("upload", "aggregate"), hooks, strict=True))
-
-
-def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
-    """Builds the server's step: purge, growth, fading, average and teacher."""
-    scope, every = static["scope"], int(static["regrow_every"])
-
-    def init(variables: Any, kept: Any) -> dict[str, Any]:
-        names = ("average", "first", "before", "teacher", "trend")
-        copies = [jax.tree.map(jnp.copy, variables["params"]) for _ in names]
-        server = dict(zip(names, copies, strict=True))
-        server["trend"] = jax.tree.map(jnp.zeros_like, server["trend"])
-        return server | {"agreement": jnp.float32(0)}
-
-    def update(key: Any, variables: Any, kept: Any, uploads: Any, context: Any) -> Any:
-        server, w = context.server, _stepped(h, variables, context)
-        first, alive = server["first"], kept["params"]
-        scores = importances(h, w, first)
-        if static["votes"]:
-            scores = _by_votes(variables[VOTES], scores)
-        if static["lamp"]:
-            scores = jax.tree.map(_lamp, scores)
-        layer = min(scores)  # layers are named in their order
-        more = jax.tree.map(lambda s: s * h["first_layer"], scores[layer])
-        scores = scores | {layer: more}
-        select = partial(prune, scope=scope)
-        alive = select(scores, context.sparsity, within=alive)
-        if static["regrow"]:
-            share = grows_in(h, every, context.round)
-            alive, first = _grown(share, alive, scores, first, variables[SENT])
-        if static["fade"]:
-            later = 1 - (1 - context.sparsity) * (1 - h["fade_ahead"])
-            goes = jax.tree.map(
-                lambda now, then: now & ~then, alive, select(scores, later)
-            )
-            w = jax.tree.map(lambda g, a: jnp.where(g, a * (1 - h["fade"]), a), goes, w)
-        w = masks.apply(alive, w)
-        average = server["average"]
-        average = moving_average(average, w, h["server_ema"], context.round)
-        average = masks.apply(alive, average)
-        stay = context.round > h["teacher_at"] * h["rounds"]
-        teacher = jax.tree.map(
-            lambda old, new: jnp.where(stay, old, new), server["teacher"], average
-        )
-        server = {
-            "average": average,
-            "first": first,
-            "before": masks.apply(alive, context.variables["params"]),
-            "teacher": teacher,
-            "trend": masks.apply(
-                alive,
-                jax.tree.map(
-                    lambda old, new, now: mix(h["trend_decay"], old, new - now),
-                    server["trend"],
-                    w,
-                    context.variables["params"],
-                ),
-            ),
-            "agreement": (
-                mix(0.8, server["agreement"], variables[AGREED])
-                if static["within"]
-                else jnp.where(
-                    h["hyper"] > 0,
-                    _factor(h, variables["params"], context),
-                    _agreement(variables["params"], context),
-                )
-            ),
-        }
-        return {"params": w}, {"params": alive}, server
-
-    return ServerTransform(init, update)
-
-
-def _stepped(h: dict[str, Any], variables: Any, context: Any) -> Any:
-    """Returns the server's model after a share of the step to the clients' mean."""
-    rate = h["server_rate"]
-
-    def step(old: Any, new: Any) -> Any:
-        return jnp.where(rate == 1, new, old + rate * (new - old))
-
-    return jax.tree.map(step, context.variables["params"], variables["params"])
-
-
-def _lamp(scores: jax.Array) -> jax.Array:
-    """Returns squares over the sum of all squares that are not smaller (LAMP)."""
-    squares = jnp.square(scores).ravel()
-    order = jnp.argsort(squares)
-    up = squares[order]
-    rest = jnp.cumsum(up[::-1])[::-1]
-    lamp = jnp.zeros_like(up).at[order].set(up / jnp.maximum(rest, 1e-30))
-    return lamp.reshape(scores.shape)
-
-
-def _grown(share: Any, alive: Any, scores: Any, first: Any, gradients: Any) -> Any:
-    """Replaces a share of the weakest by those of the largest gradients, layer-wise."""
-
-    def grown() -> Any:
-        counts = share_counts(alive, share)
-        grow = magnitude(gradients)
-        return drop_and_grow(alive, scores, grow, counts, again=False)
-
-    new = jax.lax.cond(share > 0, grown, lambda: alive)
-    # A grown weight starts from zero, and so its way is measured from there.
-    first = jax.tree.map(lambda n, o, f: jnp.where(n & ~o, 0.0, f), new, alive, first)
-    return new, first

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.studies import plus_parts as parts
-from experiments.studies.plus_trials import CLIENTS, COHORT, held_out
+from experiments.studies import plus_server
+from experiments.studies.plus_trials import CLIENTS, COHORT, held_out, mix
 from fedsparsify_jax import data, models, schedules
 from fedsparsify_jax.aggregation.streaming import aggregate
 from fedsparsify_jax.algorithms._shared.proximal import proximal
@@ -41,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "exponent": 3.0,
     "purge_until": 0.7,  # share of the rounds
     "purge_every": 1,
+    "by_loss": 0.0,  # share by which good rounds hasten the schedule, and others delay
     "scope": "global",
     "magnitude": 1.0,  # powers of |w| and of |w - w_0| in the importance
     "movement": 1.0,
@@ -55,7 +57,8 @@ DEFAULTS: dict[str, Any] = {
     "radius": 0.05,
     "votes": 0,  # 1: purge what the fewest clients would keep
     "server_ema": 0.9,
-    "server_rate": 1.0,  # share of the server's step to the clients' mean
+    "server_optimizer": "sgd",  # or FedOpt's "adam" or "yogi"
+    "server_rate": 1.0,  # its learning rate; at 1 the first goes to the clients' mean
     "lookahead": 0.0,  # FedACG's lambda
     "adaptive": 0.0,  # factor of the moves' agreement in it; 0: always all of it
     "agreement_from": 0.0,  # agreement that counts as none
@@ -101,6 +104,7 @@ STATIC = (
     "votes",
     "epochs",
     "cohorts",
+    "server_optimizer",
 )
 SWITCHES = (
     "lookahead",
@@ -112,6 +116,7 @@ SWITCHES = (
     "hyper",
     "calibrate",
     "slower",
+    "by_loss",
 )
 
 
@@ -133,7 +138,7 @@ def method(model: models.Model, h: dict[str, Any], static: dict[str, Any]) -> Me
             exponent=h["exponent"],
             every=static["purge_every"],
         ),
-        server=parts.server_step(h, static),
+        server=plus_server.server_step(h, static),
     )
     if static["lookahead"] or static["pull"] or static["hyper"]:
         built = built._replace(receive=parts.ahead(h))
@@ -192,10 +197,12 @@ def program(model: models.Model, static: dict[str, Any], rounds: int) -> Any:
             return seen.metric
 
         def one(state: Any, t: Any) -> Any:
+            state, usual = state
             part = clients
             if not drawn:
                 part = jax.tree.map(lambda leaf: leaf[cohorts[t - 1]], clients)
             state, info = made.step(jax.random.fold_in(keys[1], t), state, part)
+            state, usual = _with_loss(state, info, usual)
             both = jax.lax.cond(
                 t > rounds - 10,
                 lambda: (
@@ -205,14 +212,23 @@ def program(model: models.Model, static: dict[str, Any], rounds: int) -> Any:
                 lambda: (jnp.float32(0), jnp.float32(0)),
             )
             sent = jnp.sum(info.bytes_up / 1e6) + jnp.sum(info.bytes_down / 1e6)
-            return state, (*both, info.sparsity, sent, state.server["agreement"])
+            seen = (*both, info.sparsity, sent, state.server["agreement"])
+            return (state, usual), seen
 
-        state, seen = jax.lax.scan(
-            one, made.init(keys[0], start), jnp.arange(1, rounds + 1)
-        )
+        begin = made.init(keys[0], start), jnp.float32(jnp.inf)
+        (state, _), seen = jax.lax.scan(one, begin, jnp.arange(1, rounds + 1))
         return seen, state.masks
 
     return jax.jit(run)
+
+
+def _with_loss(state: Any, info: Any, usual: jax.Array) -> tuple[Any, jax.Array]:
+    """Tells the server how much a round's loss was above those before it."""
+    loss = jnp.mean(info.loss)
+    first = jnp.isinf(usual)
+    above = jnp.where(first, 0.0, loss - usual)
+    usual = jnp.where(first, loss, mix(0.8, usual, loss))
+    return state._replace(server=state.server | {"loss": above}), usual
 
 
 def federation(kind: str, seed: int) -> tuple[Any, Examples]:

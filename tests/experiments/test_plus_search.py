@@ -1,12 +1,13 @@
 """The search for the second FedSparsify-Plus: its trials and their page."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments.lib.results import RESULTS
-from experiments.studies import plus_page, plus_search
+from experiments.studies import plus_page, plus_search, plus_server
 from fedsparsify_jax.types import ClientData
 
 EVERYTHING = {
@@ -58,6 +59,34 @@ def test_a_trial_of_every_part_keeps_the_sparsity(tmp_path, monkeypatch):
 def test_an_unknown_setting_is_refused(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="movment"):
         trials(tmp_path, monkeypatch, {"movment": 1})
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "yogi"])
+def test_the_servers_optimizer_and_a_schedule_by_loss(tmp_path, monkeypatch, optimizer):
+    setting = {
+        "final_sparsity": 0.9,
+        "by_loss": 0.5,
+        "server_optimizer": optimizer,
+        "server_rate": 0.01,
+        "epochs": 1,
+    }
+    (line,) = trials(tmp_path, monkeypatch, setting)
+    assert line["sparsity"] == pytest.approx(0.9, abs=1e-4)
+    assert 0.3 < line["average_last"] < 1
+
+
+def test_a_schedule_by_loss_goes_on_faster_while_it_falls():
+    h = {"by_loss": 0.5, "purge_until": 0.5, "rounds": 10}
+
+    def after(rounds, loss, progress):
+        server = {"loss": loss, "progress": progress}
+        context = SimpleNamespace(server=server, round=rounds)
+        return float(plus_server._progress(h, context))
+
+    assert after(1, -0.1, 0.0) == pytest.approx(1.5 / 5)
+    assert after(1, 0.1, 0.2) == pytest.approx(0.2 + 0.5 / 5)
+    assert after(7, 0.1, 0.2) == pytest.approx(0.4 / 0.55)  # it ends in time
+    assert after(9, 0.1, 0.9) == 1
 
 
 @pytest.mark.parametrize("kind", ["reshuffled", "balanced"])
