@@ -3,6 +3,8 @@
 import pytest
 from conformance_rows import ROWS
 
+FILES = ("test_conformance", "test_conformance_programs")
+
 
 def _row(item: pytest.Item) -> int:
     """The number of the row that a test is of; -1 for a test of none."""
@@ -12,7 +14,7 @@ def _row(item: pytest.Item) -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests of a row beside each other, in the places that they had."""
-    places = [n for n, item in enumerate(items) if item.path.stem == "test_conformance"]
+    places = [n for n, item in enumerate(items) if item.path.stem in FILES]
     by_row = sorted((items[n] for n in places), key=_row)
     for place, item in zip(places, by_row, strict=True):
         items[place] = item

@@ -1,7 +1,8 @@
 """One table of all algorithms against the properties that every one of them has.
 
 A new algorithm is one row of `conformance_rows.ROWS`. Rows run on a network with batch
-statistics and on clients of 7, 4, 1 and 6 examples, whose padding is huge.
+statistics and on clients of 7, 4, 1 and 6 examples, whose padding is huge. What the
+compiled programs of the rows have in common is in test_conformance_programs.py.
 """
 
 import functools
@@ -15,67 +16,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conformance_build import (
-    MODEL,
+    AS_FEDAVG,
+    FIRST,
+    LONG,
+    NO_DRAW,
+    PAPER,
     PARAMETERS,
+    PART,
     ROUNDS,
     STATISTICS,
     build,
+    compiled,
     entry,
+    every_row,
+    every_row_without_draw,
     keywords,
+    run,
     start,
 )
 from conformance_rows import FINAL, ROWS, SHARED
 from conftest import make_clients
 from toy import round_keys, run_rounds
 
-from fedsparsify_jax import client_map, masks, models, trees
+from fedsparsify_jax import masks, models, trees
 from fedsparsify_jax.algorithms import registry
 from fedsparsify_jax.engine.wrappers.faults import Faults
 from fedsparsify_jax.runner.storage.checkpoints import Checkpoints
-from fedsparsify_jax.types import ClientData, RoundInfo, State
-
-CHUNKED = client_map.chunked(2)
-SHARDED = client_map.sharded(
-    client_map.device_mesh(jax.devices()[:2]), inner=client_map.chunked(1)
-)
-
-LONG = [name for name, row in ROWS.items() if row.long]
-# A client that is drawn by its number is another one elsewhere. The variants without
-# one have more of the properties, and each takes a program or two.
-NO_DRAW = [name for name, row in ROWS.items() if not row.drawn_client]
-SPARSE = [name for name in NO_DRAW if ROWS[name].final is not None]
-AS_FEDAVG = [name for name in SPARSE if ROWS[name].as_fedavg]
-# Strategies are the engine's: on more of its options with the methods of this paper.
-PAPER = ("fedavg", "fedsparsify-global", "fedsparsify-local")
-ENGINE = [name for name in ROWS if name.startswith(PAPER)]
-# What a variant does not change is tested on one row of every algorithm, and on the
-# engine's options.
-FIRST = [name for name in ROWS if "," not in name or ROWS[name].long or name in ENGINE]
-every_row = pytest.mark.parametrize("name", ROWS)
-every_row_without_draw = pytest.mark.parametrize("name", NO_DRAW)
-every_sparse_row = pytest.mark.parametrize("name", SPARSE)
-
-
-@functools.lru_cache(maxsize=8)  # of a row or two
-def compiled(name, **options):
-    """The algorithm and its step, which is compiled once for all tests."""
-    algorithm = build(name, **options)
-    return algorithm, jax.jit(algorithm.step)
-
-
-def run(name, clients, **options) -> tuple[list[State], list[RoundInfo]]:
-    """All states, the first included, and infos."""
-    algorithm, step = compiled(name, **options)
-    return run_rounds(step, start(algorithm), clients, round_keys(ROUNDS))
-
-
-def scan_rounds(algorithm, key, state, clients):
-    """All rounds in one program, each traced once."""
-
-    def body(state, t):
-        return algorithm.step(jax.random.fold_in(key, t), state, clients)
-
-    return jax.lax.scan(body, state, jnp.arange(ROUNDS))
+from fedsparsify_jax.types import ClientData
 
 
 def test_every_algorithm_has_a_row():
@@ -88,67 +55,6 @@ def test_signatures(name):
     assert list(inspect.signature(algorithm.init).parameters) == ["key", "variables"]
     names = ["key", "state", "clients"]
     assert list(inspect.signature(algorithm.step).parameters) == names
-
-
-@every_row
-def test_one_trace_carries_out_all_rounds_and_may_donate_the_state(name, clients):
-    algorithm, variables = build(name), MODEL.init(jax.random.key(2))
-    before = jax.tree.map(np.array, variables)
-    state = algorithm.init(jax.random.key(1), variables)
-    assert isinstance(state, State)
-    chex.clear_trace_counter()  # it goes by the name of the function
-    step = chex.assert_max_traces(algorithm.step, n=1)
-    step = jax.jit(step, donate_argnums=1)
-    for t, key in enumerate(round_keys(ROUNDS), start=1):
-        with jax.debug_nans(False):  # under which nothing is donated
-            new, info = step(key, state, clients)
-        assert isinstance(info, RoundInfo)
-        chex.assert_trees_all_equal_structs(new, state)
-        chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
-        assert not any(leaf.weak_type for leaf in jax.tree.leaves(new))
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.variables))
-        assert int(new.round) == int(info.round) == t
-        chex.assert_tree_all_finite((new, info))
-        state = new
-    assert step._cache_size() <= 1  # 0 after thousands of others in this process
-    chex.assert_trees_all_equal_shapes(state.masks, state.variables)
-    assert all(leaf.dtype == bool for leaf in jax.tree.leaves(state.masks))
-    chex.assert_trees_all_equal(variables, before)  # the caller's own
-    # Built and compiled a second time, it has the same numbers.
-    states, infos = run(name, clients)
-    chex.assert_trees_all_equal((states[-1], infos[-1]), (state, info))
-
-
-def in_bits(tree, dtype):
-    """The tree with its floats in another dtype."""
-    floating = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating)
-    return jax.tree.map(lambda a: a.astype(dtype) if floating(a) else a, tree)
-
-
-@pytest.mark.parametrize(
-    ("name", "bits", "of_data"),
-    # Those whose bits differ most; the engine, which all rows share, has the others.
-    [(name, "float64", "float32") for name in ROWS]
-    + [(name, "bfloat16", "float64") for name in ROWS]
-    + [(name, "float64", "float64") for name in ENGINE]
-    + [(name, "bfloat16", "float32") for name in ENGINE]
-    + [
-        (name, bits, of_data)
-        for name in ENGINE
-        for bits in ("float32", "float16")
-        for of_data in ("float32", "float64")
-    ],
-)
-def test_64_bits_and_16_change_no_dtype_of_the_state(name, bits, of_data, clients):
-    with jax.enable_x64(True):
-        algorithm = build(name)
-        variables = in_bits(MODEL.init(jax.random.key(2)), bits)
-        state = algorithm.init(jax.random.key(1), variables)
-        data, key = in_bits(clients, of_data), jax.random.key(3)
-        new, info = jax.eval_shape(algorithm.step, key, state, data)
-        chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
-        kinds = {leaf.dtype.name for leaf in jax.tree.leaves(info)}
-        assert kinds == {"int32", "uint32", "float32"}
 
 
 @every_row
@@ -189,53 +95,10 @@ def test_the_order_of_the_clients_does_not_matter(name, clients):
         np.testing.assert_array_equal(a.bytes_up[order], b.bytes_up)
 
 
-@pytest.mark.parametrize(
-    ("name", "over"),
-    [(name, "one device") for name in ENGINE] + [(name, "mesh") for name in LONG],
-)
-def test_vmap_over_seeds_equals_a_loop(name, over, clients):
-    together = build(name, **({"client_map": SHARDED} if over == "mesh" else {}))
-    alone, step = compiled(name)
-
-    def seeds():
-        return jax.random.split(jax.random.key(7), 3)
-
-    def begin(algorithm, seed):
-        init_key, model_key, round_key = jax.random.split(seed, 3)
-        return algorithm.init(init_key, MODEL.init(model_key)), round_key
-
-    @jax.jit
-    @jax.vmap
-    def train(seed):
-        state, round_key = begin(together, seed)
-        return scan_rounds(together, round_key, state, clients)
-
-    # The reuse checker mistakes batched keys that are scanned over for a reuse.
-    with jax.debug_key_reuse(over != "mesh"):
-        scanned = train(seeds())
-    for number, seed in enumerate(seeds()):
-        state, round_key = begin(alone, seed)
-        keys = [jax.random.fold_in(round_key, t) for t in range(ROUNDS)]
-        (*_, last), infos = run_rounds(step, state, clients, keys)
-        expected = last, jax.tree.map(lambda *rows: np.stack(rows), *infos)
-        chex.assert_trees_all_close(trees.take(scanned, number), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", FIRST)
-def test_all_strategies_agree(name, clients):
-    # Three clients of four: chunks of two and two devices both have one left over.
-    # Other rows are sharded by the test before this one.
-    (*_, expected), infos = run(name, clients, participation=0.75)
-    for strategy in (CHUNKED, SHARDED) if name in ENGINE else (CHUNKED,):
-        (*_, state), found = run(name, clients, participation=0.75, client_map=strategy)
-        found, expected_infos = jax.tree.map(np.asarray, (found, infos))
-        chex.assert_trees_all_close(state, expected, atol=1e-5)
-        chex.assert_trees_all_close(found, expected_infos, atol=1e-5)
-
-
 @functools.cache
-def fedavg_optimized(**options):
-    """FedAvg as users compile it."""
+def fedavg_run(optimizations, **options):
+    """The last state of FedAvg, compiled as the row beside it is."""
+    del optimizations  # is in the cache's key
     algorithm = build("fedavg", **options)
     return run_rounds(
         jax.jit(algorithm.step), start(algorithm), make_clients(), round_keys(ROUNDS)
@@ -243,11 +106,13 @@ def fedavg_optimized(**options):
 
 
 @pytest.mark.parametrize("name", AS_FEDAVG)
-def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, optimized):
-    row = ROWS[name]
+def test_sparsity_zero_is_fedavg_bit_for_bit(name, clients, request):
+    row, as_users = ROWS[name], name.startswith(PAPER)
+    if as_users:  # the others quickly: what is to be the same is the arithmetic
+        request.getfixturevalue("optimized")
     options = {**keywords(entry(name)), **row.options}
     shared = {k: v for k, v in options.items() if k in SHARED}
-    dense = fedavg_optimized(**shared)
+    dense = fedavg_run(as_users, **shared)
     algorithm = build(name, final=0.0)
     states, infos = run_rounds(
         jax.jit(algorithm.step), start(algorithm), clients, round_keys(ROUNDS)
@@ -319,15 +184,16 @@ def test_reported_sparsity_is_the_masks_and_the_target_where_exact(name, clients
 
 @every_row
 def test_bytes_are_the_authors_formula(name, clients):
-    states, infos = run(name, clients, participation=0.75)
+    states, infos = run(name, clients, **PART[name])
+    size = len(infos[-1].cohort)
     travels = ROWS[name].masks_travel
     leaves = jax.tree.leaves(states[-1].masks if travels else states[-1].variables)
     sent = sum(int((leaf != 0).sum()) for leaf in leaves)
     if ROWS[name].sent_the_same:
-        assert infos[-1].bytes_down.tolist() == [4 * sent] * 3
+        assert infos[-1].bytes_down.tolist() == [4 * sent] * size
     else:
         assert (infos[-1].bytes_down > 0).all()
-    assert infos[-1].bytes_up.shape == (3,)
+    assert infos[-1].bytes_up.shape == (size,)
     total = PARAMETERS + STATISTICS + ROWS[name].besides
     up = int(infos[-1].bytes_up.max())
     assert int(infos[0].bytes_up.max()) <= 4 * (total + ROWS[name].sends_more)
@@ -374,36 +240,11 @@ def test_save_restore_continue_equals_uninterrupted(name, clients, tmp_path):
         checkpoints.save(1, state)
     with Checkpoints(tmp_path) as checkpoints:
         state = checkpoints.restore(1, start(algorithm))
+    # On the device that they are restored to, arrays would be compiled for once more.
+    state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state)
     for key in later:
         state, _ = step(key, state, clients)
     chex.assert_trees_all_equal(state, states[-1])
-
-
-@pytest.mark.parametrize("name", [name for name in NO_DRAW if name in FIRST])
-def test_numbers_may_be_traced_and_rounds_scanned(name, clients):
-    def train(final, rate):
-        algorithm = build(name, final=final, learning_rate=rate)
-        return scan_rounds(algorithm, jax.random.key(1), start(algorithm), clients)
-
-    finals, rates = jnp.array([0.0, FINAL]), jnp.array([0.1, 0.3])
-    together, alone = jax.jit(jax.vmap(train))(finals, rates), jax.jit(train)
-    for number in range(2):
-        expected = alone(finals[number], rates[number])
-        chex.assert_trees_all_close(trees.take(together, number), expected, atol=1e-5)
-    # The last of them has the numbers of `build`.
-    states, infos = run(name, clients)
-    chex.assert_trees_all_close(expected[0], states[-1], atol=1e-6)
-    assert expected[1].round.tolist() == [info.round for info in infos] == [1, 2, 3]
-
-
-def test_a_traced_sparsity_prunes_that_share(clients):
-    def sparsity_after_a_round(final):
-        algorithm = build("snip", final=final)
-        _, info = algorithm.step(jax.random.key(1), start(algorithm), clients)
-        return info.sparsity
-
-    reported = jax.jit(jax.vmap(sparsity_after_a_round))(jnp.array([0.0, 0.5, 0.9]))
-    np.testing.assert_allclose(reported, [0.0, 21 / 43, 38 / 43], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", LONG)
@@ -413,13 +254,13 @@ def test_failing_clients_and_a_convolutional_network(name):
     Every round goes on without the third client and with half of the second's steps.
     """
     network = models.build(
-        "cnn", input_shape=(8, 8, 1), num_classes=3, widths=(2, 2, 2), hidden=4
+        "cnn", input_shape=(4, 4, 1), num_classes=3, widths=(2, 2), hidden=4
     )
     fails = Faults(dropout=jnp.array([0, 0, 1]), straggle=jnp.array([0, 1, 0]))
     options = {"num_clients": 3, "batch_size": 4, "local_epochs": 1}
     algorithm = build(name, model=network, faults=fails, learning_rate=0.01, **options)
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(3, 5, 8, 8, 1)).astype(np.float32)
+    images = rng.normal(size=(3, 5, 4, 4, 1)).astype(np.float32)
     clients = ClientData(
         jnp.asarray(images),
         jnp.asarray(rng.integers(0, 3, (3, 5)), jnp.int32),
