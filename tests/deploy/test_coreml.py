@@ -3,6 +3,7 @@
 The interpreter is written from the description of the operations of MIL, in NumPy.
 """
 
+import gc
 import sys
 
 import coreml_reader
@@ -17,6 +18,14 @@ from fedsparsify_jax.deploy.saved import compacted, graph_of
 from fedsparsify_jax.errors import InputError
 
 MLP = Case("mlp", (28, 28), num_classes=10)
+
+
+@pytest.fixture(autouse=True)
+def nothing_old_to_collect():
+    """coremltools looks for circles at every conversion, among all of a long process."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def size(path):
