@@ -41,6 +41,7 @@ _ALL: tuple[tuple[Table, ReportOf], ...] = (
     (personalised.TABLE, personalised.report),
     (large_batch.TABLE, large_batch.report),
     (precision.TABLE, precision.report),
+    (precision.CIFAR, precision.report),
     (membership.TABLE, membership.report),
     (membership.CIFAR10, membership.report),
     (membership_brain_age.TABLE, membership_brain_age.report),

@@ -5,16 +5,19 @@ computed in bfloat16; parameters, masks, merges and purges stay float32. Curves 
 should be the same within noise.
 
     python -m experiments.run precision --missing --runs DIR
+    python -m experiments.run precision_cifar --data-dir DIR
 
-Expected: 12 runs of its own, the float32 rows are those of ``fashion_mnist``. CPUs have
-no bfloat16 and compute it in float32 with roundings, which is slower and has the same
+Expected: 12 runs of its own, the float32 rows are those of ``fashion_mnist``; 24 runs,
+half an hour of 2 free cores, of the CIFAR-10 subset. CPUs have no bfloat16 and compute it in float32 with roundings, which is slower and has the same
 results; what it saves on accelerators is for ``benchmarks/accelerator.py``.
 """
+
+import dataclasses
 
 from experiments.lib.reporting import Report, methods
 from experiments.lib.results import Results
 from experiments.lib.table import Preset, Row, Table
-from experiments.tables import fashion_mnist
+from experiments.tables import fashion_mnist, second_edition
 
 
 def _pair(key: str, label: str, algorithm: str) -> tuple[Row, Row]:
@@ -45,6 +48,17 @@ TABLE = Table(
         "paper": Preset("10 minutes on 2 cores"),
     },
 )
+
+
+CIFAR = dataclasses.replace(
+    TABLE,
+    name="precision_cifar",
+    title="CIFAR-10, 10,000 images, 100 clients at 10 %, MLP: bfloat16",
+    rows=tuple(dataclasses.replace(row, of=None) for row in TABLE.rows),
+    options=second_edition.CIFAR.options,
+    presets={"paper": Preset("half an hour on 2 cores", {"rounds": 100})},
+)
+"""A subset of colour images; both precisions are run here."""
 
 
 def report(results: Results) -> Report:
