@@ -8,8 +8,9 @@ should be the same within noise.
     python -m experiments.run precision_cifar --data-dir DIR
 
 Expected: 12 runs of its own, the float32 rows are those of ``fashion_mnist``; 24 runs,
-half an hour of 2 free cores, of the CIFAR-10 subset. CPUs have no bfloat16 and compute it in float32 with roundings, which is slower and has the same
-results; what it saves on accelerators is for ``benchmarks/accelerator.py``.
+half an hour of 2 free cores, of the CIFAR-10 subset. CPUs have no bfloat16 and compute
+it in float32 with roundings, which is slower and has the same results; what it saves on
+accelerators is for ``benchmarks/accelerator.py``.
 """
 
 import dataclasses
