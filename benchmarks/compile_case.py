@@ -5,6 +5,7 @@ python benchmarks/compile_case.py mlp cuda      # lowered, not compiled
 """
 
 import json
+import math
 import os
 import resource
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import numpy as np
 import paper_rounds
 from compiled import collectives, memory
 from global_round import lower, lowered_texts, memory_of_client, tpu_devices
@@ -32,7 +34,8 @@ CHIPS = {
 """Memory of a device by its kind, from the maker's pages of each generation
 (docs.cloud.google.com/tpu/docs/v5e, v6e, tpu7x; a chip of the last is two devices)."""
 
-CLIENTS_A_CHIP = 4
+CLIENTS_A_CHIP, DATA_A_CHIP = 4, 4 * GIB
+"""At most four, and at least one: a thousand volumes of a brain are 3.4 GiB."""
 
 
 class Device:
@@ -57,11 +60,22 @@ def inner_map(work: paper_rounds.Work, device: Any) -> ClientMap:
     return client_map.vmapped() if at_once is None else client_map.chunked(at_once)
 
 
+def clients_a_chip(work: paper_rounds.Work) -> int:
+    """How many clients of the work a chip has, by their data.
+
+    >>> [clients_a_chip(paper_rounds.ROUNDS[name]) for name in ("mlp", "brain_age_cnn")]
+    [4, 1]
+    """
+    client = work.examples * math.prod(work.shape) * np.dtype(work.dtype).itemsize
+    return max(1, min(CLIENTS_A_CHIP, DATA_A_CHIP // client))
+
+
 def compile_for_topology(name: str, topology: str) -> dict[str, Any]:
     """Compiles for the devices of a TPU topology."""
     devices = tpu_devices(topology)
-    clients = CLIENTS_A_CHIP * len(devices)
-    work = paper_rounds.ROUNDS[name]._replace(clients=clients, cohort=None)
+    work = paper_rounds.ROUNDS[name]
+    clients = clients_a_chip(work) * len(devices)
+    work = work._replace(clients=clients, cohort=None)
     lowered = lower(work, devices, inner_map(work, devices[0]))
     start = time.perf_counter()
     compiled = lowered.program.compile()

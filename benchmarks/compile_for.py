@@ -14,8 +14,9 @@ results have already is not run again, so an interrupted command is started once
     python benchmarks/compile_for.py --table    # of the README
 
 (``libtpu`` is best the one that ``jax[tpu]`` of that version names.) Clients: four on
-every chip, with the examples, batches and epochs of the paper. Targets are ``cuda``,
-``rocm`` or a topology. Compiling takes seconds for the mlp, minutes for convolutions.
+every chip, one of brain_age_cnn, with the examples, batches and epochs of the paper.
+Targets are ``cuda``, ``rocm`` or a topology. Compiling takes seconds for the mlp,
+minutes for convolutions.
 """
 
 import argparse
