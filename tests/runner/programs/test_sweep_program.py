@@ -58,6 +58,7 @@ VALUES = {
     "individual_share": (0.5, 0.9),
     "evidence": (10.0, 1.0),
 }
+TWO_LEVELS = {"levels": "0.5,0.8"}  # a program of half the length
 IMAGES = {"dataset": "digits", "data_dir": None, "batch_size": 64}
 # Two values of those that do not go with every algorithm, and the option they need.
 OF_SOME = {
@@ -74,7 +75,7 @@ OF_SOME = {
     "dp_noise": ((2.0, 4.0), {"dp_clip": 0.5, "delta": 1e-3}),
     "similarity_temperature": (
         (0.2, 0.5),
-        {"algorithm": "slimmable", "loss": "contrastive", **IMAGES},
+        {"algorithm": "slimmable", "loss": "contrastive", **TWO_LEVELS, **IMAGES},
     ),
 }
 OF_ALL = ("learning_rate", "momentum", "server_ema", "server_lookahead", "clip_norm")
@@ -164,7 +165,8 @@ def test_traced_options_give_the_numbers_of_single_runs(algorithm, file):
         if field in OF_ALL or (field != "purge_share" and takes(algorithm, field))
     ]
     changes = [{f: VALUES[f][n] for f in fields} | {"seed": n} for n in (0, 1)]
-    group = make(file, changes, algorithm=algorithm)
+    shorter = TWO_LEVELS if algorithm == "slimmable" else {}
+    group = make(file, changes, algorithm=algorithm, **shorter)
     assert traced(group).keys() == set(fields)
     check(group, 1)
 
