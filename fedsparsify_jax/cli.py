@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import cyclopts
 
-from fedsparsify_jax.errors import InputError, shown
+from fedsparsify_jax.errors import InputError, exhausted, shown
 from fedsparsify_jax.federate.nvflare.command import train as federate_nvflare
 from fedsparsify_jax.federate.options import InitConfig, LocalConfig, NVFlareConfig
 from fedsparsify_jax.federate.setting_up import init as federate_init
@@ -45,6 +45,11 @@ _FILE = Option(
     optional=True,
     shown=Shown(metavar="FILE"),
     group="Options from a file",
+)
+
+_LESS_MEMORY = (
+    "less is taken by fewer clients at once (--chunk-size), smaller batches "
+    "(--batch-size), --precision bf16 and --client-data disk"
 )
 
 app = cyclopts.App(name="fedsparsify", version_flags=[], help_format="plaintext")
@@ -215,9 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit status: 0; 2 for bad input, after one line on standard error; 143 and
-      130 after SIGTERM and SIGINT, see `signals`; 1 if the output was lost that was
-      all there is. A process that is one of several ends
-      here if it fails: with these or, when another one was lost, with 1.
+      130 after SIGTERM and SIGINT, see `signals`; 1 if the memory was too small, after
+      a line on standard error, or if the output was lost that was all there is. A
+      process that is one of several ends here if it fails: with these or, when another
+      one was lost, with 1.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with output.surviving() as stream:
@@ -265,7 +271,10 @@ def _run(arguments: Sequence[str]) -> int:
         return stop.status
     except Exception as error:
         if distributed.alone():
-            raise
+            if not (lacking := exhausted(error)):
+                raise
+            print(f"fedsparsify: error: {lacking}; {_LESS_MEMORY}", file=sys.stderr)
+            return 1
         print(f"fedsparsify: error: {distributed.lost(error)}", file=sys.stderr)
         return 1
     return 0

@@ -64,3 +64,21 @@ def counted(number: int, noun: str) -> str:
     ('1 trace', '2 traces')
     """
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def exhausted(error: BaseException) -> str:
+    """Returns what an error says of memory that was not there; "" for other errors.
+
+    Compilers and devices say so in the text of an error of JAX, Python and NumPy by a
+    `MemoryError`.
+
+    >>> exhausted(RuntimeError("RESOURCE_EXHAUSTED: Ran out of memory: 25 of 15 GiB"))
+    'Ran out of memory: 25 of 15 GiB'
+    >>> exhausted(MemoryError()), exhausted(RuntimeError("no such file"))
+    ('out of memory', '')
+    """
+    _, marked, said = str(error).partition("RESOURCE_EXHAUSTED: ")
+    if not marked and not isinstance(error, MemoryError):
+        return ""
+    lines = (said if marked else str(error)).strip().splitlines()
+    return lines[0] if lines else "out of memory"

@@ -334,3 +334,36 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, monkeypatch):
     assert shown.startswith("fedsparsify: stopped by SIGINT; to go on: ")
     assert shown.endswith("fedsparsify train --out DIR --resume\n")
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "lacking"),
+    [
+        # As XLA says it of a TPU that is too small for a program.
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of HBM: 25 of 15"),
+            "Ran out of HBM: 25 of 15",
+        ),
+        (MemoryError("Unable to allocate 9 GiB"), "Unable to allocate 9 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_takes_less(
+    error, lacking, capsys, monkeypatch
+):
+    def train(_):
+        raise error
+
+    monkeypatch.setattr("fedsparsify_jax.cli.train", train)
+    assert main(["train"]) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"fedsparsify: error: {lacking}; less is taken by ")
+    assert "--chunk-size" in shown and shown.count("\n") == 1
+
+
+def test_other_errors_of_a_device_are_shown_whole(monkeypatch):
+    def train(_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a fault")
+
+    monkeypatch.setattr("fedsparsify_jax.cli.train", train)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a fault"):
+        main(["train"])
