@@ -1,13 +1,14 @@
 """The memory that `--cohort auto` predicts against the compiler's own analysis.
 
-Goal: the predicted peak of a round is within 25 % of what the compiler says, for every
-number of clients at once. It holds on the CPU; for TPUs it is missed, see the README.
-The prediction compiles one step of one client and adds up
+Goal: the predicted peak of a round is within 25 % of what the compiler says, for the
+number of clients at once that ``auto`` chooses and, on the CPU, for every number. The
+prediction compiles one step, of one client or of eight, and adds up
 (`runner/programs/client_memory.py`); the analysis is of the whole round, compiled for
-one device with two chunks of clients. Nothing is run.
+all devices with two chunks of clients on each. Nothing is run.
 
     python benchmarks/memory_model.py --target cpu --cases mlp:1,mlp:16,lstm:4
-    python benchmarks/memory_model.py --target v5e:2x2    # libtpu: see compile_for.py
+    python benchmarks/memory_model.py --target v5e:2x2 --cases lstm:auto --examples 2500
+        # libtpu: see compile_for.py
     python benchmarks/memory_model.py --table             # of the README
 
 Results are written case by case to ``--out``; those that are there are not done again.
@@ -21,24 +22,33 @@ from typing import Any
 import jax
 import paper_rounds
 from common import provenance, put_table
+from compile_case import CHIPS
 from compiled import memory
 from global_round import lower, memory_of_client, tpu_devices
 
 from fedsparsify_jax import client_map
 from fedsparsify_jax.runner.programs.client_memory import round_bytes
+from fedsparsify_jax.runner.programs.placement import chunk_size
 
 RESULTS = Path(__file__).resolve().with_name("results-memory_model.json")
 CASES = "mlp:1,mlp:4,mlp:64,lstm:1,lstm:4,cnn:1"
 GOAL = 0.25
 
 
-def compare(name: str, at_once: int, target: str, examples: int) -> dict[str, Any]:
+def chosen(work: paper_rounds.Work, client: int, device: Any) -> int:
+    """Clients at once that ``auto`` chooses on a device of a topology."""
+    shapes = jax.eval_shape(paper_rounds.model_of(work).init, jax.random.key(0))
+    budget = CHIPS[device.device_kind] // 4
+    return chunk_size(client, paper_rounds.bytes_of(shapes), budget)
+
+
+def compare(name: str, number: str, target: str, examples: int) -> dict[str, Any]:
     """Predicts, compiles, and asks the compiler."""
     devices = tpu_devices(target) if ":" in target else jax.devices()[:1]
-    clients = 2 * at_once * len(devices)
-    work = paper_rounds.ROUNDS[name]
-    work = work._replace(clients=clients, cohort=None, examples=examples)
+    work = paper_rounds.ROUNDS[name]._replace(cohort=None, examples=examples)
     client = memory_of_client(work, devices[0])
+    at_once = int(number) if number != "auto" else chosen(work, client, devices[0])
+    work = work._replace(clients=2 * at_once * len(devices))
     lowered = lower(work, devices, client_map.chunked(at_once))
     analysed = memory(lowered.program.compile())
     model = paper_rounds.bytes_of(lowered.variables)
@@ -46,6 +56,7 @@ def compare(name: str, at_once: int, target: str, examples: int) -> dict[str, An
         "client": client,
         "model": model,
         "examples": examples,
+        "at_once": at_once,
         "devices": len(devices),
         "predicted": round_bytes(client, model, analysed["arguments"], at_once),
         "analysed": analysed["together"],
@@ -53,13 +64,18 @@ def compare(name: str, at_once: int, target: str, examples: int) -> dict[str, An
     }
 
 
+def at_once_of(name: str, case: dict[str, Any]) -> int:
+    """Clients at once of a case, which older results have in their name alone."""
+    return int(case.get("at_once") or name.split()[1])
+
+
 def predict_again(name: str, case: dict[str, Any]) -> dict[str, Any]:
     """The same case with the prediction of this version; the analysis stays."""
-    model, at_once, target = name.split()
+    model, _, target = name.split()
     device = tpu_devices(target)[0] if ":" in target else jax.devices()[0]
     work = paper_rounds.ROUNDS[model]._replace(examples=case["examples"])
     client, held = memory_of_client(work, device), case["memory"]["arguments"]
-    predicted = round_bytes(client, case["model"], held, int(at_once))
+    predicted = round_bytes(client, case["model"], held, at_once_of(name, case))
     return case | {"client": client, "predicted": predicted} | provenance()
 
 
@@ -71,7 +87,10 @@ def table(results: dict[str, Any]) -> str:
     ]
     for name, case in results["cases"].items():
         mb = [case[k] / 2**20 for k in ("client", "predicted", "analysed")]
-        cells = [*name.split(), case["examples"], *(f"{one:,.1f}" for one in mb)]
+        model, number, target = name.split()
+        together = f"{at_once_of(name, case)}{', auto' * (number == 'auto')}"
+        sizes = [f"{one:,.1f}" for one in mb]
+        cells = [model, together, target, case["examples"], *sizes]
         ratio = case["predicted"] / case["analysed"]
         missed = "" if abs(ratio - 1) <= GOAL else ", **missed**"
         lines.append(f"| {' | '.join(map(str, cells))} | {ratio:.2f} x{missed} |")
@@ -80,7 +99,9 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", default=CASES, help="MODEL:CLIENTS-AT-ONCE,...")
+    parser.add_argument(
+        "--cases", default=CASES, help="MODEL:CLIENTS-AT-ONCE,..., or MODEL:auto"
+    )
     parser.add_argument("--target", default="cpu", help="cpu or a TPU topology")
     parser.add_argument("--examples", type=int, default=256, help="of a client")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -103,7 +124,7 @@ def main() -> None:
         if name in results["cases"]:
             continue
         print(name, "...", flush=True)
-        found = compare(model, int(number), arguments.target, arguments.examples)
+        found = compare(model, number, arguments.target, arguments.examples)
         results["cases"][name] = found | provenance()
         out.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

@@ -1,15 +1,14 @@
 """The memory that a client in training takes on a device, as its compiler says.
 
 No formula knows what a compiler keeps of activations, in which order it computes and
-how it pads arrays, so one step of one client is compiled and asked. That takes seconds,
-and the round's own program has a cache. `benchmarks/memory_model.py` holds the sum of
-`round_bytes` against whole rounds: on a CPU they agree within 2 %, for TPUs it was
-between half and 1.7 times of what the compiler says. The budget, a quarter of the
-memory, leaves room for that.
+how it pads arrays, so one step is compiled and asked: of one client on a CPU, and of
+several at once elsewhere, for one alone may fit into a memory of the chip's own that is
+not counted. That takes seconds, and the round's own program has a cache.
+`benchmarks/memory_model.py` holds the sum of `round_bytes` against whole rounds.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,6 +29,12 @@ SERVER_COPIES = 3
 """Models that a device holds beside those of clients in training: the sums, what they
 are merged and purged to, and the global one."""
 
+_TOGETHER = 8
+"""Clients in the step that is compiled for an accelerator."""
+_DATA_COPIES = {"tpu": 3}
+"""Of the examples of clients in training; one where nothing else is known. A TPU's
+compiler has each chunk of clients, an epoch's order and another layout of it."""
+
 
 def client_bytes(
     options: Mapping[str, Any],
@@ -40,7 +45,7 @@ def client_bytes(
 ) -> int:
     """Returns the bytes that one client in training takes on a device.
 
-    They are those of a step of SGD, with weights, momentum and batch, and of a copy of
+    They are those of a step of SGD, with weights, momentum and batch, and of copies of
     the client's examples; of DP-SGD, with gradients of single examples.
 
     Args:
@@ -78,13 +83,6 @@ def client_bytes(
         new = variables | changed | {"params": params}
         return trees.where(made, new, variables), velocity
 
-    def on_device(tree: PyTree) -> PyTree:
-        place = SingleDeviceSharding(device)
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            tree,
-        )
-
     variables = jax.eval_shape(model.init, jax.random.key(0))
     batch = jax.eval_shape(
         lambda: Batch(
@@ -95,18 +93,31 @@ def client_bytes(
     )
     velocity = variables["params"] if with_momentum else ()
     key = jax.eval_shape(lambda: jax.random.key(0))
-    shapes = on_device((variables, velocity, batch, key))
+    of_step = _bytes_of_step(step, (variables, velocity, batch, key), device)
+    example = sample.dtype.itemsize * math.prod(sample.shape[1:])
+    return of_step + _DATA_COPIES.get(device.platform, 1) * longest * example
+
+
+def _bytes_of_step(step: Callable[..., Any], shapes: PyTree, device: Any) -> int:
+    """Compiles a client's step for a device; returns what a client takes there."""
+    place = SingleDeviceSharding(device)
+    alone = device.platform == "cpu"
+    batch = () if alone else (_TOGETHER,)
+
+    def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(batch + leaf.shape, leaf.dtype, sharding=place)
+
     # As in a loop over steps, new weights may take the place of the old.
-    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(*shapes)
+    program = jax.jit(step if alone else jax.vmap(step), donate_argnums=(0, 1))
+    lowered = program.lower(*jax.tree.map(placed, shapes))
     said: Any = lowered.compile().memory_analysis()
-    of_step = (
+    together = (
         said.argument_size_in_bytes
         + said.output_size_in_bytes
         - said.alias_size_in_bytes
         + said.temp_size_in_bytes
     )
-    example = sample.dtype.itemsize * math.prod(sample.shape[1:])
-    return int(of_step) + longest * example
+    return int(together) // math.prod(batch)
 
 
 def round_bytes(client: int, model_bytes: int, held: int, at_once: int) -> int:
