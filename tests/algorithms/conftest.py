@@ -1,5 +1,6 @@
 """The conformance table, row by row: a row's programs are compiled once and let go."""
 
+import jax
 import pytest
 from conformance_rows import ROWS
 
@@ -18,3 +19,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     by_row = sorted((items[n] for n in places), key=_row)
     for place, item in zip(places, by_row, strict=True):
         items[place] = item
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_of_no_other_process():
+    """No other process needs the programs of these tests: to store them takes time."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+    yield
+    jax.config.update(name, before)
