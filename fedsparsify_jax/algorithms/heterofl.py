@@ -24,8 +24,11 @@ statistics are averaged as the weights are, where HeteroFL asks all clients for 
 after training. Layers must feed one another in a row, so there are no residual
 networks, on which both papers have results. FedRolex's first round starts at unit 0.
 
-Checked against: diaoenmao/HeteroFL and AIoT-MLSys-Lab/FedRolex by the notes of this
-project, not by running them; whole rounds against NumPy, with networks that are really
+Both clip the gradients of every step at a norm of 1 (``clip_norm=1.0``), which networks
+without norms need: a layer's division by 1/16 is no small thing then.
+
+Checked against: diaoenmao/HeteroFL and AIoT-MLSys-Lab/FedRolex by reading their scaler,
+masks of classes and steps, not by running them; whole rounds against NumPy, with networks that are really
 narrower, in tests/algorithms/test_heterofl.py.
 """
 
