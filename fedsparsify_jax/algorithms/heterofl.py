@@ -28,8 +28,8 @@ Both clip the gradients of every step at a norm of 1 (``clip_norm=1.0``), which 
 without norms need: a layer's division by 1/16 is no small thing then.
 
 Checked against: diaoenmao/HeteroFL and AIoT-MLSys-Lab/FedRolex by reading their scaler,
-masks of classes and steps, not by running them; whole rounds against NumPy, with networks that are really
-narrower, in tests/algorithms/test_heterofl.py.
+masks of classes and steps, not by running them; whole rounds against NumPy, with
+networks that are really narrower, in tests/algorithms/test_heterofl.py.
 """
 
 import math
