@@ -104,7 +104,9 @@ CIFAR = dataclasses.replace(
         "num_clients": 100,
         "participation": 0.1,
     },
-    presets={"paper": Preset("90 minutes on 2 cores", {"rounds": 100, "seed": (0, 1, 2)})},
+    presets={
+        "paper": Preset("90 minutes on 2 cores", {"rounds": 100, "seed": (0, 1, 2)})
+    },
 )
 """A subset of colour images, where an MLP is no good model but a quick one."""
 
