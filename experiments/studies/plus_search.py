@@ -55,6 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "mu": 0.0,  # proximal term
     "point": "none",  # where gradients are taken, `sam` for one
     "radius": 0.05,
+    "powerprop": 1.0,  # Powerpropagation's exponent; the server merges weights
     "votes": 0,  # 1: purge what the fewest clients would keep
     "server_ema": 0.9,
     "server_optimizer": "sgd",  # or FedOpt's "adam" or "yogi"
@@ -97,6 +98,7 @@ STATIC = (
     "kept",
     "mu",
     "point",
+    "powerprop",
     "teacher",
     "others",
     "regrow_every",
@@ -185,6 +187,8 @@ def program(model: models.Model, static: dict[str, Any], rounds: int) -> Any:
             momentum=static["momentum"] or None,
             optimizer_state="kept" if static["kept"] else "fresh",
             gradient_point=static["point"],
+            powerprop=None if static["powerprop"] == 1 else static["powerprop"],
+            powerprop_average="weights",
             gradient_radius=None if static["point"] == "none" else h["radius"],
             local_epochs=static["epochs"],
             num_clients=CLIENTS if drawn else COHORT,
