@@ -30,6 +30,7 @@ LATER = {
     "steady": 1,
     "pull": -0.05,
     "calibrate": 0.2,
+    "powerprop": 1.25,
     "lamp": 1,
     "first_layer": 2,
     "purge_until": 1.0,
