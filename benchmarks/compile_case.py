@@ -48,15 +48,20 @@ class Device:
         return {"bytes_limit": CHIPS[self.device.device_kind]}
 
 
-def inner_map(work: paper_rounds.Work, device: Any) -> ClientMap:
-    """How a device runs its share under ``--cohort auto``."""
+def clients_at_once(work: paper_rounds.Work, device: Any) -> int | None:
+    """How many clients ``--cohort auto`` has at once on a device; None for all."""
     options = {"cohort": "auto", "chunk_size": None, "model": work.model}
-    at_once = placement.clients_at_once(
+    return placement.clients_at_once(
         options,
         paper_rounds.model_of(work),
         Device(device),
         lambda asked: memory_of_client(work, asked.device),
     )
+
+
+def inner_map(work: paper_rounds.Work, device: Any) -> ClientMap:
+    """How a device runs its share under ``--cohort auto``."""
+    at_once = clients_at_once(work, device)
     return client_map.vmapped() if at_once is None else client_map.chunked(at_once)
 
 

@@ -22,24 +22,16 @@ from typing import Any
 import jax
 import paper_rounds
 from common import provenance, put_table
-from compile_case import CHIPS
+from compile_case import clients_at_once
 from compiled import memory
 from global_round import lower, memory_of_client, tpu_devices
 
 from fedsparsify_jax import client_map
 from fedsparsify_jax.runner.programs.client_memory import round_bytes
-from fedsparsify_jax.runner.programs.placement import chunk_size
 
 RESULTS = Path(__file__).resolve().with_name("results-memory_model.json")
 CASES = "mlp:1,mlp:4,mlp:64,lstm:1,lstm:4,cnn:1"
 GOAL = 0.25
-
-
-def chosen(work: paper_rounds.Work, client: int, device: Any) -> int:
-    """Clients at once that ``auto`` chooses on a device of a topology."""
-    shapes = jax.eval_shape(paper_rounds.model_of(work).init, jax.random.key(0))
-    budget = CHIPS[device.device_kind] // 4
-    return chunk_size(client, paper_rounds.bytes_of(shapes), budget)
 
 
 def compare(name: str, number: str, target: str, examples: int) -> dict[str, Any]:
@@ -47,7 +39,8 @@ def compare(name: str, number: str, target: str, examples: int) -> dict[str, Any
     devices = tpu_devices(target) if ":" in target else jax.devices()[:1]
     work = paper_rounds.ROUNDS[name]._replace(cohort=None, examples=examples)
     client = memory_of_client(work, devices[0])
-    at_once = int(number) if number != "auto" else chosen(work, client, devices[0])
+    chosen = clients_at_once(work, devices[0]) if number == "auto" else number
+    at_once = int(chosen)
     work = work._replace(clients=2 * at_once * len(devices))
     lowered = lower(work, devices, client_map.chunked(at_once))
     analysed = memory(lowered.program.compile())

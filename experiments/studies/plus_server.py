@@ -28,6 +28,13 @@ from fedsparsify_jax.pruning import prune
 from fedsparsify_jax.pruning.regrowth import drop_and_grow
 from fedsparsify_jax.pruning.selection import magnitude, share_counts
 
+_OPTIMIZERS = {
+    # FedOpt's tau and decays; unlike there, Optax corrects the bias of the moments.
+    "sgd": optax.sgd,
+    "adam": partial(optax.adam, b1=0.9, b2=0.99, eps=1e-3),
+    "yogi": partial(optax.yogi, b1=0.9, b2=0.99, eps=1e-3),
+}
+
 
 def server_step(h: dict[str, Any], static: dict[str, Any]) -> ServerTransform:
     """Builds the server's step: purge, growth, fading, average and teacher."""
@@ -143,14 +150,6 @@ def _agreed(
     factor = _factor(h, variables["params"], context)
     agreement = _agreement(variables["params"], context)
     return jnp.where(h["hyper"] > 0, factor, agreement)
-
-
-_OPTIMIZERS = {
-    # FedOpt's tau and decays; unlike there, Optax corrects the bias of the moments.
-    "sgd": optax.sgd,
-    "adam": partial(optax.adam, b1=0.9, b2=0.99, eps=1e-3),
-    "yogi": partial(optax.yogi, b1=0.9, b2=0.99, eps=1e-3),
-}
 
 
 def _lamp(scores: jax.Array) -> jax.Array:
