@@ -23,9 +23,8 @@ Deviations: the papers average over clients, here they count by their examples. 
 statistics are averaged as the weights are, where HeteroFL asks all clients for new ones
 after training. Layers must feed one another in a row, so there are no residual
 networks, on which both papers have results. FedRolex's first round starts at unit 0.
-
-Both clip the gradients of every step at a norm of 1 (``clip_norm=1.0``), which networks
-without norms need: a layer's division by 1/16 is no small thing then.
+Gradients are not clipped unless it is asked for: the code of both clips every step at 1
+(``clip_norm=1.0``), without which networks that have no norms diverge.
 
 Checked against: diaoenmao/HeteroFL and AIoT-MLSys-Lab/FedRolex by reading their scaler,
 masks of classes and steps, not by running them; whole rounds against NumPy, with
