@@ -7,7 +7,7 @@ and all that leads to one output is a channel.
 
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -101,6 +101,7 @@ def selector(
     scope: Scope = "global",
     prunable: Prunable | None = None,
     spared: Iterable[str] = (),
+    norms: Mapping[str, str] | None = None,
 ) -> Select:
     """Returns what chooses masks by scores under a pattern.
 
@@ -112,6 +113,7 @@ def selector(
       prunable: which leaves may be pruned, see `masks.prunable_leaves`.
       spared: paths of layers that keep all their channels, the output layer's above
         all, such as ``"params/Dense_2"``.
+      norms: path of a layer to that of the norm behind it, see `channels`.
 
     Raises:
       ValueError: for an unknown pattern, or a scope that it has no use for.
@@ -147,6 +149,7 @@ def selector(
                 within=within,
                 prunable=prunable,
                 spared=spared,
+                norms=norms,
             )
         return prune(scores, sparsity, scope=scope, within=within, prunable=prunable)
 
@@ -207,13 +210,16 @@ def channels(
     within: Masks | None = None,
     prunable: Prunable | None = None,
     spared: Iterable[str] = (),
+    norms: Mapping[str, str] | None = None,
 ) -> Masks:
     """Keeps the channels with the largest sums of scores, and prunes others whole.
 
     A channel, or unit, is what leads to one output of a layer: its part of the kernel,
     and its bias if that may be pruned. Of n channels n - floor(s n) stay, and the best
     of every layer whatever its sum. With squares for scores the sums have the order of
-    l2 norms. Leaves of other layers are kept whole.
+    l2 norms. The scale and shift that a norm behind the layer has for a channel do not
+    count, but go with it: by its shift alone a channel of zeros would give a constant.
+    Leaves of other layers are kept whole.
 
     Layers are compared by sums that are divided by the l2 norm of all sums of their
     layer: a channel of few weights would be the smallest of the network otherwise, and
@@ -226,6 +232,7 @@ def channels(
       within: masks that the result may not leave.
       prunable: which leaves may be pruned.
       spared: paths of layers that keep all their channels.
+      norms: path of a layer to that of the norm that reads it.
 
     References:
       Molchanov et al., Pruning Convolutional Neural Networks for Resource Efficient
@@ -241,7 +248,9 @@ def channels(
     leaves = dict(trees.named_leaves(scores))
     for name in _kernels(scores, prunable):
         if _layer(name) not in spared:
-            members[name] = [name, *_bias(name, leaves, scores, prunable)]
+            width = leaves[name].shape[-1]
+            vectors = _vectors(_layer(name), width, scores, prunable)
+            members[name] = [name, *(v for v in vectors if v.endswith("bias"))]
     allowed = _everything(scores)
     if within is not None:
         allowed = dict(trees.named_leaves(within))
@@ -265,7 +274,9 @@ def channels(
     result = dict(allowed)
     for name, parts in members.items():
         stays = (kept[name] | best[name]) & alive[name]
-        for part in parts:
+        norm = (norms or {}).get(_layer(name))
+        follow = _vectors(norm, len(stays), scores, prunable) if norm else []
+        for part in (*parts, *follow):
             ones = (1,) * (leaves[part].ndim - 1)
             result[part] = allowed[part] & stays.reshape(*ones, -1)
     return trees.map_with_name(lambda name, _: result[name], scores)
@@ -308,17 +319,16 @@ def _kernels(tree: Scores, prunable: Prunable | None) -> dict[str, jax.Array]:
     }
 
 
-def _bias(
-    name: str,
-    leaves: dict[str, jax.Array],
-    tree: Scores,
-    prunable: Prunable | None,
+def _vectors(
+    layer: str, length: int, tree: Scores, prunable: Prunable | None
 ) -> list[str]:
-    """Returns the path of a kernel's bias if it has one that may be pruned."""
-    bias = "/".join(part for part in (_layer(name), "bias") if part)
-    if bias not in leaves or not _prunable(tree, prunable)[bias]:
-        return []
-    return [bias] if leaves[bias].shape == leaves[name].shape[-1:] else []
+    """Returns the paths of a layer's vectors of a length that may be pruned."""
+    may_go = _prunable(tree, prunable)
+    return [
+        name
+        for name, leaf in trees.named_leaves(tree)
+        if _layer(name) == layer and may_go[name] and jnp.shape(leaf) == (length,)
+    ]
 
 
 def _others(leaf: jax.Array) -> tuple[int, ...]:

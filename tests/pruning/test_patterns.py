@@ -153,6 +153,29 @@ def test_channels_are_those_of_sums_over_units(seed, scope, sparsity, spared, bi
         within = kept
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_norm_loses_the_channels_in_front_of_it_and_has_no_vote(whole):
+    layers = {
+        "Conv_0": {
+            "kernel": jnp.array([[1.0, 4.0, 2.0, 3.0]]),
+            "bias": jnp.zeros(4),
+        },
+        "BatchNorm_0": {"scale": jnp.array([9.0, 0, 9, 9]), "bias": jnp.ones(4)},
+        "BatchNorm_1": {"scale": jnp.ones(4), "bias": jnp.ones(4)},
+    }
+    kept = pruning.channels(
+        {"params": layers},
+        0.5,
+        prunable=masks.kernels_only if whole else None,
+        norms={"params/Conv_0": "params/BatchNorm_0"},
+    )["params"]
+    stay = [False, True, False, True]
+    assert kept["Conv_0"]["kernel"].tolist() == [stay]
+    for leaf in ("scale", "bias"):
+        assert kept["BatchNorm_0"][leaf].tolist() == ([True] * 4 if whole else stay)
+        assert kept["BatchNorm_1"][leaf].all()
+
+
 def test_layers_of_small_weights_keep_their_share():
     """The second layer is the first with a millionth of its scores."""
     scores = jnp.arange(1.0, 13.0).reshape(2, 6)

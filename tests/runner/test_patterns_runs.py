@@ -37,6 +37,9 @@ def test_pruned_channels_are_left_out_of_a_compact_export(model):
         assert alive.sum() == len(alive) // 4
         assert not leaves[name.replace("kernel", "bias")][~alive].any()
         widths[name.partition("/")[0]] = int(alive.sum())
+        norm = {"Conv_1": "BatchNorm_0", "Conv_3": "BatchNorm_1"}.get(name[:6])
+        for leaf in ("scale", "bias") if norm else ():
+            assert not leaves[f"{norm}/{leaf}"][~alive].any()
     assert (leaves[last] != 0).all()
     assert main(["export", "run", "--compact", "-o", "small.npz"]) == 0
     assert main(["export", "run", "-o", "large.npz"]) == 0
@@ -44,10 +47,7 @@ def test_pruned_channels_are_left_out_of_a_compact_export(model):
     kinds = ("dense", "conv")
     layers = [layer for layer in small.about["layers"] if layer["kind"] in kinds]
     shapes = [layer["shape"][-1] for layer in layers]
-    # Before a batch norm a constant channel stays, in place of all pruned ones.
-    norms = model == "cnn"
-    for n, w in zip(shapes, [*widths.values(), 10], strict=True):
-        assert w <= n <= w + norms
+    assert shapes == [*widths.values(), 10]
     assert trees.size(small.variables) < trees.size(large.variables) / 3
     x = data.load("digits").test.x[:50]
     answers = [np.asarray(m.model.apply(m.variables, x)[0]) for m in (small, large)]

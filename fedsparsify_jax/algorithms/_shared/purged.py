@@ -1,6 +1,6 @@
 """Algorithms whose server purges by a criterion and a pattern."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Unpack
 
 import jax
@@ -10,6 +10,7 @@ from fedsparsify_jax.algorithms._shared import criteria
 from fedsparsify_jax.engine import EngineOptions, engine
 from fedsparsify_jax.method import Method
 from fedsparsify_jax.models.adapters.layers import layers_of
+from fedsparsify_jax.models.adapters.norms import norms_behind
 from fedsparsify_jax.pruning import patterns
 from fedsparsify_jax.types import (
     ApplyFn,
@@ -41,7 +42,7 @@ def purged(
       method: without a server's step.
       criterion: importance of a weight, see `criteria`.
       pattern: of what is pruned, see `patterns.selector`; the output layer keeps all
-        its channels.
+        its channels, and a norm loses those of the layer in front of it.
       scope: what shares a threshold.
       **options: see `engine.options.Options`.
 
@@ -50,9 +51,15 @@ def purged(
         no use for.
     """
 
-    def build(spared: tuple[str, ...] = ()) -> FederatedAlgorithm:
+    def build(
+        spared: tuple[str, ...] = (), norms: Mapping[str, str] | None = None
+    ) -> FederatedAlgorithm:
         select = patterns.selector(
-            pattern, scope=scope, prunable=method.prunable, spared=spared
+            pattern,
+            scope=scope,
+            prunable=method.prunable,
+            spared=spared,
+            norms=norms,
         )
         by_channel = pattern == patterns.CHANNEL
         return engine(
@@ -63,7 +70,7 @@ def purged(
 
     if pattern != patterns.CHANNEL:
         return build()
-    return _knowing_outputs(apply_fn, build)
+    return _knowing_layers(apply_fn, build)
 
 
 def output_layers(
@@ -102,19 +109,21 @@ def output_layers(
     )
 
 
-def _knowing_outputs(
-    apply_fn: ApplyFn, build: Callable[[tuple[str, ...]], FederatedAlgorithm]
+def _knowing_layers(
+    apply_fn: ApplyFn,
+    build: Callable[[tuple[str, ...], Mapping[str, str]], FederatedAlgorithm],
 ) -> FederatedAlgorithm:
-    """Builds an algorithm whose rounds are told which layers give the outputs.
+    """Builds an algorithm whose rounds are told of the outputs and of the norms.
 
     That takes the shape of an example, which a round knows when it is traced.
     """
-    plain = build(())
+    plain = build((), {})
     assert plain.cohorts is not None
 
     def told(state: State, data: ClientData) -> FederatedAlgorithm:
         one = jax.ShapeDtypeStruct((1, *data.x.shape[2:]), data.x.dtype)
-        return build(output_layers(apply_fn, state.variables, one))
+        network = (apply_fn, state.variables, one)
+        return build(output_layers(*network), norms_behind(*network))
 
     def step(key: Key, state: State, clients: ClientData) -> tuple[State, RoundInfo]:
         return told(state, clients).step(key, state, clients)

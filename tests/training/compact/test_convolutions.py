@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from compact_forms import assert_same, form_of, play
 
-from fedsparsify_jax import algorithms, models
-from fedsparsify_jax.training.compact import Plan
+from fedsparsify_jax import algorithms, models, schedules
+from fedsparsify_jax.training.compact import Plan, plan_for
 from fedsparsify_jax.types import ClientData
 
 SHAPE = (4, 4, 2)
@@ -75,3 +75,25 @@ def test_rounds_on_fewer_channels_are_the_same(name):
     moved = expected[0].variables["batch_stats"]["BatchNorm_0"]["var"]
     assert float(jnp.max(moved)) != 1.0  # the statistics did move
     assert jax.tree.structure(found) == jax.tree.structure(expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_purge_of_channels_leaves_a_smaller_network(name):
+    options = CASES[name][0] | {"conv": "patches"}
+    model = models.build(name, input_shape=SHAPE, num_classes=3, **options)
+    algorithm = algorithms.fedsparsify_global(
+        model.apply, pattern="channel", schedule=schedules.constant(0.5)
+    )
+    state = algorithm.init(jax.random.key(0), model.init(jax.random.key(1)))
+    state, _ = jax.jit(algorithm.step)(jax.random.key(2), state, clients())
+    kept = [
+        int(jnp.sum(jnp.any(layer["kernel"], axis=(0, 1, 2))))
+        for path, layer in state.masks["params"].items()
+        if path.startswith("Conv")
+    ]
+    plan = plan_for(form_of(model, SHAPE, None).stages, state.masks)
+    # No constant of a purged channel is left behind a norm.
+    widths = [stage.outputs for stage in form_of(model, SHAPE, None).stages]
+    rooms = [w if r is None else r for w, r in zip(widths, plan.units[1:], strict=True)]
+    assert rooms[: len(kept)] == kept
+    assert sum(kept) < sum(widths[: len(kept)])
