@@ -15,16 +15,16 @@ to the start. With the mask m_k of the weights between its units, in round t:
     merge   v   <- sum_k n_k m_k
             w   <- sum_k n_k m_k w_k / v, where v > 0; elsewhere w stays
 
-With ``mask_classes``, outputs of classes that a client has no example of are 0 in its
-training, and their weights are not among those that it sends. Evaluated is the whole
-network. Messages are counted as what a client has, both ways.
+As in the code of both, the gradient of a step is clipped at norm 1; without that
+networks that have no norms diverge. With ``mask_classes``, outputs of classes that a
+client has no example of are 0 in its training, and their weights are not among those
+that it sends. Evaluated is the whole network. Messages are counted as what a client
+has, both ways.
 
 Deviations: the papers average over clients, here they count by their examples. Running
 statistics are averaged as the weights are, where HeteroFL asks all clients for new ones
 after training. Layers must feed one another in a row, so there are no residual
 networks, on which both papers have results. FedRolex's first round starts at unit 0.
-Gradients are not clipped unless it is asked for: the code of both clips every step at 1
-(``clip_norm=1.0``), without which networks that have no norms diverge.
 
 Checked against: diaoenmao/HeteroFL and AIoT-MLSys-Lab/FedRolex by reading their scaler,
 masks of classes and steps, not by running them; whole rounds against NumPy, with
@@ -63,6 +63,8 @@ from fedsparsify_jax.types import (
 )
 
 WIDTHS = (1.0, 0.5, 0.25, 0.125, 0.0625)
+CLIP = 1.0
+"""Largest norm of a step's gradient, as in the code of both."""
 COLLECTION = "client"
 """What a client knows of itself, beside the parameters of the network it trains."""
 
@@ -192,6 +194,7 @@ def _sub_models(cut: Cut, options: EngineOptions) -> FederatedAlgorithm:
         upload=Uploader(no_state, send),
         masks_travel=True,
     )
+    options.setdefault("gradient_clip", CLIP)
     return engine(training_apply(cut.apply_fn), method, **options)
 
 
@@ -218,7 +221,7 @@ def heterofl(
       apply_fn: the forward pass of a network whose layers feed one another in a row.
       widths: r, shares of the units; client k has that of number k modulo their count.
       mask_classes: whether clients train without the classes that they do not hold.
-      **options: see `engine.options.Options`.
+      **options: see `engine.options.Options`; ``gradient_clip`` is 1 by default.
 
     Raises:
       ValueError: for a width out of range; when the round is traced, for a network that
@@ -249,7 +252,7 @@ def fedrolex(
       apply_fn: as for `heterofl`.
       widths: as for `heterofl`.
       mask_classes: as for `heterofl`.
-      **options: see `engine.options.Options`.
+      **options: see `engine.options.Options`; ``gradient_clip`` is 1 by default.
 
     Raises:
       ValueError: as for `heterofl`.

@@ -37,6 +37,7 @@ class EngineOptions(TypedDict, total=False):
     optimizer: LocalOptimizer | optax.GradientTransformation | None
     weight_decay: ArrayLike | None
     trust_coefficient: ArrayLike | None
+    gradient_clip: ArrayLike | None
     optimizer_state: OptimizerState
     num_clients: int | None
     num_classes: int | None
@@ -69,9 +70,9 @@ class Options(NamedTuple):
     """The options of the engine.
 
     ``learning_rate``, ``momentum``, ``weight_decay``, ``trust_coefficient``,
-    ``clip_norm``, ``server_ema``, ``server_lookahead``, ``powerprop``,
-    ``gradient_radius``, ``topk_fraction`` and the numbers of ``faults``, ``attack`` and
-    ``privacy`` may be traced; all else is static.
+    ``gradient_clip``, ``clip_norm``, ``server_ema``, ``server_lookahead``,
+    ``powerprop``, ``gradient_radius``, ``topk_fraction`` and the numbers of ``faults``,
+    ``attack`` and ``privacy`` may be traced; all else is static.
 
     Attributes:
       learning_rate: of the clients' SGD.
@@ -80,6 +81,8 @@ class Options(NamedTuple):
       optimizer: ``"lars"`` or any Optax transformation, in place of that ``"sgd"``.
       weight_decay: of LARS, see `optimizers.lars`; 0 by default.
       trust_coefficient: of LARS; 0.001 by default.
+      gradient_clip: the largest norm of a step's gradient by the kept weights; longer
+        ones are scaled down, see `optimizers.clipping`. None for no limit.
       optimizer_state: ``"fresh"`` starts every client with a new state every round;
         ``"kept"`` keeps a state for each of the N clients, as the authors' long-lived
         Keras models do. The same thing for SGD without momentum.
@@ -141,6 +144,7 @@ class Options(NamedTuple):
     optimizer: LocalOptimizer | optax.GradientTransformation | None = None
     weight_decay: ArrayLike | None = None
     trust_coefficient: ArrayLike | None = None
+    gradient_clip: ArrayLike | None = None
     optimizer_state: OptimizerState = "fresh"
     num_clients: int | None = None
     num_classes: int | None = None
@@ -191,7 +195,8 @@ def resolve(options: EngineOptions) -> Options:
         )  # complain early
     if resolved.faults is not None:
         faults.check(resolved.faults)
-    clipping.check_norm(resolved.clip_norm)
+    clipping.check_norm("clip_norm", resolved.clip_norm)
+    clipping.check_norm("gradient_clip", resolved.gradient_clip)
     _check_powerprop(resolved)
     _check_privacy(resolved)
     _check_point(resolved)

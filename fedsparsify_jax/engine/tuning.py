@@ -20,7 +20,7 @@ from fedsparsify_jax.training.local import (
     continued,
     local_training,
 )
-from fedsparsify_jax.training.optimizers import for_clients, lars
+from fedsparsify_jax.training.optimizers import clipping, for_clients, lars
 from fedsparsify_jax.types import ApplyFn, Key, Masks, PyTree, Variables
 
 
@@ -71,6 +71,11 @@ def optimizer_of(o: Options) -> optax.GradientTransformation:
     Raises:
       InputError: for an optimizer that is none.
     """
+    chosen = _chosen(o)
+    return chosen if o.gradient_clip is None else clipping(o.gradient_clip, chosen)
+
+
+def _chosen(o: Options) -> optax.GradientTransformation:
     if o.optimizer == "lars":
         return lars(
             o.learning_rate,

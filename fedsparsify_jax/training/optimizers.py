@@ -117,6 +117,47 @@ def lars(
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
+def clipping(
+    norm: ArrayLike, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """Scales every gradient down to a norm, if it is longer, before an optimizer.
+
+    The norm is over the whole model, of the gradient where weights are kept.
+
+    Args:
+      norm: the largest Euclidean norm; may be traced.
+      optimizer: any Optax transformation, whose state it leaves as it is.
+
+    References:
+      Pascanu, Mikolov and Bengio, *On the Difficulty of Training Recurrent Neural
+      Networks*, ICML 2013, arXiv 1211.5063, algorithm 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> step = clipping(1.0, optax.sgd(0.5))
+      >>> step.update({"w": jnp.array([3.0, 4.0])}, step.init(None))[0]
+      {'w': Array([-0.3, -0.4], dtype=float32)}
+    """
+    inner = for_clients(optimizer)
+
+    def update(
+        updates: PyTree,
+        state: PyTree,
+        params: PyTree = None,
+        *,
+        project: Callable[[PyTree], PyTree] = lambda tree: tree,
+        **extra: Any,
+    ) -> tuple[PyTree, PyTree]:
+        scale = trees.shrinkage(project(updates), norm)
+        shorter = jax.tree.map(lambda g: (g * scale).astype(g.dtype), updates)
+        changed: tuple[PyTree, PyTree] = inner.update(
+            shorter, state, params, project=project, **extra
+        )
+        return changed
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
 def for_clients(optimizer: optax.GradientTransformation) -> Any:
     """Returns the transformation with extra arguments, which says why it fails.
 

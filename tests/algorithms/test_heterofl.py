@@ -30,7 +30,7 @@ def played(algorithm, clients, rounds=3, model=MLP):
     return run_rounds(jax.jit(algorithm.step), state, clients, round_keys(rounds))
 
 
-def narrow_training(params, x, y, width, classes):
+def narrow_training(params, x, y, width, classes, clip):
     """Two steps of gradient descent of an MLP in NumPy, on one client's examples."""
     params = [(kernel.copy(), bias.copy()) for kernel, bias in params]
     for _ in range(PLAIN["local_epochs"]):
@@ -52,14 +52,16 @@ def narrow_training(params, x, y, width, classes):
             steps.insert(0, (inputs[n].T @ scaled, scaled.sum(0)))
             if n:
                 slope = (scaled @ kernel.T) * (before[n - 1] > 0)
+        length = np.sqrt(sum((g**2).sum() for step in steps for g in step))
+        rate = RATE * min(1, clip / length)
         params = [
-            (w - RATE * dw, b - RATE * db)
+            (w - rate * dw, b - rate * db)
             for (w, b), (dw, db) in zip(params, steps, strict=True)
         ]
     return params
 
 
-def oracle(params, clients, t, widths, rolling, mask_classes):
+def oracle(params, clients, t, widths, rolling, mask_classes, clip):
     """The global parameters after a round, from slices of them."""
     totals = [[np.zeros_like(a) for a in layer] for layer in params]
     weights = [[np.zeros_like(a) for a in layer] for layer in params]
@@ -76,7 +78,7 @@ def oracle(params, clients, t, widths, rolling, mask_classes):
             (w[np.ix_(units[n], units[n + 1])], b[units[n + 1]])
             for n, (w, b) in enumerate(params)
         ]
-        trained = narrow_training(start, x, y, width, classes)
+        trained = narrow_training(start, x, y, width, classes, clip)
         for n, (w, b) in enumerate(trained):
             outputs = units[n + 1] if n < 2 else units[3][classes]
             pick = slice(None) if n < 2 else classes
@@ -95,13 +97,14 @@ def oracle(params, clients, t, widths, rolling, mask_classes):
 
 
 @BOTH
-@pytest.mark.parametrize("mask_classes", [False, True])
-def test_rounds_are_numpys(name, mask_classes):
+@pytest.mark.parametrize(("mask_classes", "clip"), [(False, 0.3), (True, 1.0)])
+def test_rounds_are_numpys(name, mask_classes, clip):
     clients, widths = make_clients(SIZES), (0.5, 0.3)
     # Clients of one or two of the three classes.
     if mask_classes:
         clients = clients._replace(y=clients.y % jnp.array([[2], [3], [3], [1]]))
-    algorithm = built(name, widths=widths, mask_classes=mask_classes)
+    given = {} if clip == 1 else {"gradient_clip": clip}  # 1 is the default
+    algorithm = built(name, widths=widths, mask_classes=mask_classes, **given)
     states, infos = played(algorithm, clients, rounds=4)
     params = [
         (leaf["kernel"].astype(float), leaf["bias"].astype(float))
@@ -109,7 +112,7 @@ def test_rounds_are_numpys(name, mask_classes):
     ]
     for t, state in enumerate(states[1:], start=1):
         rolling = name == "fedrolex"
-        params = oracle(params, clients, t, widths, rolling, mask_classes)
+        params = oracle(params, clients, t, widths, rolling, mask_classes, clip)
         for layer, (kernel, bias) in zip(LAYERS, params, strict=True):
             new = state.variables["params"][layer]
             np.testing.assert_allclose(new["kernel"], kernel, rtol=1e-4, atol=1e-5)
@@ -133,6 +136,7 @@ def test_rounds_are_numpys(name, mask_classes):
 @pytest.mark.parametrize("clients", [client_map.vmapped(), client_map.chunked(1)])
 def test_at_full_width_it_is_fedavg_bit_for_bit(name, clients):
     options = {"batch_size": 3, "client_map": clients, "participation": 0.75}
+    options |= {"gradient_clip": 1.0}
     data = make_clients(SIZES)
     (*_, state), infos = played(built(name, widths=(1.0,), **options), data)
     (*_, expected), dense = played(built("fedavg", **options), data)
@@ -203,7 +207,7 @@ def test_a_convolutional_network_of_half_width_is_the_narrow_one():
         jnp.asarray(rng.integers(0, 3, (4, 5)), jnp.int32),
         jnp.array([5, 4, 3, 5], jnp.int32),
     )
-    options = {"learning_rate": 0.05}
+    options = {"learning_rate": 0.05, "gradient_clip": 1.0}
     algorithm = built("heterofl", wide, widths=(0.5,), **options)
     (first, *_, state), _ = played(algorithm, clients, 2, wide)
     small = built("fedavg", narrow, **options)

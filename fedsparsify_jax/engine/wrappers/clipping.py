@@ -62,11 +62,11 @@ def clipped(
     return variables | {"params": params}
 
 
-def check_norm(norm: ArrayLike | None) -> None:
+def check_norm(name: str, norm: ArrayLike | None) -> None:
     """Refuses a norm out of range, where it is a plain number.
 
     Raises:
       ValueError: naming the value and what is allowed.
     """
     if isinstance(norm, int | float) and not 0 < norm < float("inf"):
-        raise ValueError(f"clip_norm is {norm}: it must be above 0 and finite")
+        raise ValueError(f"{name} is {norm}: it must be above 0 and finite")

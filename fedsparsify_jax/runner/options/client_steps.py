@@ -1,4 +1,4 @@
-"""Options of a client's step beyond SGD: where gradients are taken, and LARS."""
+"""Options of a client's step beyond SGD: LARS, clipping, points of gradients."""
 
 import dataclasses
 from typing import Annotated
@@ -25,6 +25,15 @@ class ClientSteps:
     ] = None
     """Length of a layer's step, as a share of its weights' norm, at a learning rate
     of 1."""
+    gradient_clip: Annotated[
+        float | None,
+        above(0),
+        Keyword(),
+        Shown(hint="default: no limit; heterofl and fedrolex 1"),
+        TRACED,
+    ] = None
+    """Largest norm of a step's gradient; longer ones are scaled down. (--clip-norm is
+    of a client's whole update.)"""
     gradient_point: Annotated[GradientPoint, Keyword()] = "none"
     """Point at which clients take gradients: extrapolated along the last gradient
     (past) or a fresh one, in noise, or uphill (sam). For every algorithm that takes

@@ -31,6 +31,8 @@ FEWER = 0.95
 """Share of what was kept at the last choice that may be kept for another one."""
 COMPILATION = 4.0
 """Seconds that another form takes to be compiled, which it must save."""
+CONVOLUTION = 5.0
+"""Seconds that it takes more for every convolution."""
 BACKWARD = 3.0
 """How often as long a step takes as a forward pass alone."""
 GAIN = 0.95
@@ -86,6 +88,8 @@ class CompactTraining:
         one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
         layers = layers_of(model.apply, variables, one) if model.sequential else None
         self._stages = stages_of(layers) if layers else ()
+        convolutions = sum(stage.kind == "Conv" for stage in self._stages)
+        self._compilation = COMPILATION + CONVOLUTION * convolutions
         if not self._stages:
             self.note = "the model does not say which layer feeds which"
         elif platform != "cpu":
@@ -154,7 +158,7 @@ class CompactTraining:
         plan = form.plan._replace(lists=(None,) * len(self._stages))
         costs = [step_cost(self._stages, masks, p) for p in (None, plan)]
         passes = self._tests * (self._rounds - completed) / BACKWARD
-        if (costs[0] - costs[1]) * 1e-9 * passes < COMPILATION / BACKWARD:
+        if (costs[0] - costs[1]) * 1e-9 * passes < self._compilation / BACKWARD:
             return None
         return CompactForm(form.apply_fn, form.stages, plan)
 
@@ -167,4 +171,4 @@ class CompactTraining:
                 variables, masks, self._sparsity, completed, self._rounds
             )
         costs = [self._cost(kept, plan_for(self._stages, kept)) for kept in every]
-        return change_now(paid, costs, spans, COMPILATION)
+        return change_now(paid, costs, spans, self._compilation)

@@ -46,6 +46,7 @@ VALUES = {
     "server_ema": (0.5, 0.9),
     "server_lookahead": (0.2, 0.5),
     "clip_norm": (0.5, 0.1),
+    "gradient_clip": (0.5, 0.1),
     "temperature": (1.0, 50.0),
     "xi": (1e-3, 1e-2),
     "psi": (1e-3, 1e-2),
@@ -79,6 +80,7 @@ OF_SOME = {
     ),
 }
 OF_ALL = ("learning_rate", "momentum", "server_ema", "server_lookahead", "clip_norm")
+OF_ALL += ("gradient_clip",)
 # These need an attack or a defence beside them; test_hostile_runs.py sweeps attackers.
 HOSTILE = ("assumed_attackers", "attack_scale", "attackers")
 # Together they take every option of VALUES and have every hook that differs.
