@@ -68,6 +68,14 @@ def test_norms_of_residual_networks_belong_to_the_layers_inside_blocks():
     assert pairs == {"params/Conv_0": "params/Block_0/BatchNorm_0", **inside}
 
 
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_networks_of_tokens_have_no_norm_right_behind_a_layer(name):
+    model = models.build(name, input_shape=(6,), num_classes=3)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((1, 6), "int32")
+    assert norms_behind(model.apply, variables, tokens) == {}
+
+
 def test_a_model_of_functions_has_none():
     assert norms_behind(lambda v, x: (x @ v["params"]["w"], v), *toy()) == {}
 
