@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from fedsparsify_jax.models.adapters.calls import called
+
 Shares = dict[str, Fraction]
 """Path of a leaf to the share of a value's entries that are entries of that leaf."""
 
@@ -102,7 +104,7 @@ def _equation(equation: JaxprEqn, inputs: list[Value]) -> tuple[list[Value], Led
     if name == "optimization_barrier":
         return inputs, {}
     fast = equation.params.get("name") in _CONVOLUTIONS
-    inner = None if fast else _called(equation)
+    inner = None if fast else called(equation)
     if inner is not None:
         return walk(inner, inputs)
     trained = any(value.trained for value in inputs) and name != "stop_gradient"
@@ -207,18 +209,6 @@ def _cond(equation: JaxprEqn, inputs: list[Value]) -> tuple[list[Value], Ledger]
     if chosen.data:
         values = [value._replace(shares={}, data=True) for value in values]
     return values, max((work for _, work in branches), key=_cost)
-
-
-def _called(equation: JaxprEqn) -> Jaxpr | None:
-    """Returns the body of a mere call: jit, checkpoint, custom derivatives."""
-    if equation.primitive.name in ("while", "shard_map"):
-        return None
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = equation.params.get(name)
-        inner = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
-        if isinstance(inner, Jaxpr) and len(inner.invars) == len(equation.invars):
-            return inner
-    return None
 
 
 def _has_products(equation: JaxprEqn) -> bool:

@@ -11,9 +11,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from fedsparsify_jax import trees
+from fedsparsify_jax.models.adapters.calls import called
 from fedsparsify_jax.types import ApplyFn, Variables
 
 _GIVEN, _READ = "given by ", "read by "
@@ -94,7 +95,7 @@ def norms_behind(apply_fn: ApplyFn, variables: Variables, x: Any) -> dict[str, s
 def _follow(jaxpr: Jaxpr, owners: Owners, norms: dict[str, str]) -> list[str | None]:
     """Returns whose channels the results are; adds the pairs that it meets."""
     for equation in jaxpr.eqns:
-        inner = _called(equation)
+        inner = called(equation)
         if inner is not None:
             pairs = zip(inner.invars, equation.invars, strict=True)
             own = [(inside, _owner(atom, owners)) for inside, atom in pairs]
@@ -126,13 +127,3 @@ def _result(equation: JaxprEqn, owners: Owners, norms: dict[str, str]) -> str | 
 
 def _owner(atom: Any, owners: Owners) -> str | None:
     return None if isinstance(atom, Literal) else owners.get(atom)
-
-
-def _called(equation: JaxprEqn) -> Jaxpr | None:
-    """Returns the body of a mere call: jit, checkpoint, custom derivatives."""
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = equation.params.get(name)
-        inner = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
-        if isinstance(inner, Jaxpr) and len(inner.invars) == len(equation.invars):
-            return inner
-    return None
