@@ -250,7 +250,7 @@ def channels(
         if _layer(name) not in spared:
             width = leaves[name].shape[-1]
             vectors = _vectors(_layer(name), width, scores, prunable)
-            members[name] = [name, *(v for v in vectors if v.endswith("bias"))]
+            members[name] = [name, *(v for v in vectors if _name(v) == "bias")]
     allowed = _everything(scores)
     if within is not None:
         allowed = dict(trees.named_leaves(within))
@@ -298,6 +298,11 @@ def _comparable(unit: jax.Array, alive: jax.Array) -> jax.Array:
 def _layer(name: str) -> str:
     """Returns the path of the layer of a leaf."""
     return name.rpartition("/")[0]
+
+
+def _name(name: str) -> str:
+    """Returns the name of a leaf in its layer."""
+    return name.rpartition("/")[2]
 
 
 def _everything(tree: Scores) -> dict[str, jax.Array]:
